@@ -1,0 +1,34 @@
+# Sotto. `make demo` shows one message cross the platform; `make test` runs all that CI runs.
+
+.PHONY: help setup demo build test fmt lint unit e2e clean
+
+help: ## what there is
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## install what tests need (says first what is missing, and why)
+	@deploy/tools/setup.sh test
+
+demo: ## install what is missing, build, start a cell, send a message, show its journey
+	@deploy/demo.sh
+
+build: ## build every program
+	cargo build --workspace --locked
+
+test: setup ## everything CI runs
+	@deploy/test.sh
+
+fmt: ## format
+	cargo fmt --all
+
+lint: ## formatting, protocol, lints, dependencies
+	@deploy/test.sh lint
+
+unit: ## tests of each crate
+	@deploy/test.sh unit
+
+e2e: ## tests of whole cells
+	@deploy/test.sh e2e
+
+clean: ## remove build output and installed tools
+	cargo clean
+	rm -rf .tools

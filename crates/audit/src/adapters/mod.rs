@@ -1,0 +1,7 @@
+//! The log's ports on real parts.
+
+pub mod api;
+pub mod broker;
+pub mod folder;
+pub mod keystore;
+pub mod wire;

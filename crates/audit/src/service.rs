@@ -1,0 +1,195 @@
+//! The process: opens the log, takes acts, commits events, answers for both.
+
+use std::sync::Arc;
+
+use sotto_bus::{Bus, BusOptions, Service, Topology, Worker, WorkerConfig, topology::Cell};
+use sotto_core::{Classified, ErrorClass};
+use sotto_crypto::MacKey;
+use sotto_keystore::{SoftKeystore, UnlockSecret};
+use sotto_proto::{audit::v1::audit_service_server::AuditServiceServer, pipeline::v1::AuditBatch};
+use sotto_runtime::{
+    Context,
+    grpc::{GrpcServer, ServerLimits},
+    telemetry::chain,
+    tls::{ClientAuth, Tls},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::spawn_blocking,
+    time::sleep,
+};
+
+use crate::{
+    adapters::{
+        api::Api,
+        broker::{EventStream, Intake},
+        folder::Folder,
+        keystore::KeystoreSigner,
+    },
+    config::{Config, DEFAULT_TOML},
+    domain::{Act, Category},
+    error::AuditError,
+    ports::{Disk, Signer},
+    sequencer::{Parts, Sequencer, Told},
+    view::View,
+};
+
+/// The keystore's slot: a file of another service does not open as ours.
+const SLOT: &str = "audit";
+
+/// The stream of acts and our consumer of it, as the list of streams writes them.
+const ACTS: (&str, &str) = ("AUDIT", "audit-acts");
+
+/// Batches of acts that wait for one checkpoint together.
+const BATCHES: usize = 256;
+
+/// People ask here, not services.
+const LIMITS: ServerLimits = ServerLimits { connections: 64, streams: 16 };
+
+/// The audit service.
+#[derive(Debug)]
+pub struct Audit;
+
+impl sotto_runtime::Service for Audit {
+    const NAME: &'static str = "audit";
+    const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+    const DEFAULT_TOML: &'static str = DEFAULT_TOML;
+    type Config = Config;
+    type Error = AuditError;
+
+    async fn run(config: Config, context: Context) -> Result<(), AuditError> {
+        let growing = context.ready.condition("log");
+        let committing = context.ready.condition("events");
+        let consuming = context.ready.condition("acts");
+        let listening = context.ready.condition("listening");
+
+        let tls = Tls::load(&config.tls).map_err(AuditError::Tls)?;
+        tls.watch(&context);
+        let (disk, signer) = open(&config, &context).await?;
+        let bus = connect(&config, &context).await?;
+        let events = Arc::new(EventStream::new(&bus).map_err(AuditError::Events)?);
+        let view = Arc::new(View::default());
+        let (sender, acts) = mpsc::channel(BATCHES);
+        let parts = Parts {
+            disk: Arc::clone(&disk),
+            signer: Arc::clone(&signer),
+            events: Arc::clone(&events),
+            acts,
+            view: Arc::clone(&view),
+            growing,
+            committing,
+            interval: config.log.interval.get(),
+            producers: usize::try_from(config.log.producers).unwrap_or(usize::MAX),
+        };
+        let sequencer = Sequencer::open(parts).await.map_err(AuditError::Log)?;
+        context.tasks.spawn_critical("sequencer", sequencer.run(context.stop.clone()));
+        tell_opened(&sender, signer.origin(), &context).await;
+
+        let worker = consume(&bus, Intake::new(sender), &context).await?;
+        consuming.set(true);
+        let server = GrpcServer::bind(config.grpc.listen, &tls, ClientAuth::Required, LIMITS)
+            .await
+            .map_err(AuditError::Serve)?;
+        context.info.bound("grpc", server.local_addr());
+        listening.set(true);
+        let api = AuditServiceServer::new(Api::new(view, disk, signer, events, config.log.interval.get()));
+        let served = server.serve(&context.stop, |server| server.add_service(api)).await;
+
+        // The sequencer ends when the last handler is gone; what was not answered comes again.
+        let grace = config.shutdown.grace.get();
+        if let Some(worker) = worker {
+            worker.stop(grace).await;
+        }
+        bus.close(grace).await;
+        served.map_err(AuditError::Serve)
+    }
+}
+
+type Opened = (Arc<dyn Disk>, Arc<dyn Signer>);
+
+async fn open(config: &Config, context: &Context) -> Result<Opened, AuditError> {
+    let (keys, folder, origin) = (config.keystore.clone(), config.log.folder.clone(), config.origin());
+    let clock = Arc::clone(&context.clock);
+    let opened = spawn_blocking(move || {
+        let disk = Folder::open(&folder).map_err(AuditError::Log)?;
+        let secret = UnlockSecret::read(&keys.unlock_secret_file).map_err(AuditError::Keystore)?;
+        let keystore = SoftKeystore::open(&keys.file, secret, SLOT).map_err(AuditError::Keystore)?;
+        let signer = KeystoreSigner::new(Arc::new(keystore), &origin, &*clock).map_err(AuditError::Signer)?;
+        let opened: Opened = (Arc::new(disk), Arc::new(signer));
+        Ok(opened)
+    });
+    opened.await.unwrap_or(Err(AuditError::Interrupted))
+}
+
+/// The broker may start after us.
+async fn connect(config: &Config, context: &Context) -> Result<Bus, AuditError> {
+    let digests = MacKey::generate().map_err(AuditError::Digest)?;
+    let options = BusOptions {
+        service: Service::Audit,
+        instance: context.instance.clone(),
+        cell: Cell { id: config.cell.id.clone(), shards: config.cell.shards, replicas: 1 },
+        topology: Topology::embedded().map_err(AuditError::Topology)?,
+        clock: Arc::clone(&context.clock),
+        digest: Arc::new(move |bytes| digests.mac("quarantine", &[bytes])),
+    };
+    loop {
+        match Bus::connect(&config.nats, options.clone()).await {
+            Ok(bus) => return Ok(bus),
+            Err(error) => match error.class() {
+                ErrorClass::Retry { after } if !context.stop.is_requested() => {
+                    tracing::warn!(error = chain(&error), "no broker yet; trying again");
+                    sleep(after).await;
+                }
+                ErrorClass::Retry { .. } | ErrorClass::Reject | ErrorClass::Poison | ErrorClass::Bug => {
+                    return Err(AuditError::Connect(error));
+                }
+            },
+        }
+    }
+}
+
+/// Streams may be applied after us, so what passes is waited for; none when a stop came first.
+async fn consume(
+    bus: &Bus,
+    intake: Intake,
+    context: &Context,
+) -> Result<Option<Worker<AuditBatch>>, AuditError> {
+    let intake = Arc::new(intake);
+    let (stream, consumer) = ACTS;
+    let consumers = [consumer.to_owned()];
+    while !context.stop.is_requested() {
+        let config = WorkerConfig { concurrency: BATCHES, ..WorkerConfig::default() };
+        match Worker::start(bus, stream, &consumers, Arc::clone(&intake), config).await {
+            Ok(worker) => return Ok(Some(worker)),
+            Err(error) => match error.class() {
+                ErrorClass::Retry { after } => {
+                    tracing::warn!(error = chain(&error), "acts cannot be consumed yet; trying again");
+                    sleep(after).await;
+                }
+                ErrorClass::Reject | ErrorClass::Poison | ErrorClass::Bug => {
+                    return Err(AuditError::Work(error));
+                }
+            },
+        }
+    }
+    Ok(None)
+}
+
+/// This service's own acts need no broker.
+async fn tell_opened(acts: &mpsc::Sender<Told>, origin: &str, context: &Context) {
+    let act = Act {
+        producer: format!("{}/{}", SLOT, context.instance),
+        sequence: 1,
+        at_s: context.clock.now().unix_seconds(),
+        category: Category::Lifecycle,
+        action: "log.opened".to_owned(),
+        actor: SLOT.to_owned(),
+        tenant: String::new(),
+        object: origin.to_owned(),
+        outcome: "ok".to_owned(),
+    };
+    let (done, _nobody_waits) = oneshot::channel();
+    if acts.send(Told { at: 0, acts: vec![act], done }).await.is_err() {
+        tracing::warn!("the sequencer ended before the first act");
+    }
+}

@@ -1,0 +1,11 @@
+//! The audit service on real parts: a disk that crashes, a real broker, real TLS, and a verifier that shares no code.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+mod api;
+mod cell;
+mod crash;
+mod files;
+mod model;
+mod sequence;
+mod settings;

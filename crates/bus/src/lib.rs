@@ -1,0 +1,36 @@
+//! The broker, typed: group-commit publishing, workers that alone acknowledge, the one list of streams.
+//!
+//! Promises:
+//! - A publish resolves only when the broker says that it is stored and fsynced (INV-1).
+//! - Nothing a handler did not finish is acknowledged; what cannot be handled goes to quarantine, never away (INV-2).
+//! - Delivery is at least once. Handlers are idempotent by item; the broker's duplicate window is an optimisation.
+//! - Nothing personal in logs, errors or quarantine: sealed items, sizes and keyed digests only (INV-3).
+//!
+//! It owns `deploy/streams.toml`: streams, consumers, permissions and the broker's configuration come from there.
+
+mod api;
+mod audit_trail;
+mod bus;
+mod config;
+mod connection;
+mod publish;
+mod quarantine;
+mod read;
+mod service;
+mod subject;
+pub mod topology;
+mod trace;
+mod work;
+
+pub use api::ApiError;
+pub use audit_trail::{Act, AuditTrail};
+pub use bus::{Bus, BusOptions, ConnectError, Digest};
+pub use config::NatsConfig;
+pub use connection::ConnectionState;
+pub use publish::{PublishError, Publisher, PublisherConfig, Stored};
+pub use quarantine::{Quarantine, Quarantined};
+pub use read::{ReadError, Reading, StoredBatch, StoredMessage, StreamReader, StreamState};
+pub use service::{Service, UnknownService};
+pub use subject::{AuditCategory, Subject, Topic};
+pub use topology::Topology;
+pub use work::{Delivery, Handler, Outcome, WorkError, Worker, WorkerConfig};

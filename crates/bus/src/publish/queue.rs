@@ -1,0 +1,100 @@
+//! The task behind one subject: takes what waits, makes a batch, stores it, tells the waiters.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use sotto_proto::Batch;
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    time,
+};
+
+use super::{Outgoing, PublishError, Shared, Stored, lock};
+
+/// A subject that nobody used for so long gives its task back.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Items of one call.
+pub(super) struct Entry<B: Batch> {
+    pub(super) items: Vec<B::Item>,
+    pub(super) size: usize,
+    pub(super) trace: Option<String>,
+    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) done: oneshot::Sender<Result<Stored, PublishError>>,
+}
+
+pub(super) async fn run<B: Batch>(
+    shared: Arc<Shared<B>>,
+    subject: String,
+    mut entries: mpsc::Receiver<Entry<B>>,
+) {
+    let mut left_over = None;
+    loop {
+        let first = match left_over.take() {
+            Some(entry) => entry,
+            None => match next(&shared, &subject, &mut entries).await {
+                Some(entry) => entry,
+                None => return,
+            },
+        };
+        let mut batch = vec![first];
+        left_over = fill(&shared, &mut batch, &mut entries);
+        store(&shared, &subject, batch).await;
+    }
+}
+
+/// The next entry; none when the publisher is closed and the queue is empty, or when the subject is idle.
+async fn next<B: Batch>(
+    shared: &Shared<B>,
+    subject: &str,
+    entries: &mut mpsc::Receiver<Entry<B>>,
+) -> Option<Entry<B>> {
+    loop {
+        tokio::select! {
+            biased;
+            entry = entries.recv() => return entry,
+            () = shared.closing.cancelled(), if !entries.is_closed() => entries.close(),
+            () = time::sleep(IDLE) => {
+                // Senders are cloned under this lock only: with one left, nobody is about to send.
+                let mut lanes = lock(&shared.lanes);
+                if entries.is_empty() && lanes.get(subject).is_some_and(|lane| lane.strong_count() == 1) {
+                    lanes.remove(subject);
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// Adds what waits already, up to the bounds; returns the entry that did not fit.
+fn fill<B: Batch>(
+    shared: &Shared<B>,
+    batch: &mut Vec<Entry<B>>,
+    entries: &mut mpsc::Receiver<Entry<B>>,
+) -> Option<Entry<B>> {
+    let mut items: usize = batch.iter().map(|entry| entry.items.len()).sum();
+    let mut size: usize = batch.iter().map(|entry| entry.size).sum();
+    while items < shared.config.max_items && size < shared.config.max_bytes {
+        let Ok(entry) = entries.try_recv() else { return None };
+        items += entry.items.len();
+        size += entry.size;
+        if items > shared.config.max_items || size > shared.config.max_bytes {
+            return Some(entry);
+        }
+        batch.push(entry);
+    }
+    None
+}
+
+async fn store<B: Batch>(shared: &Shared<B>, subject: &str, mut batch: Vec<Entry<B>>) {
+    let items: Vec<B::Item> = batch.iter_mut().flat_map(|entry| std::mem::take(&mut entry.items)).collect();
+    // Encoded once: every attempt sends the same bytes under the same id.
+    let payload = Bytes::from(B::from_items(&items).encode_to_vec());
+    let trace = batch.iter().find_map(|entry| entry.trace.as_deref());
+    let outgoing = Outgoing::new(&shared.bus, subject, payload, items.len(), trace);
+    let result = shared.bus.store(&outgoing, shared.config.attempt, shared.config.deadline).await;
+    for entry in batch {
+        // A waiter that went away does not change what is stored.
+        let _gone = entry.done.send(result.clone());
+    }
+}

@@ -1,0 +1,131 @@
+//! What could not be handled: recorded with its sealed item if there is one, and with no unsealed byte.
+
+use std::any::Any;
+
+use bytes::Bytes;
+use prost::Message as _;
+use sotto_proto::{
+    Batch,
+    pipeline::v1::{QuarantineRecord, WorkBatch},
+};
+
+use crate::{
+    Bus, Subject, Topic,
+    publish::{Outgoing, names},
+    read::{ReadError, StreamReader},
+    topology::stream_name,
+};
+
+/// A quarantined thing and its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quarantined {
+    /// Its sequence in QUARANTINE: its name for operators.
+    pub sequence: u64,
+    /// The record.
+    pub record: QuarantineRecord,
+}
+
+/// Reads QUARANTINE. For [`crate::Service::Operator`].
+#[derive(Debug)]
+pub struct Quarantine(StreamReader<QuarantineRecord>);
+
+impl Quarantine {
+    /// On this bus.
+    pub fn new(bus: &Bus) -> Result<Self, ReadError> {
+        StreamReader::new(bus, "QUARANTINE").map(Self)
+    }
+
+    /// How many things are kept aside.
+    pub async fn count(&self) -> Result<u64, ReadError> {
+        Ok(self.0.state().await?.messages)
+    }
+
+    /// At most `most` records from sequence `from`, oldest first.
+    pub async fn list(&self, from: u64, most: usize) -> Result<Vec<Quarantined>, ReadError> {
+        let last = self.0.state().await?.last;
+        let mut reading = self.0.read(from, last);
+        let mut found = Vec::new();
+        while found.len() < most
+            && let Some(stored) = reading.next().await?
+        {
+            found.push(Quarantined { sequence: stored.sequence, record: stored.batch });
+        }
+        Ok(found)
+    }
+
+    /// One record; none if there is none with this sequence.
+    pub async fn show(&self, sequence: u64) -> Result<Option<QuarantineRecord>, ReadError> {
+        Ok(self.0.read(sequence, sequence).next().await?.map(|stored| stored.batch))
+    }
+}
+
+/// Where the thing came from.
+pub(crate) struct Origin<'a> {
+    pub(crate) subject: &'a str,
+    pub(crate) payload: &'a Bytes,
+    pub(crate) sequence: u64,
+    pub(crate) deliveries: u64,
+}
+
+/// Why something is kept aside.
+pub(crate) struct Cause {
+    why: String,
+    index: Option<usize>,
+    sealed: Option<WorkBatch>,
+}
+
+impl Cause {
+    pub(crate) const fn new(why: String) -> Self {
+        Self { why, index: None, sealed: None }
+    }
+
+    pub(crate) const fn at(mut self, index: usize) -> Self {
+        self.index = Some(index);
+        self
+    }
+
+    /// Keeps the item if it is a work item: those are sealed. Nothing else is kept.
+    pub(crate) fn item<B: Batch>(mut self, item: &B::Item) -> Self {
+        let batch = B::from_items(std::slice::from_ref(item));
+        self.sealed = (&batch as &dyn Any).downcast_ref::<WorkBatch>().cloned();
+        self
+    }
+
+    pub(crate) fn why(&self) -> &str {
+        &self.why
+    }
+
+    pub(crate) fn outgoing(self, bus: &Bus, topic: Topic, origin: &Origin<'_>) -> Outgoing {
+        let stream = stream_of(bus, origin.subject);
+        let index = self.index.map_or_else(|| "all".to_owned(), |index| index.to_string());
+        let id = format!("quarantine-{stream}-{}-{index}", origin.sequence);
+        let record = QuarantineRecord {
+            subject: origin.subject.to_owned(),
+            stream,
+            sequence: origin.sequence,
+            size: u64::try_from(origin.payload.len()).unwrap_or(u64::MAX),
+            digest: Bytes::copy_from_slice(&bus.digest(origin.payload)),
+            error: self.why,
+            deliveries: origin.deliveries,
+            at_ms: bus.clock().now().unix_millis(),
+            service: bus.service().name().to_owned(),
+            sealed: self.sealed,
+        };
+        let subject = Subject::Quarantine(topic).in_cell(&bus.cell().id);
+        let mut outgoing = Outgoing::new(bus, &subject, record.encode_to_vec().into(), 1, None);
+        // A batch that comes again because its acknowledgement got lost leaves one record.
+        outgoing.headers.insert(names::MESSAGE_ID, id.as_str());
+        outgoing
+    }
+}
+
+/// The stream that holds a subject.
+fn stream_of(bus: &Bus, subject: &str) -> String {
+    let topic = subject.split('.').nth(3).unwrap_or_default();
+    let stream = bus
+        .topology()
+        .streams
+        .iter()
+        .find(|stream| stream.subjects.iter().any(|held| held.split('.').next() == Some(topic)));
+    stream.map(|stream| stream_name(&bus.cell().id, &stream.name)).unwrap_or_default()
+}

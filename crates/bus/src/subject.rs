@@ -1,0 +1,231 @@
+//! Subjects as types: `sotto.v1.<cell>.<topic>…`.
+
+use std::fmt;
+
+use sotto_core::{AccountId, CellId, Lane, ShardId, Shards, TenantId};
+
+/// The kinds of subject; also the last token of `quarantine.<topic>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Topic {
+    /// Accepted messages.
+    Accepted,
+    /// Messages on their way to another attempt.
+    Retry,
+    /// Messages that wait for an account.
+    Waiting,
+    /// What happened.
+    Event,
+    /// Messages from handsets.
+    Inbound,
+    /// Security-relevant acts.
+    Audit,
+    /// What could not be handled.
+    Quarantine,
+}
+
+impl Topic {
+    /// Every topic.
+    pub const ALL: [Self; 7] = [
+        Self::Accepted,
+        Self::Retry,
+        Self::Waiting,
+        Self::Event,
+        Self::Inbound,
+        Self::Audit,
+        Self::Quarantine,
+    ];
+
+    /// The word in subjects.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Retry => "retry",
+            Self::Waiting => "waiting",
+            Self::Event => "event",
+            Self::Inbound => "inbound",
+            Self::Audit => "audit",
+            Self::Quarantine => "quarantine",
+        }
+    }
+
+    fn from_name(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|topic| topic.name() == word)
+    }
+}
+
+/// The kinds of audit record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AuditCategory {
+    /// Tokens and clients.
+    Authentication,
+    /// Key creation, unwrap, destruction.
+    Keys,
+    /// Changes of configuration.
+    Configuration,
+    /// Payload handling.
+    Payload,
+    /// Starts and stops.
+    Lifecycle,
+}
+
+impl AuditCategory {
+    /// Every category.
+    pub const ALL: [Self; 5] =
+        [Self::Authentication, Self::Keys, Self::Configuration, Self::Payload, Self::Lifecycle];
+
+    /// The word in subjects and in `AuditRecord.category`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Authentication => "authentication",
+            Self::Keys => "keys",
+            Self::Configuration => "configuration",
+            Self::Payload => "payload",
+            Self::Lifecycle => "lifecycle",
+        }
+    }
+}
+
+/// A subject within a cell.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// `accepted.<lane>.<shard>`
+    Accepted(Lane, ShardId),
+    /// `retry.<lane>.<shard>`
+    Retry(Lane, ShardId),
+    /// `waiting.<account>.<lane>`
+    Waiting(AccountId, Lane),
+    /// `event.<shard>`
+    Event(ShardId),
+    /// `inbound.<tenant>`
+    Inbound(TenantId),
+    /// `audit.<category>`
+    Audit(AuditCategory),
+    /// `quarantine.<topic>`
+    Quarantine(Topic),
+}
+
+impl Subject {
+    /// Its topic.
+    pub const fn topic(&self) -> Topic {
+        match self {
+            Self::Accepted(..) => Topic::Accepted,
+            Self::Retry(..) => Topic::Retry,
+            Self::Waiting(..) => Topic::Waiting,
+            Self::Event(..) => Topic::Event,
+            Self::Inbound(..) => Topic::Inbound,
+            Self::Audit(..) => Topic::Audit,
+            Self::Quarantine(..) => Topic::Quarantine,
+        }
+    }
+
+    /// The whole subject as the broker sees it.
+    pub fn in_cell(&self, cell: &CellId) -> String {
+        format!("{}{self}", prefix(cell))
+    }
+
+    /// Reads a whole subject; `None` if it is not one of this cell's.
+    pub fn parse(cell: &CellId, shards: Shards, subject: &str) -> Option<Self> {
+        let mut tokens = subject.strip_prefix(&prefix(cell))?.split('.');
+        let topic = Topic::from_name(tokens.next()?)?;
+        let shard = |word: &str| {
+            let number: u16 = word.parse().ok()?;
+            // One shard has one spelling: no leading zeros or signs.
+            shards.iter().find(|shard| shard.get() == number).filter(|shard| shard.to_string() == word)
+        };
+        let parsed = match topic {
+            Topic::Accepted => Self::Accepted(tokens.next()?.parse().ok()?, shard(tokens.next()?)?),
+            Topic::Retry => Self::Retry(tokens.next()?.parse().ok()?, shard(tokens.next()?)?),
+            Topic::Waiting => Self::Waiting(tokens.next()?.parse().ok()?, tokens.next()?.parse().ok()?),
+            Topic::Event => Self::Event(shard(tokens.next()?)?),
+            Topic::Inbound => Self::Inbound(tokens.next()?.parse().ok()?),
+            Topic::Audit => {
+                let word = tokens.next()?;
+                Self::Audit(AuditCategory::ALL.into_iter().find(|category| category.name() == word)?)
+            }
+            Topic::Quarantine => Self::Quarantine(Topic::from_name(tokens.next()?)?),
+        };
+        tokens.next().is_none().then_some(parsed)
+    }
+
+    /// Where items of this subject go when they are put back: what was accepted once is not accepted again.
+    #[must_use]
+    pub fn put_back(&self) -> Self {
+        match self {
+            Self::Accepted(lane, shard) => Self::Retry(*lane, *shard),
+            Self::Retry(..)
+            | Self::Waiting(..)
+            | Self::Event(..)
+            | Self::Inbound(..)
+            | Self::Audit(..)
+            | Self::Quarantine(..) => self.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    /// Without the cell's prefix.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let topic = self.topic().name();
+        match self {
+            Self::Accepted(lane, shard) | Self::Retry(lane, shard) => write!(f, "{topic}.{lane}.{shard}"),
+            Self::Waiting(account, lane) => write!(f, "{topic}.{account}.{lane}"),
+            Self::Event(shard) => write!(f, "{topic}.{shard}"),
+            Self::Inbound(tenant) => write!(f, "{topic}.{tenant}"),
+            Self::Audit(category) => write!(f, "{topic}.{}", category.name()),
+            Self::Quarantine(of) => write!(f, "{topic}.{}", of.name()),
+        }
+    }
+}
+
+/// `sotto.v1.<cell>.`
+pub(crate) fn prefix(cell: &CellId) -> String {
+    format!("sotto.v1.{cell}.")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use super::*;
+
+    #[test]
+    fn subjects_survive_text() {
+        let cell: CellId = "vn".parse().unwrap();
+        let shards = Shards::new(NonZeroU16::new(12).unwrap());
+        let shard = shards.iter().last().unwrap();
+        let account: AccountId = "viettel-otp".parse().unwrap();
+        for subject in [
+            Subject::Accepted(Lane::Otp, shard),
+            Subject::Retry(Lane::Promotional, shard),
+            Subject::Waiting(account, Lane::Transactional),
+            Subject::Event(shard),
+            Subject::Inbound("acme".parse().unwrap()),
+            Subject::Audit(AuditCategory::Keys),
+            Subject::Quarantine(Topic::Waiting),
+        ] {
+            let text = subject.in_cell(&cell);
+            assert!(text.starts_with("sotto.v1.vn."));
+            assert_eq!(Subject::parse(&cell, shards, &text), Some(subject));
+        }
+    }
+
+    #[test]
+    fn foreign_and_malformed_subjects_are_none() {
+        let cell: CellId = "vn".parse().unwrap();
+        let shards = Shards::new(NonZeroU16::new(4).unwrap());
+        for bad in [
+            "sotto.v1.de.event.0",
+            "sotto.v2.vn.event.0",
+            "sotto.v1.vn.event.4",
+            "sotto.v1.vn.event.01",
+            "sotto.v1.vn.event.+1",
+            "sotto.v1.vn.event.0.0",
+            "sotto.v1.vn.event",
+            "sotto.v1.vn.accepted.fast.0",
+            "sotto.v1.vn.audit.other",
+            "sotto.v1.vn.",
+        ] {
+            assert_eq!(Subject::parse(&cell, shards, bad), None, "{bad}");
+        }
+    }
+}

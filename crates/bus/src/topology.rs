@@ -1,0 +1,274 @@
+//! The one list of streams and consumers (`deploy/streams.toml`) and what follows from it.
+
+mod apply;
+mod expand;
+pub(crate) mod permissions;
+mod server_conf;
+mod settings;
+
+use std::{fs, path::Path};
+
+use serde::Deserialize;
+use sotto_core::{Classified, ErrorClass};
+
+use crate::Service;
+
+pub(crate) use apply::verify_consumer;
+pub use apply::{Applied, SetupError, apply, check_ack_wait, verify};
+pub use expand::{Cell, ConsumerSpec, StreamSpec, consumer_name, stream_name};
+pub use permissions::{Permissions, permissions};
+pub use server_conf::{MAX_PAYLOAD, ServerOptions, nats_server_conf};
+
+/// The list that is built in.
+const EMBEDDED: &str = include_str!("../../../deploy/streams.toml");
+
+/// Why a list of streams is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    /// The file cannot be read.
+    #[error("cannot read the list of streams {path}")]
+    Read {
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not TOML of this shape.
+    #[error("the list of streams is not valid")]
+    Parse(#[source] Box<toml::de::Error>),
+    /// It contradicts itself.
+    #[error("the list of streams: {0}")]
+    Invalid(String),
+}
+
+impl Classified for TopologyError {
+    fn class(&self) -> ErrorClass {
+        ErrorClass::Reject
+    }
+}
+
+/// The list as written, with placeholders.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Topology {
+    /// How much a cell may have.
+    pub limits: Limits,
+    /// The streams.
+    #[serde(rename = "stream")]
+    pub streams: Vec<Stream>,
+}
+
+/// How much a cell may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Carrier accounts.
+    pub accounts: u16,
+    /// Shards.
+    pub shards: u16,
+}
+
+/// What a stream does with a message that was handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Retention {
+    /// Kept until acknowledged by its one consumer.
+    WorkQueue,
+    /// Kept: a log.
+    Limits,
+}
+
+/// A stream as written.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stream {
+    /// Its name without the cell.
+    pub name: String,
+    /// Its subjects without the cell's prefix.
+    pub subjects: Vec<String>,
+    /// When messages leave it.
+    pub retention: Retention,
+    /// Its bound in bytes; beyond it, publishes are refused.
+    pub max_bytes: i64,
+    /// The bound of each subject in messages; none means no bound.
+    #[serde(default)]
+    pub max_messages_per_subject: Option<i64>,
+    /// Whether deleting single messages by the API is refused for good.
+    pub deny_delete: bool,
+    /// Whether purging by the API is refused for good.
+    pub deny_purge: bool,
+    /// Who publishes what.
+    #[serde(rename = "publisher", default)]
+    pub publishers: Vec<StreamPublisher>,
+    /// Who else reads it, by direct get.
+    #[serde(rename = "reader", default)]
+    pub readers: Vec<Reader>,
+    /// Its consumers.
+    #[serde(rename = "consumer", default)]
+    pub consumers: Vec<Consumer>,
+}
+
+/// A service or every service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Who")]
+pub enum Party {
+    /// All six services and the tools that act.
+    Every,
+    /// One.
+    One(Service),
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum Who {
+    Every(Every),
+    One(Service),
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Every {
+    Every,
+}
+
+impl From<Who> for Party {
+    fn from(who: Who) -> Self {
+        match who {
+            Who::Every(Every::Every) => Self::Every,
+            Who::One(service) => Self::One(service),
+        }
+    }
+}
+
+impl Party {
+    /// Whether `service` is meant. Tools are never meant by "every".
+    pub fn includes(self, service: Service) -> bool {
+        match self {
+            Self::Every => service.is_service(),
+            Self::One(one) => one == service,
+        }
+    }
+}
+
+/// Who publishes what.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamPublisher {
+    /// Who.
+    pub service: Party,
+    /// What, without the cell's prefix.
+    pub subjects: Vec<String>,
+}
+
+/// Who reads a stream by direct get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reader {
+    /// Who.
+    pub service: Service,
+}
+
+/// A consumer as written.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Consumer {
+    /// Its name, with placeholders.
+    pub name: String,
+    /// Who consumes.
+    pub service: Service,
+    /// Its filters without the cell's prefix, with placeholders.
+    pub filters: Vec<String>,
+    /// Seconds until an unacknowledged message is delivered again.
+    pub ack_wait_s: u64,
+    /// Messages that may be delivered and not acknowledged, over all instances.
+    pub max_ack_pending: i64,
+}
+
+impl Topology {
+    /// The list that is built in.
+    pub fn embedded() -> Result<Self, TopologyError> {
+        Self::parse(EMBEDDED)
+    }
+
+    /// A list from a file instead of the one built in.
+    pub fn from_file(path: &Path) -> Result<Self, TopologyError> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| TopologyError::Read { path: path.display().to_string(), source })?;
+        Self::parse(&text)
+    }
+
+    /// A list from text.
+    pub fn parse(text: &str) -> Result<Self, TopologyError> {
+        let topology: Self = toml::from_str(text).map_err(|error| TopologyError::Parse(Box::new(error)))?;
+        topology.check()?;
+        Ok(topology)
+    }
+
+    fn check(&self) -> Result<(), TopologyError> {
+        let invalid = |what: String| Err(TopologyError::Invalid(what));
+        for stream in &self.streams {
+            let name = &stream.name;
+            if name.is_empty() || !name.bytes().all(|b| b.is_ascii_uppercase()) {
+                return invalid(format!("stream {name}: a name is A to Z"));
+            }
+            if stream.max_bytes <= 0 {
+                return invalid(format!("stream {name}: max_bytes must bound it"));
+            }
+            for publisher in &stream.publishers {
+                if let Some(foreign) = publisher.subjects.iter().find(|s| !stream.subjects.contains(s)) {
+                    return invalid(format!(
+                        "stream {name}: {foreign} is published but not one of its subjects"
+                    ));
+                }
+            }
+            for consumer in &stream.consumers {
+                let name = &consumer.name;
+                // A permission cannot match a part of a token: consumers by account share the stream's wildcard.
+                let foreign = stream.consumers.iter().any(|other| other.service != consumer.service);
+                if name.contains("{account}") && foreign {
+                    return invalid(format!("consumer {name}: the stream has consumers of another service"));
+                }
+                if consumer.ack_wait_s == 0 || consumer.max_ack_pending <= 0 || consumer.filters.is_empty() {
+                    return invalid(format!(
+                        "consumer {name}: ack_wait_s, max_ack_pending and filters are needed"
+                    ));
+                }
+            }
+        }
+        let mut names: Vec<_> = self.streams.iter().map(|stream| &stream.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        if names.len() != self.streams.len() {
+            return invalid("two streams have one name".to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_list_is_valid() {
+        let topology = Topology::embedded().unwrap();
+        let names: Vec<_> = topology.streams.iter().map(|stream| stream.name.as_str()).collect();
+        assert_eq!(names, ["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "QUARANTINE"]);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for (from, to) in [
+            ("subjects = [\"event.*\"]\nretention", "subjects = [\"other.*\"]\nretention"),
+            ("name = \"AUDIT\"", "name = \"EVENTS\""),
+            ("name = \"AUDIT\"", "name = \"audit\""),
+            ("max_ack_pending = 1024", "max_ack_pending = 0"),
+            ("max_bytes = 8_589_934_592", "max_bytes = 0"),
+            ("max_ack_pending = 1024", "max_ack_pending = 1024\n  speed = 1"),
+        ] {
+            assert!(EMBEDDED.contains(from), "{from}");
+            assert!(Topology::parse(&EMBEDDED.replacen(from, to, 1)).is_err(), "{to}");
+        }
+    }
+}

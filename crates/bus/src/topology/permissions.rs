@@ -1,0 +1,156 @@
+//! Least subjects: what each service may publish and subscribe, derived from the list of streams.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Topology,
+    expand::{Cell, stream_name, whole},
+};
+use crate::Service;
+
+/// What a NATS user may do. Everything else is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permissions {
+    /// Subjects it may publish to, sorted.
+    pub publish: Vec<String>,
+    /// Subjects it may subscribe to, sorted.
+    pub subscribe: Vec<String>,
+}
+
+/// The permissions of one service or tool in a cell.
+pub fn permissions(topology: &Topology, service: Service, cell: &Cell) -> Permissions {
+    let mut publish = BTreeSet::new();
+    for stream in &topology.streams {
+        let name = stream_name(&cell.id, &stream.name);
+        let mut touches = false;
+        for publisher in stream.publishers.iter().filter(|publisher| publisher.service.includes(service)) {
+            publish.extend(whole(&cell.id, &publisher.subjects));
+            touches = true;
+        }
+        for consumer in stream.consumers.iter().filter(|consumer| consumer.service == service) {
+            for consumer in consumers(topology, cell, &stream.name, &consumer.name) {
+                publish.insert(format!("$JS.API.CONSUMER.MSG.NEXT.{name}.{consumer}"));
+                publish.insert(format!("$JS.API.CONSUMER.INFO.{name}.{consumer}"));
+                publish.insert(format!("$JS.ACK.{name}.{consumer}.>"));
+            }
+            touches = true;
+        }
+        if service == Service::Operator || stream.readers.iter().any(|reader| reader.service == service) {
+            publish.insert(format!("$JS.API.DIRECT.GET.{name}"));
+            touches = true;
+        }
+        match service {
+            Service::Operator => {
+                publish.insert(format!("$JS.API.CONSUMER.INFO.{name}.*"));
+            }
+            Service::Provisioner => {
+                publish.insert(format!("$JS.API.STREAM.CREATE.{name}"));
+                publish.insert(format!("$JS.API.STREAM.UPDATE.{name}"));
+                publish.insert(format!("$JS.API.CONSUMER.CREATE.{name}.*"));
+                publish.insert(format!("$JS.API.CONSUMER.INFO.{name}.*"));
+                publish.insert(format!("$JS.API.CONSUMER.NAMES.{name}"));
+                touches = true;
+            }
+            Service::Ingress
+            | Service::Routing
+            | Service::Carrier
+            | Service::Identity
+            | Service::Privacy
+            | Service::Audit => {}
+        }
+        if touches {
+            // Settings are read back at start.
+            publish.insert(format!("$JS.API.STREAM.INFO.{name}"));
+        }
+    }
+    Permissions {
+        publish: publish.into_iter().collect(),
+        subscribe: vec![format!("{}.>", inbox_prefix(service))],
+    }
+}
+
+/// Each service has inboxes of its own: nobody hears another's answers.
+pub(crate) fn inbox_prefix(service: Service) -> String {
+    format!("_INBOX.{service}")
+}
+
+/// The names a consumer with placeholders has in permissions: all of them, or `*` where accounts come and go.
+fn consumers(topology: &Topology, cell: &Cell, stream: &str, template: &str) -> Vec<String> {
+    if template.contains("{account}") {
+        return vec!["*".to_owned()];
+    }
+    let whole_name = stream_name(&cell.id, stream);
+    topology
+        .consumers(cell, &[])
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|spec| spec.stream == whole_name && matches(template, &spec.name))
+        .map(|spec| spec.name)
+        .collect()
+}
+
+/// Whether `name` was made from `template`, which has at most one placeholder.
+fn matches(template: &str, name: &str) -> bool {
+    match (template.find('{'), template.find('}')) {
+        (Some(open), Some(close)) => {
+            name.starts_with(template.get(..open).unwrap_or_default())
+                && name.ends_with(template.get(close + 1..).unwrap_or_default())
+                && name.len() > template.len() - (close + 1 - open)
+        }
+        _ => template == name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use sotto_core::Shards;
+
+    use super::*;
+
+    fn of(service: Service) -> Permissions {
+        let cell =
+            Cell { id: "vn".parse().unwrap(), shards: Shards::new(NonZeroU16::new(2).unwrap()), replicas: 1 };
+        permissions(&Topology::embedded().unwrap(), service, &cell)
+    }
+
+    #[test]
+    fn privacy_may_tell_audit_and_quarantine_and_nothing_else() {
+        assert_eq!(
+            of(Service::Privacy),
+            Permissions {
+                publish: [
+                    "$JS.API.STREAM.INFO.VN_AUDIT",
+                    "$JS.API.STREAM.INFO.VN_QUARANTINE",
+                    "sotto.v1.vn.audit.*",
+                    "sotto.v1.vn.quarantine.*",
+                ]
+                .map(ToOwned::to_owned)
+                .to_vec(),
+                subscribe: vec!["_INBOX.privacy.>".to_owned()],
+            }
+        );
+    }
+
+    #[test]
+    fn audit_does_not_get_the_projections_consumers() {
+        let audit = of(Service::Audit).publish;
+        assert!(audit.contains(&"$JS.ACK.VN_EVENTS.audit.>".to_owned()));
+        assert!(audit.contains(&"$JS.ACK.VN_AUDIT.audit-acts.>".to_owned()));
+        assert!(!audit.iter().any(|subject| subject.contains("projection")));
+        let ingress = of(Service::Ingress).publish;
+        assert!(ingress.contains(&"$JS.API.CONSUMER.MSG.NEXT.VN_EVENTS.projection-1".to_owned()));
+        assert!(!ingress.iter().any(|subject| subject.contains("EVENTS.audit")));
+    }
+
+    #[test]
+    fn nobody_may_delete_or_purge() {
+        for service in Service::ALL {
+            for subject in of(service).publish {
+                assert!(!subject.contains("DELETE") && !subject.contains("PURGE"), "{service}: {subject}");
+                assert!(!subject.starts_with('>') && subject != "$JS.API.>", "{service}: {subject}");
+            }
+        }
+    }
+}

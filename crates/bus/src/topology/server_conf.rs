@@ -1,0 +1,150 @@
+//! The broker's whole configuration for a cell, generated: nobody writes permissions by hand.
+
+use std::{fmt::Write as _, path::PathBuf};
+
+use super::{Cell, Topology, permissions};
+use crate::Service;
+
+/// The largest message the broker takes, bytes. A batch is cut at 512 KiB, so the double leaves room for headers, one
+/// largest item and key wraps; more would only let one client hold more of the broker's memory.
+pub const MAX_PAYLOAD: usize = 1_048_576;
+
+/// What the configuration needs to know beyond the list of streams.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// The cell.
+    pub cell: Cell,
+    /// The server's name, unique in a cluster.
+    pub server_name: String,
+    /// `host:port` to listen on.
+    pub listen: String,
+    /// Where JetStream keeps its files.
+    pub store_dir: PathBuf,
+    /// The cell's CA, PEM: who may connect.
+    pub ca_file: PathBuf,
+    /// The server's certificate chain, PEM.
+    pub cert_file: PathBuf,
+    /// Its key, PEM.
+    pub key_file: PathBuf,
+    /// Public nkeys (`U…`) of each service and tool; two each while one is being replaced.
+    pub users: Vec<(Service, Vec<String>)>,
+}
+
+/// The text of `nats-server.conf`.
+pub fn nats_server_conf(topology: &Topology, options: &ServerOptions) -> String {
+    let mut conf = String::new();
+    // Writing to a String cannot fail.
+    let _written = write_conf(&mut conf, topology, options);
+    conf
+}
+
+fn write_conf(out: &mut String, topology: &Topology, options: &ServerOptions) -> std::fmt::Result {
+    let path = |path: &PathBuf| quoted(&path.display().to_string());
+    // The broker reserves what streams may grow to and refuses a stream beyond it.
+    let reserved: i64 = topology.streams.iter().map(|stream| stream.max_bytes).sum();
+    writeln!(out, "# Generated from deploy/streams.toml for cell {}. Do not edit.", options.cell.id)?;
+    writeln!(out, "server_name: {}", quoted(&options.server_name))?;
+    writeln!(out, "listen: {}", quoted(&options.listen))?;
+    writeln!(out, "max_payload: {MAX_PAYLOAD}")?;
+    writeln!(out, "max_connections: 1024")?;
+    writeln!(out, "max_subscriptions: 4096")?;
+    writeln!(out, "max_control_line: 4096")?;
+    writeln!(out, "max_pending: 67108864")?;
+    writeln!(out, "write_deadline: \"10s\"")?;
+    writeln!(out, "ping_interval: \"20s\"")?;
+    writeln!(out, "ping_max: 2")?;
+    writeln!(out, "lame_duck_grace_period: \"2s\"")?;
+    writeln!(out, "lame_duck_duration: \"30s\"")?;
+    writeln!(out, "tls {{")?;
+    writeln!(out, "  ca_file: {}", path(&options.ca_file))?;
+    writeln!(out, "  cert_file: {}", path(&options.cert_file))?;
+    writeln!(out, "  key_file: {}", path(&options.key_file))?;
+    writeln!(out, "  verify: true")?;
+    writeln!(out, "  handshake_first: true")?;
+    writeln!(out, "  min_version: \"1.3\"")?;
+    writeln!(out, "  timeout: 5")?;
+    writeln!(out, "}}")?;
+    writeln!(out, "jetstream {{")?;
+    writeln!(out, "  store_dir: {}", path(&options.store_dir))?;
+    writeln!(out, "  # INV-1: an acknowledged message is on disk, not in a page cache.")?;
+    writeln!(out, "  sync_interval: always")?;
+    writeln!(out, "  max_memory_store: 0")?;
+    writeln!(out, "  max_file_store: {reserved}")?;
+    writeln!(out, "}}")?;
+    writeln!(out, "accounts {{")?;
+    writeln!(out, "  SOTTO {{")?;
+    writeln!(out, "    jetstream: enabled")?;
+    writeln!(out, "    users: [")?;
+    for (service, keys) in &options.users {
+        for key in keys {
+            write_user(out, *service, key, topology, options)?;
+        }
+    }
+    writeln!(out, "    ]")?;
+    writeln!(out, "  }}")?;
+    writeln!(out, "}}")
+}
+
+fn write_user(
+    out: &mut String,
+    service: Service,
+    key: &str,
+    topology: &Topology,
+    options: &ServerOptions,
+) -> std::fmt::Result {
+    let allowed = permissions(topology, service, &options.cell);
+    writeln!(out, "      # {service}")?;
+    writeln!(out, "      {{ nkey: {}, permissions: {{", quoted(key))?;
+    for (verb, subjects) in [("publish", &allowed.publish), ("subscribe", &allowed.subscribe)] {
+        writeln!(out, "        {verb}: {{ allow: [")?;
+        for subject in subjects {
+            writeln!(out, "          {}", quoted(subject))?;
+        }
+        writeln!(out, "        ] }}")?;
+    }
+    writeln!(out, "      }} }}")
+}
+
+/// A string of the configuration language: quoted, so that `$` starts no variable.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, num::NonZeroU16};
+
+    use sotto_core::Shards;
+
+    use super::*;
+
+    /// The example in `deploy/nats` is what people read; it must be what is generated.
+    #[test]
+    fn the_example_is_what_is_generated() {
+        let options = ServerOptions {
+            cell: Cell {
+                id: "vn".parse().unwrap(),
+                shards: Shards::new(NonZeroU16::new(4).unwrap()),
+                replicas: 1,
+            },
+            server_name: "vn-1".to_owned(),
+            listen: "127.0.0.1:4222".to_owned(),
+            store_dir: "/var/lib/sotto/nats".into(),
+            ca_file: "/etc/sotto/ca.pem".into(),
+            cert_file: "/etc/sotto/nats.pem".into(),
+            key_file: "/etc/sotto/nats.key".into(),
+            users: Service::ALL
+                .iter()
+                .map(|service| (*service, vec![format!("<public nkey of {service}>")]))
+                .collect(),
+        };
+        let text = nats_server_conf(&Topology::embedded().unwrap(), &options);
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/nats/nats-server.example.conf");
+        let committed = fs::read_to_string(path).unwrap_or_default();
+        if committed != text {
+            let made = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/nats-server.example.conf");
+            fs::write(made, &text).unwrap();
+            panic!("deploy/nats/nats-server.example.conf is stale; the new one is {made}");
+        }
+    }
+}

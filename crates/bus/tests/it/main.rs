@@ -1,0 +1,14 @@
+//! The bus against a real nats-server: TLS first, nkeys, the generated configuration, fsync on every write.
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+mod cell;
+mod connect;
+mod faults;
+mod gate;
+mod lanes;
+mod permissions;
+mod publish;
+mod quarantine;
+mod read;
+mod trace;
+mod work;

@@ -1,0 +1,77 @@
+//! Reading streams beside their consumers.
+
+use futures::future::join_all;
+use sotto_bus::{AuditCategory, ReadError, Service, StreamReader, Subject};
+use sotto_core::Lane;
+use sotto_testkit::eventually;
+
+use crate::cell::{BOUND, Script, TestCell, Texts, accepted, publisher, quick, texts, vn};
+
+#[tokio::test]
+async fn a_range_is_read_in_order_over_many_answers() {
+    let cell = TestCell::start().await;
+    let publisher = publisher(&cell.bus(Service::Carrier).await);
+    let shards: Vec<_> = vn().shards.iter().map(Subject::Event).collect();
+    let shards = &shards;
+    let publisher = &publisher;
+    // One task a shard, one message after the other: 600 messages, more than two answers.
+    join_all(shards.iter().map(|shard| async move {
+        for n in 0..300 {
+            publisher.publish(shard, format!("m{n}")).await.unwrap();
+        }
+    }))
+    .await;
+    let operator = cell.bus(Service::Operator).await;
+    let reader = StreamReader::<Texts>::new(&operator, "EVENTS").unwrap();
+    let state = reader.state().await.unwrap();
+    assert_eq!((state.messages, state.first, state.last), (600, 1, 600));
+    let mut reading = reader.read(3, 599);
+    let mut sequences = Vec::new();
+    let mut of_first_shard = 0;
+    while let Some(stored) = reading.next().await.unwrap() {
+        sequences.push(stored.sequence);
+        of_first_shard += usize::from(stored.subject.as_ref() == shards.first());
+    }
+    assert_eq!(sequences, (3..=599).collect::<Vec<_>>());
+    assert!((290..=300).contains(&of_first_shard));
+    assert!(reader.read(601, 700).next().await.unwrap().is_none());
+    assert!(reader.read(5, 4).next().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn gaps_of_a_work_queue_are_skipped() {
+    let cell = TestCell::start().await;
+    let publisher = publisher(&cell.bus(Service::Ingress).await);
+    for n in 0..10 {
+        let lane = if n % 2 == 0 { Lane::Otp } else { Lane::Promotional };
+        publisher.publish(&accepted(lane), format!("m{n}")).await.unwrap();
+    }
+    let bus = cell.bus(Service::Routing).await;
+    let consumers = ["routing-otp".to_owned()];
+    let worker = sotto_bus::Worker::<Texts>::start(&bus, "INTAKE", &consumers, Script::all_done(), quick())
+        .await
+        .unwrap();
+    eventually(BOUND, "the otp lane to be empty", || async { cell.messages("INTAKE").await == 5 }).await;
+    assert!(worker.stop(BOUND).await);
+    // Ingress and the connector read it too: they rebuild from here.
+    for service in [Service::Ingress, Service::Carrier, Service::Operator] {
+        let reader = StreamReader::<Texts>::new(&cell.bus(service).await, "INTAKE").unwrap();
+        let mut reading = reader.read(1, 10);
+        let mut found = Vec::new();
+        while let Some(stored) = reading.next().await.unwrap() {
+            found.extend(stored.batch.texts);
+        }
+        assert_eq!(found, texts(&["m1", "m3", "m5", "m7", "m9"]));
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_read_is_told_so() {
+    let cell = TestCell::start().await;
+    let privacy = cell.bus(Service::Privacy).await;
+    publisher(&privacy).publish(&Subject::Audit(AuditCategory::Keys), "x".to_owned()).await.unwrap();
+    let reader = StreamReader::<Texts>::new(&privacy, "AUDIT").unwrap();
+    let error = reader.read(1, 1).next().await.unwrap_err();
+    assert!(matches!(error, ReadError::Api { .. }), "{error:?}");
+    assert!(matches!(StreamReader::<Texts>::new(&privacy, "NOTHING"), Err(ReadError::NoStream(_))));
+}

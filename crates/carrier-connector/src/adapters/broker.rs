@@ -1,0 +1,163 @@
+//! The log, the way back to routing, and audit, over the bus.
+
+use std::collections::BTreeMap;
+
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, try_join_all},
+    stream,
+};
+use sotto_bus::{
+    Act as BusAct, AuditCategory, AuditTrail, Bus, PublishError, Publisher, PublisherConfig, ReadError,
+    StreamReader, Subject,
+};
+use sotto_core::{AccountId, Classified, MessageId, Shards};
+use sotto_crypto::hash::Sha256;
+use sotto_proto::{
+    Batch as _, LogEvent, WorkDelivery,
+    pipeline::v1::{EventBatch, WorkBatch},
+};
+
+use crate::ports::{Act, History, Log, LogError, Witness};
+
+/// Items of one publish: below the publisher's bound.
+const AT_A_TIME: usize = 500;
+
+/// Publishes to and reads from the streams of the cell.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    bus: Bus,
+    events: Publisher<EventBatch>,
+    work: Publisher<WorkBatch>,
+    shards: Shards,
+}
+
+impl Broker {
+    pub(crate) fn new(bus: &Bus) -> Self {
+        Self {
+            bus: bus.clone(),
+            events: Publisher::new(bus, PublisherConfig::default()),
+            work: Publisher::new(bus, PublisherConfig::default()),
+            shards: bus.cell().shards,
+        }
+    }
+
+    /// Publishes to all subjects at the same time, in order within each.
+    async fn publish<B: sotto_proto::Batch>(
+        publisher: &Publisher<B>,
+        by_subject: BTreeMap<Subject, Vec<B::Item>>,
+    ) -> Result<(), PublishError> {
+        let all = by_subject.into_iter().map(async |(subject, items)| {
+            for items in items.chunks(AT_A_TIME) {
+                publisher.publish_all(&subject, items.to_vec()).await?;
+            }
+            Ok(())
+        });
+        try_join_all(all).await.map(drop)
+    }
+
+    fn subject(&self, event: &LogEvent) -> Subject {
+        let id = match event {
+            LogEvent::Delivery(event) => event.message,
+            LogEvent::ParkedReceipt { account, carrier_id, .. } => stand_in(account, carrier_id),
+        };
+        Subject::Event(self.shards.of(&id))
+    }
+}
+
+/// A parked receipt has no message: its id decides the shard.
+fn stand_in(account: &AccountId, carrier_id: &str) -> MessageId {
+    let mut hash = Sha256::new();
+    hash.update(account.as_str().as_bytes());
+    hash.update(b"|");
+    hash.update(carrier_id.as_bytes());
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = hash.finish();
+    MessageId::from_keyed_hash([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
+}
+
+fn failed<E>(what: &'static str) -> impl FnOnce(E) -> LogError
+where
+    E: std::error::Error + Classified + Send + Sync + 'static,
+{
+    move |error| LogError { what, class: error.class(), source: error.into() }
+}
+
+impl Log for Broker {
+    fn events(&self, events: Vec<LogEvent>) -> BoxFuture<'_, Result<(), LogError>> {
+        let mut by_subject: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for event in events {
+            by_subject.entry(self.subject(&event)).or_default().push(event);
+        }
+        Self::publish(&self.events, by_subject).map(|result| result.map_err(failed("events"))).boxed()
+    }
+
+    fn back(&self, items: Vec<WorkDelivery>) -> BoxFuture<'_, Result<(), LogError>> {
+        let mut by_subject: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for delivery in items {
+            let facts = &delivery.item.facts;
+            let subject = Subject::Retry(facts.lane(), self.shards.of(&facts.message));
+            by_subject.entry(subject).or_default().push(delivery);
+        }
+        Self::publish(&self.work, by_subject).map(|result| result.map_err(failed("messages"))).boxed()
+    }
+
+    fn history(&self) -> BoxFuture<'_, Result<History, LogError>> {
+        async {
+            let reader: StreamReader<EventBatch> =
+                StreamReader::new(&self.bus, "EVENTS").map_err(failed("events"))?;
+            let state = reader.state().await.map_err(failed("events"))?;
+            let reading = reader.read(state.first.max(1), state.last);
+            let history: History = Box::pin(stream::try_unfold(reading, async |mut reading| {
+                let next = match reading.next().await {
+                    Ok(next) => next,
+                    // One that nobody can read says nothing to anybody; the ledger check tells of it.
+                    Err(error @ ReadError::Malformed { .. }) => {
+                        tracing::error!(%error, "a batch of events is skipped");
+                        return Ok(Some((Vec::new(), reading)));
+                    }
+                    Err(error) => return Err(failed("events")(error)),
+                };
+                let Some(stored) = next else { return Ok(None) };
+                let mut events = Vec::new();
+                for event in stored.batch.into_items() {
+                    match event {
+                        Ok(event) => events.push(event),
+                        Err(error) => {
+                            tracing::error!(sequence = stored.sequence, %error, "an event is skipped");
+                        }
+                    }
+                }
+                Ok(Some((events, reading)))
+            }));
+            Ok(history)
+        }
+        .boxed()
+    }
+}
+
+/// Tells acts to the audit log.
+#[derive(Debug)]
+pub(crate) struct AuditWitness(pub(crate) AuditTrail);
+
+impl Witness for AuditWitness {
+    fn tell(&self, act: Act, object: &str, outcome: &'static str) {
+        let (category, action) = match act {
+            Act::Started => (AuditCategory::Lifecycle, "service.started"),
+            Act::Stopped => (AuditCategory::Lifecycle, "service.stopped"),
+            Act::Configured => (AuditCategory::Configuration, "carriers.loaded"),
+            Act::TlsWaived => (AuditCategory::Configuration, "carrier.tls_waived"),
+            Act::BindUp => (AuditCategory::Lifecycle, "bind.up"),
+            Act::BindDown => (AuditCategory::Lifecycle, "bind.down"),
+            Act::UnwrapRefused => (AuditCategory::Keys, "key.unwrap"),
+            Act::Rebuilt => (AuditCategory::Payload, "ledger.rebuilt"),
+        };
+        self.0.tell(BusAct {
+            category,
+            action,
+            actor: "carrier".to_owned(),
+            tenant: None,
+            object: object.to_owned(),
+            outcome,
+        });
+    }
+}

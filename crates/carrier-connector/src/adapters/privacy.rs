@@ -1,0 +1,90 @@
+//! Session keys from privacy, by gRPC over mutual TLS.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use sotto_core::{AccountId, work::KeyWrap};
+use sotto_crypto::{AeadKey, Zeroizing};
+use sotto_proto::{
+    from_wire_time,
+    privacy::v1::{
+        UnwrapKeysRequest, UnwrapRefusal, UnwrappedKey, key_service_client::KeyServiceClient, unwrapped_key,
+    },
+};
+use sotto_runtime::grpc::TraceCalls;
+use tonic::{Request, service::interceptor::InterceptedService, transport::Channel};
+
+use crate::ports::{Keys, KeysError, Unwrapped};
+
+/// An answer that does not answer the question.
+#[derive(Debug, thiserror::Error)]
+#[error("privacy answered another question")]
+struct Misfit;
+
+/// The key service.
+#[derive(Debug)]
+pub(crate) struct Privacy {
+    client: KeyServiceClient<InterceptedService<Channel, TraceCalls>>,
+    timeout: Duration,
+}
+
+impl Privacy {
+    pub(crate) fn new(channel: Channel, timeout: Duration) -> Self {
+        Self { client: KeyServiceClient::with_interceptor(channel, TraceCalls), timeout }
+    }
+}
+
+impl Keys for Privacy {
+    fn unwrap<'a>(
+        &'a self,
+        account: &'a AccountId,
+        wraps: &'a [Arc<KeyWrap>],
+    ) -> BoxFuture<'a, Result<Vec<Unwrapped>, KeysError>> {
+        async move {
+            let mut request = Request::new(UnwrapKeysRequest {
+                account: account.to_string(),
+                wraps: wraps.iter().map(|wrap| wrap.as_ref().into()).collect(),
+            });
+            request.set_timeout(self.timeout);
+            let mut client = self.client.clone();
+            let answer = tokio::time::timeout(self.timeout, client.unwrap_keys(request))
+                .await
+                .map_err(|late| KeysError(late.into()))?
+                .map_err(|status| KeysError(status.into()))?;
+            let keys = answer.into_inner().keys;
+            let fits = keys.len() == wraps.len()
+                && keys.iter().zip(wraps).all(|(key, wrap)| key.key_id.as_ref() == wrap.key_id);
+            if !fits {
+                return Err(KeysError(Misfit.into()));
+            }
+            keys.into_iter().map(unwrapped).collect()
+        }
+        .boxed()
+    }
+}
+
+fn unwrapped(answer: UnwrappedKey) -> Result<Unwrapped, KeysError> {
+    let misfit = || KeysError(Misfit.into());
+    let dies_at = answer.dies_at.map(from_wire_time);
+    match answer.result.ok_or_else(misfit)? {
+        unwrapped_key::Result::Key(bytes) => {
+            let mut key = Zeroizing::new([0; 32]);
+            if bytes.len() != key.len() {
+                return Err(misfit());
+            }
+            key.copy_from_slice(&bytes);
+            // Wipes the received copy, if nobody else holds it.
+            if let Ok(mut received) = bytes.try_into_mut() {
+                received.fill(0);
+            }
+            let dies_at = dies_at.ok_or_else(misfit)?;
+            Ok(Unwrapped::Key { key: Arc::new(AeadKey::from_bytes(*key)), dies_at })
+        }
+        unwrapped_key::Result::Refusal(refusal) => match UnwrapRefusal::try_from(refusal) {
+            Ok(UnwrapRefusal::Destroyed) => Ok(Unwrapped::Destroyed),
+            Ok(UnwrapRefusal::NotAllowed) => Ok(Unwrapped::NotAllowed),
+            Ok(UnwrapRefusal::Invalid | UnwrapRefusal::UnknownBucket) => Ok(Unwrapped::Invalid),
+            Ok(UnwrapRefusal::Unspecified) | Err(_) => Err(misfit()),
+        },
+    }
+}

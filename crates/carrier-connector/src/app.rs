@@ -1,0 +1,10 @@
+//! The flow of one account: what waits for it, what it answers, what it reports.
+
+pub(crate) mod account;
+mod batch;
+mod gate;
+pub(crate) mod keyring;
+pub(crate) mod line;
+pub(crate) mod rebuild;
+mod receipts;
+mod send;

@@ -1,0 +1,347 @@
+//! Items that wait for the account: claimed, recorded, written, each with one outcome.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use sotto_bus::Outcome;
+use sotto_core::{
+    Timestamp, WorkItem,
+    delivery::{Event, EventKind, RejectCause},
+    work::AttemptEnd,
+};
+use sotto_crypto::AeadKey;
+use sotto_proto::{LogEvent, WorkDelivery};
+use sotto_runtime::telemetry::chain;
+use sotto_smpp::Link;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    account::{Account, Conclusion, PASSING},
+    line::{Admission, Place},
+};
+use crate::{
+    adapters::ledger::{Answer, Ask, Parts},
+    domain::{
+        claim::{ClaimState, PartEnd, Standing, judge},
+        receipt::Submitted,
+        settle::{Settled, expire, reject, settle},
+    },
+    ports::Unwrapped,
+};
+
+/// The most items that are handed back at a time.
+const HAND_BACK: usize = 100;
+/// How often a process that holds claims looks whether a lost Redis is rebuilt.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// An item on its way, with its place in the batch it came in.
+pub(super) struct Job {
+    pub(super) index: usize,
+    pub(super) delivery: WorkDelivery,
+    pub(super) place: Option<Place>,
+}
+
+/// What an item is claimed for.
+enum Purpose {
+    /// To be submitted.
+    Submit(Arc<AeadKey>),
+    /// Its validity is over.
+    Expire,
+    /// It can be submitted by nobody.
+    Reject(RejectCause),
+    /// It goes back to routing.
+    Back(AttemptEnd),
+}
+
+impl Purpose {
+    /// The state its claims enter. What is not submitted is over at once: a repeated delivery must find that, and
+    /// not submit what another copy may do by then.
+    fn state(&self) -> ClaimState {
+        let end = match self {
+            Self::Submit(_) => return ClaimState::Claimed,
+            Self::Expire | Self::Reject(_) => AttemptEnd::NotAllowed,
+            Self::Back(end) => *end,
+        };
+        ClaimState::Ended(PartEnd::Unsent { end })
+    }
+}
+
+pub(super) type Done = Vec<(usize, Outcome)>;
+
+impl Account {
+    /// Handles a batch: one outcome an item, in their order.
+    pub(crate) async fn handle(self: &Arc<Self>, items: Vec<WorkDelivery>) -> Vec<Outcome> {
+        let lane = Self::lane(&items);
+        let mut outcomes = vec![Outcome::Retry { after: PASSING }; items.len()];
+        let mut waiting: Vec<_> = items.into_iter().enumerate().rev().collect();
+        let mut running = FuturesUnordered::new();
+        let mut note = |done: Done| {
+            for (index, outcome) in done {
+                if let Some(place) = outcomes.get_mut(index) {
+                    *place = outcome;
+                }
+            }
+        };
+        while !waiting.is_empty() {
+            let sizes = waiting.iter().rev().map(|(_, delivery)| delivery.item.wanted_parts().len());
+            let mut admitting = std::pin::pin!(self.line.admit(lane, sizes.collect()));
+            let admission = loop {
+                tokio::select! {
+                    admission = &mut admitting => break admission,
+                    Some(done) = running.next(), if !running.is_empty() => note(done),
+                }
+            };
+            let (link, places) = match admission {
+                Admission::Send(link, places) => (Some(link), places.into_iter().map(Some).collect()),
+                Admission::HandBack => (None, (0..HAND_BACK).map(|_| None).collect::<Vec<_>>()),
+                // Whoever runs next takes them.
+                Admission::Stop => break,
+            };
+            let mut jobs = Vec::new();
+            for place in places {
+                let Some((index, delivery)) = waiting.pop() else { break };
+                jobs.push(Job { index, delivery, place });
+            }
+            let account = Arc::clone(self);
+            running.push(async move { account.take(link, jobs).await });
+        }
+        while let Some(done) = running.next().await {
+            note(done);
+        }
+        outcomes
+    }
+
+    /// Takes items on: to the carrier, or, without a link, back to routing.
+    async fn take(self: Arc<Self>, link: Option<Link<Submitted>>, jobs: Vec<Job>) -> Done {
+        let now = self.now();
+        let wraps = jobs.iter().map(|job| &job.delivery.wrap);
+        let keys = if link.is_none() {
+            HashMap::new()
+        } else {
+            match self.ring.open(&self.settings.id, wraps, now).await {
+                Ok(keys) => keys,
+                Err(error) => {
+                    tracing::warn!(account = %self.settings.id, error = chain(&error), "keys cannot be had now");
+                    return all(jobs, PASSING);
+                }
+            }
+        };
+        let purposes: Vec<_> =
+            jobs.iter().map(|job| self.purpose(&job.delivery, link.is_some(), &keys, now)).collect();
+        let asks: Vec<_> = jobs
+            .iter()
+            .zip(&purposes)
+            .map(|(job, purpose)| Ask { parts: self.parts(&job.delivery.item, now), enter: purpose.state() })
+            .collect();
+        let token = match sotto_crypto::random::random_array::<8>() {
+            Ok(random) => format!("{:016x}", u64::from_be_bytes(random)),
+            Err(error) => {
+                tracing::error!(%error, "no randomness");
+                return all(jobs, PASSING);
+            }
+        };
+        let claimed_at = Instant::now();
+        let claimed = match self.ledger.claim(&token, self.lease(), &asks).await {
+            Ok(Some(claimed)) => claimed,
+            Ok(None) => {
+                self.not_ready();
+                return all(jobs, PASSING);
+            }
+            Err(error) => {
+                tracing::warn!(account = %self.settings.id, error = chain(&error), "nothing is claimed");
+                return all(jobs, PASSING);
+            }
+        };
+        let (mut done, mut leaving, mut sending) = (Vec::new(), Vec::new(), Vec::new());
+        let mut lost = Vec::new();
+        for ((job, purpose), answer) in jobs.into_iter().zip(purposes).zip(claimed.items) {
+            match (answer, purpose) {
+                (Answer { won: true, .. }, Purpose::Submit(key)) => sending.push((job, key)),
+                (Answer { won: true, .. }, purpose) => leaving.push((job, purpose)),
+                (Answer { won: false, before }, _) => lost.push((job, judge(&before, claimed.now))),
+            }
+        }
+        let (left, repeated, sent) = tokio::join!(
+            self.leave(&token, leaving, now),
+            self.repeated(&token, lost, now),
+            self.submit(&token, claimed_at, &claimed.mark, link, sending),
+        );
+        done.extend(left);
+        done.extend(repeated);
+        done.extend(sent);
+        done
+    }
+
+    /// What is to become of an item that nobody else holds.
+    fn purpose(
+        &self,
+        delivery: &WorkDelivery,
+        linked: bool,
+        keys: &HashMap<[u8; 16], Unwrapped>,
+        now: Timestamp,
+    ) -> Purpose {
+        let facts = &delivery.item.facts;
+        if now >= facts.expires_at {
+            return Purpose::Expire;
+        }
+        // INV-4: asked again, because the item may come from any path.
+        if !self.settings.permits(facts, now) {
+            return Purpose::Back(AttemptEnd::NotAllowed);
+        }
+        if !linked {
+            return Purpose::Back(AttemptEnd::LinkDown);
+        }
+        match keys.get(&delivery.wrap.key_id) {
+            Some(Unwrapped::Key { key, .. }) => Purpose::Submit(Arc::clone(key)),
+            Some(Unwrapped::NotAllowed) => Purpose::Back(AttemptEnd::NotAllowed),
+            Some(Unwrapped::Destroyed | Unwrapped::Invalid) | None => {
+                Purpose::Reject(RejectCause::Unopenable)
+            }
+        }
+    }
+
+    /// Items that leave without a byte written: events, then the way back, then done.
+    async fn leave(&self, token: &str, leaving: Vec<(Job, Purpose)>, now: Timestamp) -> Done {
+        let (mut indexes, mut conclusions) = (Vec::new(), Vec::new());
+        for (Job { index, delivery, .. }, purpose) in leaving {
+            let item = &delivery.item;
+            let (end, settled) = match purpose {
+                // Never the case: what is submitted does not leave.
+                Purpose::Submit(_) => continue,
+                Purpose::Expire => (AttemptEnd::NotAllowed, expire(item, now)),
+                Purpose::Reject(cause) => {
+                    (AttemptEnd::NotAllowed, reject(item, &self.settings.id, cause, false, now))
+                }
+                Purpose::Back(end) => (end, settle(item, &self.settings.id, &unsent(item, end), now)),
+            };
+            let ends = self.ended(item, &unsent(item, end), now);
+            indexes.push(index);
+            conclusions.push(Conclusion::of(delivery, ends, settled));
+        }
+        if conclusions.is_empty() {
+            return Vec::new();
+        }
+        let outcome = self.outcome(self.conclude(token, conclusions, Vec::new()).await);
+        indexes.into_iter().map(|index| (index, outcome.clone())).collect()
+    }
+
+    /// Items that somebody else has, or had.
+    async fn repeated(&self, token: &str, lost: Vec<(Job, Standing)>, now: Timestamp) -> Done {
+        let mut done = Vec::new();
+        for (Job { index, delivery, .. }, standing) in lost {
+            let outcome = match standing {
+                Standing::Finished => Outcome::Done,
+                Standing::Held { after } => Outcome::Retry { after },
+                Standing::Free => Outcome::Retry { after: PASSING },
+                Standing::Abandoned(ends) => {
+                    tracing::info!(account = %self.settings.id, message = %delivery.item.facts.message,
+                        "an attempt whose process is gone is concluded");
+                    let settled = settle(&delivery.item, &self.settings.id, &ends, now);
+                    let ends = self.ended(&delivery.item, &ends, now);
+                    self.outcome(self.conclude_written(token, Conclusion::of(delivery, ends, settled)).await)
+                }
+            };
+            done.push((index, outcome));
+        }
+        done
+    }
+
+    /// Records the intent, passes the fence, and sends.
+    async fn submit(
+        self: &Arc<Self>,
+        token: &str,
+        claimed_at: Instant,
+        mark: &str,
+        link: Option<Link<Submitted>>,
+        jobs: Vec<(Job, Arc<AeadKey>)>,
+    ) -> Done {
+        let Some(link) = link.filter(|_| !jobs.is_empty()) else { return Vec::new() };
+        let now = self.now();
+        let parts: Vec<_> = jobs.iter().map(|(job, _)| self.parts(&job.delivery.item, now)).collect();
+        let events = jobs.iter().map(|(job, _)| self.submitting(&job.delivery.item, now)).collect();
+        if let Err(error) = self.shared.log.events(events).await {
+            tracing::warn!(account = %self.settings.id, error = chain(&error), "an intent is not recorded: nothing is sent");
+            if let Err(error) = self.ledger.release(token, &parts).await {
+                tracing::debug!(%error, "claims are not released; they end by themselves");
+            }
+            return all(jobs.into_iter().map(|(job, _)| job), PASSING);
+        }
+        let Some(ours) = self.intend(token, claimed_at, mark, &parts).await else {
+            return all(jobs.into_iter().map(|(job, _)| job), PASSING);
+        };
+        let mut done = Vec::new();
+        let mut sending = FuturesUnordered::new();
+        for ((job, key), ours) in jobs.into_iter().zip(ours) {
+            if ours {
+                sending.push(self.send(token, &link, job, key));
+            } else {
+                // Somebody took it over meanwhile. What becomes of it is theirs to say.
+                done.push((job.index, Outcome::Retry { after: PASSING }));
+            }
+        }
+        while let Some(outcome) = sending.next().await {
+            done.push(outcome);
+        }
+        done
+    }
+
+    /// The fence before the first byte (INV-5): the claims still stand, in the Redis in which they were made. If that
+    /// was lost meanwhile, waits for its rebuilding as long as our lease runs. `None`: nothing may be written.
+    async fn intend(
+        &self,
+        token: &str,
+        claimed_at: Instant,
+        mark: &str,
+        parts: &[Parts],
+    ) -> Option<Vec<bool>> {
+        let mut mark = Some(mark);
+        while claimed_at.elapsed() < self.settings.response_timeout {
+            match self.ledger.intend(mark, token, self.lease(), parts).await {
+                Ok(Some(ours)) => return Some(ours),
+                Ok(None) => {
+                    mark = None;
+                    self.not_ready();
+                }
+                Err(error) => {
+                    // Whether it was done is unknown; doing it again in the same Redis is refused where it was.
+                    tracing::warn!(account = %self.settings.id, error = chain(&error), "Redis does not confirm an intent");
+                }
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        None
+    }
+
+    fn submitting(&self, item: &WorkItem, now: Timestamp) -> LogEvent {
+        let kind = EventKind::Submitting {
+            attempt: item.attempt,
+            account: self.settings.id.clone(),
+            parts: item.wanted_parts(),
+        };
+        LogEvent::Delivery(Event { message: item.facts.message, at: now, kind })
+    }
+
+    pub(super) fn outcome<E: std::error::Error>(&self, result: Result<(), E>) -> Outcome {
+        match result {
+            Ok(()) => Outcome::Done,
+            Err(error) => {
+                tracing::warn!(account = %self.settings.id, error = chain(&error), "an end is not concluded; again later");
+                Outcome::Retry { after: PASSING }
+            }
+        }
+    }
+
+    /// What follows when content cannot be submitted although its intent is recorded.
+    pub(super) fn rejected(&self, item: &WorkItem, cause: RejectCause) -> (Vec<(u8, PartEnd)>, Settled) {
+        let settled = reject(item, &self.settings.id, cause, true, self.now());
+        (unsent(item, AttemptEnd::NotAllowed), settled)
+    }
+}
+
+fn unsent(item: &WorkItem, end: AttemptEnd) -> Vec<(u8, PartEnd)> {
+    item.wanted_parts().into_iter().map(|part| (part, PartEnd::Unsent { end })).collect()
+}
+
+fn all(jobs: impl IntoIterator<Item = Job>, after: Duration) -> Done {
+    jobs.into_iter().map(|job| (job.index, Outcome::Retry { after })).collect()
+}

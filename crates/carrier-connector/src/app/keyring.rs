@@ -1,0 +1,107 @@
+//! Unwrapped session keys, for a while: bounded by number and time, wiped when dropped.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use sotto_core::{AccountId, Timestamp, work::KeyWrap};
+use sotto_crypto::AeadKey;
+
+use crate::ports::{Act, Keys, KeysError, Unwrapped, Witness};
+
+/// The most wraps in one question to privacy.
+const MOST_WRAPS: usize = 256;
+
+/// How long and how many keys are kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeepKeys {
+    /// At most so many.
+    pub(crate) count: usize,
+    /// At most so long; privacy's checks are asked again then.
+    pub(crate) time: Duration,
+}
+
+/// One account's keys. Not shared between accounts: privacy's leave is for one account.
+pub(super) struct KeyRing {
+    keys: Arc<dyn Keys>,
+    witness: Arc<dyn Witness>,
+    keep: KeepKeys,
+    held: Mutex<HashMap<[u8; 16], Held>>,
+}
+
+struct Held {
+    key: Arc<AeadKey>,
+    until: Timestamp,
+}
+
+impl std::fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyRing").field("keep", &self.keep).finish_non_exhaustive()
+    }
+}
+
+impl KeyRing {
+    pub(super) fn new(keys: Arc<dyn Keys>, witness: Arc<dyn Witness>, keep: KeepKeys) -> Self {
+        Self { keys, witness, keep, held: Mutex::default() }
+    }
+
+    /// The keys of these wraps, or why there is none. Privacy is asked once for those that are not held.
+    pub(super) async fn open(
+        &self,
+        account: &AccountId,
+        wraps: impl IntoIterator<Item = &Arc<KeyWrap>>,
+        now: Timestamp,
+    ) -> Result<HashMap<[u8; 16], Unwrapped>, KeysError> {
+        let mut found = HashMap::new();
+        let mut missing: Vec<Arc<KeyWrap>> = Vec::new();
+        for wrap in wraps {
+            if found.contains_key(&wrap.key_id) || missing.iter().any(|other| other.key_id == wrap.key_id) {
+                continue;
+            }
+            match self.held(&wrap.key_id, now) {
+                Some(unwrapped) => {
+                    found.insert(wrap.key_id, unwrapped);
+                }
+                None => missing.push(Arc::clone(wrap)),
+            }
+        }
+        for wraps in missing.chunks(MOST_WRAPS) {
+            let answers = self.keys.unwrap(account, wraps).await?;
+            for (wrap, answer) in wraps.iter().zip(answers) {
+                self.note(account, wrap, &answer, now);
+                found.insert(wrap.key_id, answer);
+            }
+        }
+        Ok(found)
+    }
+
+    fn held(&self, id: &[u8; 16], now: Timestamp) -> Option<Unwrapped> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = held.get(id).filter(|held| held.until > now)?;
+        Some(Unwrapped::Key { key: Arc::clone(&held.key), dies_at: held.until })
+    }
+
+    fn note(&self, account: &AccountId, wrap: &KeyWrap, answer: &Unwrapped, now: Timestamp) {
+        let refused = match answer {
+            Unwrapped::Key { key, dies_at } => {
+                let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+                held.retain(|_, held| held.until > now);
+                if held.len() >= self.keep.count
+                    && let Some(oldest) = held.iter().min_by_key(|(_, held)| held.until).map(|(id, _)| *id)
+                {
+                    held.remove(&oldest);
+                }
+                let until = now.plus(self.keep.time).min(*dies_at);
+                held.insert(wrap.key_id, Held { key: Arc::clone(key), until });
+                return;
+            }
+            Unwrapped::Destroyed => "destroyed",
+            Unwrapped::NotAllowed => "not_allowed",
+            Unwrapped::Invalid => "invalid",
+        };
+        tracing::warn!(%account, tenant = %wrap.tenant, bucket = wrap.bucket, refused, "privacy refused a key");
+        self.witness.tell(Act::UnwrapRefused, &format!("{account}/{}", wrap.bucket), refused);
+    }
+}

@@ -1,0 +1,207 @@
+//! Opening, writing, and what the carrier says.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use sotto_bus::Outcome;
+use sotto_core::{
+    WorkItem,
+    delivery::{Event, EventKind, RejectCause},
+    work::AttemptEnd,
+};
+use sotto_crypto::{
+    AeadKey,
+    envelope::{self, Binding},
+};
+use sotto_runtime::telemetry::chain;
+use sotto_smpp::{LateResponses, Link, NotSentReason, PendingResponse, Response, Sm, SubmitError};
+
+use super::{
+    account::{Account, ConcludeError, Conclusion},
+    batch::Job,
+    line::Place,
+};
+use crate::{
+    adapters::ledger::Ended,
+    domain::{
+        carrier_id::CarrierId,
+        claim::PartEnd,
+        receipt::Submitted,
+        settle::settle,
+        status::Refusal,
+        submit::{Content, ContentError, SCHEMA},
+    },
+};
+
+/// The owner's word in claims whose end was learnt late.
+const LATE: &str = "late";
+
+/// Why an item cannot be written to any carrier.
+#[derive(Debug, thiserror::Error)]
+enum UnusableError {
+    #[error("the envelope does not open")]
+    Open(#[source] envelope::OpenError),
+    #[error("the content cannot be submitted")]
+    Content(#[source] ContentError),
+}
+
+impl UnusableError {
+    const fn cause(&self) -> RejectCause {
+        match self {
+            Self::Open(_) => RejectCause::Unopenable,
+            Self::Content(_) => RejectCause::Content,
+        }
+    }
+}
+
+impl Account {
+    /// Sends one item whose intent is recorded, waits for the answers, and concludes it.
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        token: &str,
+        link: &Link<Submitted>,
+        job: Job,
+        key: Arc<AeadKey>,
+    ) -> (usize, Outcome) {
+        let Job { index, delivery, place } = job;
+        let item = &delivery.item;
+        let (ends, settled) = match self.open(item, &key) {
+            Ok(messages) => {
+                drop(key);
+                let ends = self.write(link, item, place, messages).await;
+                let settled = settle(item, &self.settings.id, &ends, self.now());
+                (ends, settled)
+            }
+            Err(error) => {
+                tracing::error!(account = %self.settings.id, message = %item.facts.message,
+                    error = chain(&error), "a message cannot be submitted");
+                self.rejected(item, error.cause())
+            }
+        };
+        let ends = self.ended(item, &ends, self.now());
+        let conclusion = Conclusion::of(delivery, ends, settled);
+        (index, self.outcome(self.conclude_written(token, conclusion).await))
+    }
+
+    /// Opens an item and writes its messages. Everything in clear is wiped when it is dropped.
+    fn open(&self, item: &WorkItem, key: &AeadKey) -> Result<Vec<(u8, Box<Sm>)>, UnusableError> {
+        let facts = &item.facts;
+        let binding = Binding {
+            cell: self.shared.cell.as_str(),
+            tenant: facts.tenant.as_str(),
+            class: facts.class.name(),
+            message_id: facts.message.as_bytes(),
+            schema: SCHEMA,
+        };
+        let opened = envelope::open(key, &binding, &item.envelope.0).map_err(UnusableError::Open)?;
+        let content = Content::read(&opened).map_err(UnusableError::Content)?;
+        content.messages(item).map_err(UnusableError::Content)
+    }
+
+    /// Writes the parts, consecutively, and waits for their answers.
+    async fn write(
+        &self,
+        link: &Link<Submitted>,
+        item: &WorkItem,
+        place: Option<Place>,
+        messages: Vec<(u8, Box<Sm>)>,
+    ) -> Vec<(u8, PartEnd)> {
+        let not_written = PartEnd::Unsent { end: AttemptEnd::LinkDown };
+        let Some(mut place) = place else {
+            return messages.into_iter().map(|(part, _)| (part, not_written.clone())).collect();
+        };
+        let mut ends = Vec::new();
+        let mut pending = Vec::new();
+        {
+            // Who still needs places in the window must not hold up those who have theirs.
+            let _turn = if place.is_complete() { Some(self.line.turn().await) } else { None };
+            for (part, message) in messages {
+                let token = Submitted { message: item.facts.message, attempt: item.attempt, part };
+                match self.put(link, &mut place, message, token).await {
+                    Ok(response) => pending.push((part, response)),
+                    Err(end) => ends.push((part, end)),
+                }
+            }
+        }
+        drop(place);
+        let answers = join_all(pending.into_iter().map(async |(part, response)| (part, response.await))).await;
+        ends.extend(answers.into_iter().map(|(part, answer)| (part, self.end(answer))));
+        ends.sort_unstable_by_key(|(part, _)| *part);
+        ends
+    }
+
+    async fn put(
+        &self,
+        link: &Link<Submitted>,
+        place: &mut Place,
+        message: Box<Sm>,
+        token: Submitted,
+    ) -> Result<PendingResponse, PartEnd> {
+        let permit =
+            place.next(link).await.ok_or(PartEnd::Unsent { end: AttemptEnd::LinkDown })?;
+        link.send(permit, message, token).map_err(|refused| {
+            let end = match refused.reason {
+                NotSentReason::Closing => AttemptEnd::LinkDown,
+                NotSentReason::Direction | NotSentReason::Encode(_) => {
+                    tracing::error!(account = %self.settings.id, message = %token.message,
+                        reason = %refused.reason, "a part cannot be sent on this bind");
+                    AttemptEnd::NotAllowed
+                }
+            };
+            PartEnd::Unsent { end }
+        })
+    }
+
+    /// What an answer, or its absence, says of a part.
+    fn end(&self, answer: Result<Response, SubmitError>) -> PartEnd {
+        match answer {
+            Ok(response) => self.answered(&response),
+            Err(SubmitError::NotWritten(_)) => PartEnd::Unsent { end: AttemptEnd::LinkDown },
+            Err(SubmitError::TimedOut | SubmitError::LinkLost(_)) => PartEnd::NoResponse,
+        }
+    }
+
+    fn answered(&self, response: &Response) -> PartEnd {
+        if !response.status.is_ok() {
+            if Refusal::of(response.status) == Refusal::Throttled {
+                self.line.throttled();
+            }
+            return PartEnd::Refused { status: response.status.0 };
+        }
+        let id = response.message_id.as_ref().and_then(|id| id.as_str());
+        let id = id.and_then(|id| CarrierId::new(self.settings.message_id_in_response, id));
+        if id.is_none() {
+            tracing::warn!(account = %self.settings.id, "the carrier gave no usable message id: no receipt will match");
+        }
+        PartEnd::Submitted { carrier_id: id.map(|id| id.as_str().to_owned()).unwrap_or_default() }
+    }
+
+    /// Takes answers to parts that were given up: they lift the doubt. Nothing is sent again because of them.
+    pub(crate) async fn late(&self, mut late: LateResponses<Submitted>) {
+        while let Some(answer) = late.recv().await {
+            let part = answer.token;
+            let end = self.answered(&answer.response);
+            if let Err(error) = self.late_end(part, end).await {
+                tracing::warn!(account = %self.settings.id, message = %part.message, error = chain(&error),
+                    "a late answer is not recorded: its part stays in doubt");
+            }
+        }
+    }
+
+    async fn late_end(&self, part: Submitted, end: PartEnd) -> Result<(), ConcludeError> {
+        let (attempt, account, number) = (part.attempt, self.settings.id.clone(), part.part);
+        let kind = match &end {
+            PartEnd::Submitted { carrier_id } => {
+                EventKind::Submitted { attempt, account, part: number, carrier_id: carrier_id.clone() }
+            }
+            // Its sealed content went with its item, and doubt is never sent again (INV-5).
+            PartEnd::Refused { status } => {
+                EventKind::Refused { attempt, account, part: number, status: *status, retried: false }
+            }
+            PartEnd::NoResponse | PartEnd::Unsent { .. } => return Ok(()),
+        };
+        let ends = vec![Ended { part, end, keep: self.settings.receipt_wait }];
+        let events = vec![Event { message: part.message, at: self.now(), kind }];
+        self.conclude_written(LATE, Conclusion { ends, events, back: None }).await
+    }
+}

@@ -1,0 +1,135 @@
+//! Configuration; `default.toml` explains every option.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+use sotto_bus::NatsConfig;
+use sotto_runtime::{
+    config::{
+        AdminConfig, CellConfig, ConfigDuration, ConfigError, ConfigErrors, KeyPath, RedisConfig,
+        ShutdownConfig, TelemetryConfig, TlsConfig, Validate,
+    },
+    service::ProcessConfig,
+};
+
+/// The embedded defaults.
+pub(crate) const DEFAULT_TOML: &str = include_str!("default.toml");
+
+/// The connector's configuration.
+#[derive(Clone, Debug, Deserialize)]
+pub struct CarrierConfig {
+    pub(crate) cell: CellConfig,
+    pub(crate) carriers: CarriersConfig,
+    pub(crate) connector: ConnectorConfig,
+    pub(crate) nats: NatsConfig,
+    pub(crate) redis: RedisConfig,
+    pub(crate) privacy: PrivacyConfig,
+    pub(crate) grpc: GrpcConfig,
+    pub(crate) tls: TlsConfig,
+    admin: AdminConfig,
+    telemetry: TelemetryConfig,
+    shutdown: ShutdownConfig,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct CarriersConfig {
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ConnectorConfig {
+    pub(crate) failover_after: ConfigDuration,
+    pub(crate) skew: ConfigDuration,
+    pub(crate) batches: u16,
+    pub(crate) keys: u32,
+    pub(crate) keys_kept: ConfigDuration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct PrivacyConfig {
+    pub(crate) endpoint: String,
+    pub(crate) connect_timeout: ConfigDuration,
+    pub(crate) timeout: ConfigDuration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct GrpcConfig {
+    pub(crate) listen: SocketAddr,
+}
+
+impl Validate for CarrierConfig {
+    fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
+        self.cell.validate(&at.key("cell"), errors);
+        let named = !self.carriers.file.as_os_str().is_empty();
+        errors.require(&at.key("carriers"), "file", named, "must not be empty", "name the carriers file");
+        self.connector.validate(&at.key("connector"), errors);
+        for fault in self.nats.faults() {
+            let (key, problem) = fault.split_once(": ").unwrap_or(("", &fault));
+            errors.push(ConfigError::new(at.key("nats").key(key).to_string(), problem.to_owned()));
+        }
+        self.redis.validate(&at.key("redis"), errors);
+        self.privacy.validate(&at.key("privacy"), errors);
+        self.tls.validate(&at.key("tls"), errors);
+        self.admin.validate(&at.key("admin"), errors);
+        self.telemetry.validate(&at.key("telemetry"), errors);
+        self.shutdown.validate(&at.key("shutdown"), errors);
+    }
+}
+
+const TENTH: Duration = Duration::from_millis(100);
+
+impl Validate for ConnectorConfig {
+    fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
+        errors.duration_in(at, "failover_after", self.failover_after, TENTH..=Duration::from_secs(600));
+        errors.duration_in(at, "skew", self.skew, TENTH..=Duration::from_secs(60));
+        errors.in_range(at, "batches", self.batches, 1..=1024, "batches");
+        errors.in_range(at, "keys", self.keys, 1..=100_000, "keys");
+        let second = Duration::from_secs(1);
+        errors.duration_in(at, "keys_kept", self.keys_kept, second..=900 * second);
+    }
+}
+
+impl Validate for PrivacyConfig {
+    fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
+        let ok = self.endpoint.strip_prefix("https://").is_some_and(|rest| rest.contains(':'));
+        errors.require(at, "endpoint", ok, "must be https://host:port", "give the address of sotto-privacy");
+        let longest = Duration::from_secs(30);
+        errors.duration_in(at, "connect_timeout", self.connect_timeout, TENTH..=longest);
+        errors.duration_in(at, "timeout", self.timeout, TENTH..=longest);
+    }
+}
+
+impl ProcessConfig for CarrierConfig {
+    fn telemetry(&self) -> &TelemetryConfig {
+        &self.telemetry
+    }
+    fn admin(&self) -> &AdminConfig {
+        &self.admin
+    }
+    fn shutdown(&self) -> &ShutdownConfig {
+        &self.shutdown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use sotto_runtime::config::testing::faults_not_reported;
+
+    use super::*;
+
+    #[test]
+    fn every_wrong_field_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("any");
+        fs::write(&file, "text").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let file = file.display();
+        let tls = format!("ca_file = '{file}'\ncert_file = '{file}'\nkey_file = '{file}'\n");
+        let required = format!(
+            "[cell]\nid = 'vn'\n[nats]\n{tls}nkey_seed_file = '{file}'\n[redis]\npassword_file = '{file}'\n[tls]\n{tls}"
+        );
+        assert_eq!(faults_not_reported::<CarrierConfig>(DEFAULT_TOML, &required), Vec::<String>::new());
+    }
+}

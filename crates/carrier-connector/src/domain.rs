@@ -1,0 +1,10 @@
+//! What the connector decides, without I/O and without a clock of its own.
+
+pub(crate) mod carrier_id;
+pub(crate) mod claim;
+pub(crate) mod pace;
+pub(crate) mod receipt;
+pub(crate) mod reconnect;
+pub(crate) mod settle;
+pub(crate) mod status;
+pub(crate) mod submit;

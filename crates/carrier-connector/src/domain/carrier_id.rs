@@ -1,0 +1,124 @@
+//! A carrier's message ids in one canonical form, so that a receipt finds its message (CAR-3, INV-6).
+
+use sotto_core::carriers::MessageIdForm;
+
+/// The most octets of a carrier's id (SMPP 3.4 §5.2.23, without the final NUL).
+const MAX: usize = 64;
+
+/// A carrier's message id in canonical form: numbers are decimal without leading zeros, whatever base they came in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct CarrierId(String);
+
+impl CarrierId {
+    /// Normalises an id that is written in the given form. `None` if there is no id in it, or octets that no id has.
+    ///
+    /// What is announced as a number and is none is compared as it is.
+    pub(crate) fn new(form: MessageIdForm, id: &str) -> Option<Self> {
+        let id = id.trim();
+        if id.is_empty() || id.len() > MAX || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return None;
+        }
+        let number = match form {
+            MessageIdForm::Opaque => None,
+            MessageIdForm::Decimal => {
+                id.bytes().all(|byte| byte.is_ascii_digit()).then(|| without_zeros(id).to_owned())
+            }
+            MessageIdForm::Hex => decimal(id),
+        };
+        Some(Self(number.unwrap_or_else(|| id.to_owned())))
+    }
+
+    /// The canonical text: 1 to 64 visible ASCII characters.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn without_zeros(digits: &str) -> &str {
+    let significant = digits.trim_start_matches('0');
+    if significant.is_empty() { "0" } else { significant }
+}
+
+/// The decimal digits of a hexadecimal number. One that has more than [`MAX`] of them cannot stand in a receipt in
+/// decimal: it stays hexadecimal, in lower case and without leading zeros.
+fn decimal(hex: &str) -> Option<String> {
+    let hex = hex.strip_prefix("0x").or_else(|| hex.strip_prefix("0X")).unwrap_or(hex);
+    if hex.is_empty() {
+        return None;
+    }
+    // Least significant digit first.
+    let mut digits: Vec<u8> = vec![0];
+    for nibble in hex.chars() {
+        let mut carry = nibble.to_digit(16)?;
+        for digit in &mut digits {
+            let sum = u32::from(*digit) * 16 + carry;
+            *digit = u8::try_from(sum % 10).ok()?;
+            carry = sum / 10;
+        }
+        while carry > 0 {
+            digits.push(u8::try_from(carry % 10).ok()?);
+            carry /= 10;
+        }
+    }
+    if digits.len() > MAX {
+        return Some(without_zeros(&hex.to_ascii_lowercase()).to_owned());
+    }
+    let text: String = digits.iter().rev().map(|digit| char::from(b'0' + digit)).collect();
+    Some(without_zeros(&text).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(form: MessageIdForm, id: &str) -> Option<String> {
+        CarrierId::new(form, id).map(|id| id.as_str().to_owned())
+    }
+
+    #[test]
+    fn forms_meet_in_one() {
+        for (form, id, canonical) in [
+            (MessageIdForm::Decimal, "0026", "26"),
+            (MessageIdForm::Decimal, "000", "0"),
+            (MessageIdForm::Hex, "1a", "26"),
+            (MessageIdForm::Hex, "0000001A", "26"),
+            (MessageIdForm::Hex, "0x1A", "26"),
+            (MessageIdForm::Hex, "FFFFFFFFFFFFFFFFFFFF", "1208925819614629174706175"),
+            (MessageIdForm::Opaque, " aB-0026 ", "aB-0026"),
+            (MessageIdForm::Decimal, "4f2e-00", "4f2e-00"),
+            (MessageIdForm::Hex, "not-hex", "not-hex"),
+        ] {
+            assert_eq!(text(form, id).as_deref(), Some(canonical), "{id}");
+        }
+    }
+
+    #[test]
+    fn no_id_is_none() {
+        for id in ["", "  ", "a b", "m\u{e3}", &"1".repeat(65)] {
+            assert_eq!(text(MessageIdForm::Opaque, id), None, "{id}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hex_and_decimal_of_one_number_are_one_id(number: u128, zeros in 0_usize..8) {
+            let pad = "0".repeat(zeros);
+            let decimal = text(MessageIdForm::Decimal, &format!("{pad}{number}"));
+            prop_assert_eq!(&text(MessageIdForm::Hex, &format!("{pad}{number:x}")), &decimal);
+            prop_assert_eq!(&text(MessageIdForm::Hex, &format!("{pad}{number:X}")), &decimal);
+            prop_assert_eq!(decimal, Some(number.to_string()));
+        }
+
+        #[test]
+        fn canonical_text_always_fits_an_event(id in "\\PC{0,80}") {
+            for form in [MessageIdForm::Decimal, MessageIdForm::Hex, MessageIdForm::Opaque] {
+                if let Some(id) = CarrierId::new(form, &id) {
+                    prop_assert!((1..=MAX).contains(&id.as_str().len()));
+                    prop_assert!(id.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
+                }
+            }
+        }
+    }
+}

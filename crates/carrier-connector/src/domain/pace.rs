@@ -1,0 +1,192 @@
+//! How fast an account may be written to (CAR-2).
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+/// The contract counts parts in any second. A little more than a second, because the network may push together what
+/// was written apart.
+const SECOND: Duration = Duration::from_millis(1_020);
+/// A tenth of [`SECOND`]: what is allowed in a second is not spent at once.
+const TENTH: Duration = Duration::from_millis(102);
+/// The first pause after the carrier asked to slow down; it doubles with each further time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// After a pause the rate starts at this fraction and doubles each second.
+const RAMP_FROM: u32 = 3;
+
+/// The rate of one account: at most `tps` parts in any second and a tenth of it (at least one) in any tenth.
+/// Throttled, it pauses and ramps up again.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    tps: usize,
+    /// When parts were written, oldest first; at most `tps`.
+    written: VecDeque<Instant>,
+    /// Parts that were let in and are not written yet.
+    admitted: usize,
+    paused_until: Option<Instant>,
+    pauses: u32,
+}
+
+impl Pace {
+    /// A rate of `tps` parts a second.
+    pub(crate) fn new(tps: u16) -> Self {
+        let tps = usize::from(tps).max(1);
+        Self { tps, written: VecDeque::with_capacity(tps), admitted: 0, paused_until: None, pauses: 0 }
+    }
+
+    /// When the next part may be written: `now`, or later.
+    pub(crate) fn next(&self, now: Instant) -> Instant {
+        let resume = self.paused_until.map_or(now, |until| until.max(now));
+        let rate = self.rate(resume);
+        self.after(rate, SECOND).max(self.after(rate.div_ceil(10), TENTH)).map_or(resume, |at| at.max(resume))
+    }
+
+    /// When there is room for one more part in a window that may hold `count`.
+    fn after(&self, count: usize, window: Duration) -> Option<Instant> {
+        let index = self.written.len().checked_sub(count)?;
+        self.written.get(index).map(|written| *written + window)
+    }
+
+    /// Notes that a part is written now. Call it only when [`Self::next`] is not later than `now`.
+    pub(crate) fn write(&mut self, now: Instant) {
+        if self.written.len() == self.tps {
+            self.written.pop_front();
+        }
+        self.written.push_back(now);
+    }
+
+    /// How many parts may be let in now, so that they wait for little more than their turn.
+    pub(crate) fn room(&self, now: Instant) -> usize {
+        if self.paused_until.is_some_and(|until| until > now) {
+            return 0;
+        }
+        let rate = self.rate(now);
+        let window = rate.div_ceil(10);
+        let recent = self.written.iter().rev().take_while(|written| **written + TENTH > now).count();
+        let in_second = self.written.iter().rev().take_while(|written| **written + SECOND > now).count();
+        window.saturating_sub(recent).min(rate.saturating_sub(in_second)).saturating_sub(self.admitted)
+    }
+
+    /// When [`Self::room`] is worth asking again, if nothing else changes.
+    pub(crate) fn room_at(&self, now: Instant) -> Instant {
+        self.next(now).max(now + Duration::from_millis(1))
+    }
+
+    /// Parts are let in.
+    pub(crate) const fn admit(&mut self, parts: usize) {
+        self.admitted = self.admitted.saturating_add(parts);
+    }
+
+    /// Parts that were let in are written, or will not be.
+    pub(crate) const fn leave(&mut self, parts: usize) {
+        self.admitted = self.admitted.saturating_sub(parts);
+    }
+
+    /// The carrier asked to slow down.
+    pub(crate) fn throttled(&mut self, now: Instant) {
+        // Many parts under way get the same answer: that is one request to slow down.
+        if self.paused_until.is_some_and(|until| until > now) {
+            return;
+        }
+        let calm = self.paused_until.is_none_or(|until| now > until + LONGEST_PAUSE);
+        self.pauses = if calm { 0 } else { self.pauses.saturating_add(1) };
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(5)).min(LONGEST_PAUSE);
+        self.paused_until = Some(now + pause);
+    }
+
+    /// The rate at a moment, between the start of the ramp and `tps`.
+    fn rate(&self, now: Instant) -> usize {
+        let Some(resumed) = self.paused_until else { return self.tps };
+        let seconds = now.saturating_duration_since(resumed).as_secs();
+        let halvings = u64::from(RAMP_FROM).saturating_sub(seconds);
+        (self.tps >> halvings).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn most_in(window: Duration, written: &[Instant]) -> usize {
+        written
+            .iter()
+            .enumerate()
+            .map(|(index, start)| written.iter().skip(index).take_while(|at| **at < *start + window).count())
+            .max()
+            .unwrap_or(0)
+    }
+
+    #[test]
+    fn a_throttled_account_pauses_and_ramps_up() {
+        let start = Instant::now();
+        let mut pace = Pace::new(80);
+        pace.throttled(start);
+        pace.throttled(start + Duration::from_millis(10));
+        assert_eq!(pace.room(start + Duration::from_millis(999)), 0);
+        let resumed = start + FIRST_PAUSE;
+        assert_eq!(pace.next(start), resumed);
+        assert_eq!(pace.rate(resumed), 10);
+        assert_eq!(pace.rate(resumed + Duration::from_secs(1)), 20);
+        assert_eq!(pace.rate(resumed + Duration::from_secs(3)), 80);
+        // Again throttled soon: twice the pause. After a calm time: the first pause again.
+        pace.throttled(resumed + Duration::from_secs(1));
+        assert_eq!(pace.next(resumed), resumed + Duration::from_secs(3));
+        let later = resumed + Duration::from_secs(100);
+        pace.throttled(later);
+        assert_eq!(pace.next(later), later + FIRST_PAUSE);
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_the_contract_in_any_second(
+            tps in 1_u16..300, waits in vec(0_u64..400, 1..600), throttles in vec(any::<bool>(), 600),
+        ) {
+            let mut now = Instant::now();
+            let mut pace = Pace::new(tps);
+            let mut written = Vec::new();
+            for (wait, throttle) in waits.iter().zip(throttles) {
+                // Mostly in a hurry, now and then idle.
+                if *wait > 390 { now += Duration::from_millis(*wait * 5); }
+                if throttle && *wait == 7 { pace.throttled(now); }
+                now = pace.next(now);
+                pace.write(now);
+                written.push(now);
+            }
+            prop_assert!(most_in(Duration::from_secs(1), &written) <= usize::from(tps));
+            prop_assert!(most_in(Duration::from_millis(100), &written) <= usize::from(tps).div_ceil(10));
+        }
+
+        #[test]
+        fn what_is_let_in_may_be_written_soon(tps in 1_u16..500, steps in vec(0_usize..40, 1..60)) {
+            let mut now = Instant::now();
+            let mut pace = Pace::new(tps);
+            for step in steps {
+                let room = pace.room(now);
+                pace.admit(room);
+                prop_assert_eq!(pace.room(now), 0);
+                for _ in 0..room.min(step) {
+                    prop_assert!(pace.next(now) <= now, "room means that it may be written now");
+                    pace.leave(1);
+                    pace.write(now);
+                }
+                pace.leave(room - room.min(step));
+                now = pace.room_at(now);
+            }
+        }
+
+        #[test]
+        fn the_rate_is_used(tps in 1_u16..200) {
+            let start = Instant::now();
+            let mut pace = Pace::new(tps);
+            let mut now = start;
+            for _ in 0..usize::from(tps) * 3 {
+                now = pace.next(now);
+                pace.write(now);
+            }
+            prop_assert!(now - start <= SECOND * 3);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Why the connector does not run.
+
+use std::path::PathBuf;
+
+use sotto_bus::{ConnectError as BusError, WorkError, topology::SetupError};
+use sotto_core::{AccountId, Classified, ErrorClass, carriers::CarrierFileError};
+use sotto_crypto::CryptoError;
+use sotto_runtime::{grpc::GrpcError, redis, redis::RedisError, tls::TlsError};
+
+use crate::adapters::smpp::ConnectError;
+
+/// Why the connector does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum CarrierError {
+    /// The carriers file cannot be read.
+    #[error("the carriers file {} cannot be read", path.display())]
+    CarriersRead {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The carriers file is not valid.
+    #[error("the carriers file {} has {} problem(s): {}", path.display(), problems.len(), list(problems))]
+    Carriers {
+        /// The file.
+        path: PathBuf,
+        /// Each problem with its place and its fix.
+        problems: Vec<CarrierFileError>,
+    },
+    /// What an account's bind needs is not there.
+    #[error("{}", .0.iter().map(|(account, why)| format!("account {account}: {why}")).collect::<Vec<_>>().join("; "))]
+    Accounts(Vec<(AccountId, String)>),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] TlsError),
+    /// The broker cannot be used.
+    #[error("the broker cannot be used")]
+    Broker(#[source] BusError),
+    /// The streams are not what the list says.
+    #[error("the broker is not set up")]
+    Setup(#[source] SetupError),
+    /// An account's work does not start.
+    #[error("the work of account {account} does not start")]
+    Work {
+        /// The account.
+        account: AccountId,
+        /// Why.
+        #[source]
+        source: WorkError,
+    },
+    /// Redis' settings cannot be used.
+    #[error("the settings of Redis cannot be used")]
+    Redis(#[source] RedisError),
+    /// A gRPC server or channel cannot be made, or serving ended.
+    #[error("gRPC to or from others failed")]
+    Grpc(#[source] GrpcError),
+    /// There is no randomness.
+    #[error("no randomness")]
+    Random(#[source] CryptoError),
+}
+
+fn list(problems: &[CarrierFileError]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl CarrierError {
+    pub(crate) fn accounts(failed: Vec<(AccountId, ConnectError)>) -> Self {
+        let why = |error: &ConnectError| sotto_runtime::telemetry::chain(error);
+        Self::Accounts(failed.into_iter().map(|(account, error)| (account, why(&error))).collect())
+    }
+}
+
+impl Classified for CarrierError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::CarriersRead { .. } | Self::Carriers { .. } | Self::Accounts(_) => ErrorClass::Reject,
+            Self::Tls(error) => error.class(),
+            Self::Broker(error) => error.class(),
+            Self::Setup(error) => error.class(),
+            Self::Work { source, .. } => source.class(),
+            Self::Redis(error) => redis::class(error),
+            Self::Grpc(error) => error.class(),
+            Self::Random(_) => ErrorClass::Bug,
+        }
+    }
+}

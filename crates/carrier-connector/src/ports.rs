@@ -1,0 +1,108 @@
+//! What the connector needs of others, by need.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{future::BoxFuture, stream::BoxStream};
+use sotto_core::{AccountId, Classified, ErrorClass, Timestamp, work::KeyWrap};
+use sotto_crypto::AeadKey;
+use sotto_proto::{LogEvent, WorkDelivery};
+
+/// Something that was to be stored is not known to be stored.
+#[derive(Debug, thiserror::Error)]
+#[error("the broker did not store or read {what}")]
+pub(crate) struct LogError {
+    /// What.
+    pub(crate) what: &'static str,
+    /// Why.
+    #[source]
+    pub(crate) source: Box<dyn std::error::Error + Send + Sync>,
+    /// What may be done about it.
+    pub(crate) class: ErrorClass,
+}
+
+impl Classified for LogError {
+    fn class(&self) -> ErrorClass {
+        self.class
+    }
+}
+
+/// A piece of the log.
+pub(crate) type History = BoxStream<'static, Result<Vec<LogEvent>, LogError>>;
+
+/// The log of events and the way back to routing. What is done is stored and fsynced.
+pub(crate) trait Log: Send + Sync {
+    /// Records events, each in the shard of its message, in their order.
+    fn events(&self, events: Vec<LogEvent>) -> BoxFuture<'_, Result<(), LogError>>;
+
+    /// Gives messages back to routing.
+    fn back(&self, items: Vec<WorkDelivery>) -> BoxFuture<'_, Result<(), LogError>>;
+
+    /// Reads everything that is in the log at this moment, oldest first.
+    fn history(&self) -> BoxFuture<'_, Result<History, LogError>>;
+}
+
+/// What came of one wrap.
+#[derive(Clone, Debug)]
+pub(crate) enum Unwrapped {
+    /// The session key.
+    Key {
+        /// The key.
+        key: Arc<AeadKey>,
+        /// Forget it then.
+        dies_at: Timestamp,
+    },
+    /// The bucket key is destroyed: what it guarded is deleted.
+    Destroyed,
+    /// This account may not carry the tenant's messages.
+    NotAllowed,
+    /// The wrap belongs to nothing.
+    Invalid,
+}
+
+/// Privacy cannot be asked now.
+#[derive(Debug, thiserror::Error)]
+#[error("privacy did not answer")]
+pub(crate) struct KeysError(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
+
+impl Classified for KeysError {
+    fn class(&self) -> ErrorClass {
+        ErrorClass::Retry { after: Duration::from_secs(1) }
+    }
+}
+
+/// Opens wraps of session keys.
+pub(crate) trait Keys: Send + Sync {
+    /// One answer a wrap, in their order; 1 to 256 wraps.
+    fn unwrap<'a>(
+        &'a self,
+        account: &'a AccountId,
+        wraps: &'a [Arc<KeyWrap>],
+    ) -> BoxFuture<'a, Result<Vec<Unwrapped>, KeysError>>;
+}
+
+/// A security-relevant act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// The process takes work.
+    Started,
+    /// The process takes no more work.
+    Stopped,
+    /// Configuration and carriers file were loaded; the object is the file's digest.
+    Configured,
+    /// A carrier let us in.
+    BindUp,
+    /// A bind ended or was refused.
+    BindDown,
+    /// Privacy refused to unwrap a key.
+    UnwrapRefused,
+    /// Redis was rebuilt from the log.
+    Rebuilt,
+    /// The way to a carrier is not encrypted, by an operator's decision.
+    TlsWaived,
+}
+
+/// Tells acts to audit. Never waited for.
+pub(crate) trait Witness: Send + Sync {
+    /// Tells one act: what it was done to, and `ok` or a stable name of what went wrong.
+    fn tell(&self, act: Act, object: &str, outcome: &'static str);
+}

@@ -1,0 +1,219 @@
+//! The connector as a process.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use sotto_bus::{
+    AuditTrail, Bus, BusOptions, Delivery, Handler, Outcome, Service as BusService, Topology, Worker,
+    WorkerConfig,
+    topology::{Cell, consumer_name},
+};
+use sotto_core::{Lane, carriers::CarriersFile};
+use sotto_crypto::{MacKey, hash::sha256};
+use sotto_proto::pipeline::v1::WorkBatch;
+use sotto_runtime::{
+    Context, Service,
+    grpc::{self, GrpcServer, ServerLimits},
+    redis::Redis,
+    tls::{ClientAuth, PeerService, Tls},
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    adapters::{
+        broker::{AuditWitness, Broker},
+        ledger::Ledger,
+        ops::Ops,
+        privacy::Privacy,
+        smpp::{check_files, keep_bound},
+    },
+    app::{
+        account::{Account, Shared},
+        keyring::KeepKeys,
+        line::Line,
+        rebuild::Rebuilder,
+    },
+    config::{CarrierConfig, DEFAULT_TOML},
+    error::CarrierError,
+    ports::{Act, Witness},
+};
+
+/// What is left for closing the bus once work is drained.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// Peers are the operator's tools.
+const LIMITS: ServerLimits = ServerLimits { connections: 16, streams: 16 };
+
+/// The service.
+#[derive(Debug)]
+pub struct Carrier;
+
+impl Service for Carrier {
+    const NAME: &'static str = "carrier";
+    const DEFAULT_TOML: &'static str = DEFAULT_TOML;
+    type Config = CarrierConfig;
+    type Error = CarrierError;
+
+    async fn run(config: CarrierConfig, context: Context) -> Result<(), CarrierError> {
+        let connected = context.ready.condition("broker");
+        let reliable = context.ready.condition("redis");
+        let working = context.ready.condition("work");
+        let (carriers, digest) = read_carriers(&config.carriers.file)?;
+        let tls = Tls::load(&config.tls).map_err(CarrierError::Tls)?;
+        tls.watch(&context);
+        let bus = connect(&config, &context).await?;
+        connected.set(true);
+        let audit = AuditWitness(AuditTrail::start(&bus));
+        audit.tell(Act::Started, &context.instance, "ok");
+        audit.tell(Act::Configured, &digest, "ok");
+
+        let witness: Arc<dyn Witness> = Arc::new(audit);
+        let accounts = accounts(&config, &context, &carriers, &tls, &bus, Arc::clone(&witness))?;
+        let not_ready = accounts.first().map(|account| Arc::clone(&account.shared.not_ready)).unwrap_or_default();
+        let rebuilder = Rebuilder::new(accounts.clone(), not_ready);
+        let watching = Arc::clone(&rebuilder).watch(reliable, context.stop.clone());
+        context.tasks.spawn_critical("redis watch", watching);
+        let server = GrpcServer::bind(config.grpc.listen, &tls, ClientAuth::Required, LIMITS).await;
+        let server = server.map_err(CarrierError::Grpc)?;
+        context.info.bound("grpc", server.local_addr());
+        let ops = Ops::service(rebuilder, context.tasks.clone());
+        let stop = context.stop.clone();
+        context.tasks.spawn_critical("operators' server", async move {
+            server.serve(&stop, |server| server.add_service(ops)).await
+        });
+
+        let drained = CancellationToken::new();
+        let folder = config.carriers.file.parent().unwrap_or(Path::new("")).to_owned();
+        let mut workers = Vec::new();
+        for account in &accounts {
+            let bound = keep_bound(Arc::clone(account), folder.clone(), context.stop.clone(), drained.clone());
+            context.tasks.spawn_critical(format!("carrier {}", account.settings.id), bound);
+            workers.push(work(&config, &bus, account).await?);
+        }
+        working.set(true);
+
+        context.stop.requested().await;
+        working.set(false);
+        witness.tell(Act::Stopped, &context.instance, "ok");
+        let longest = accounts.iter().map(|account| account.settings.response_timeout).max().unwrap_or_default();
+        let stopping = workers.iter().map(|worker| worker.stop(longest + config.connector.skew.get()));
+        let finished = futures::future::join_all(stopping).await.into_iter().all(|finished| finished);
+        drained.cancel();
+        // Binds end, and their last receipts are stored, before the bus closes.
+        let held = accounts.iter().map(|account| account.line.ended());
+        let unbound = tokio::time::timeout(longest + CLOSE, futures::future::join_all(held)).await.is_ok();
+        let closed = bus.close(CLOSE).await;
+        tracing::info!(finished, unbound, closed, "stopped");
+        Ok(())
+    }
+}
+
+/// Reads the carriers file and its digest.
+fn read_carriers(path: &Path) -> Result<(CarriersFile, String), CarrierError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| CarrierError::CarriersRead { path: path.to_owned(), source })?;
+    let file = CarriersFile::parse(&text)
+        .map_err(|problems| CarrierError::Carriers { path: path.to_owned(), problems })?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let failed = |settings: &sotto_core::carriers::Account| {
+        check_files(settings, folder).err().map(|error| (settings.id.clone(), error))
+    };
+    let failed: Vec<_> = file.accounts.iter().filter_map(failed).collect();
+    if !failed.is_empty() {
+        return Err(CarrierError::accounts(failed));
+    }
+    // The same version as in the events of routing.
+    let digest = sha256(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Ok((file, digest))
+}
+
+async fn connect(config: &CarrierConfig, context: &Context) -> Result<Bus, CarrierError> {
+    let key = MacKey::generate().map_err(CarrierError::Random)?;
+    let options = BusOptions {
+        service: BusService::Carrier,
+        instance: context.instance.clone(),
+        cell: Cell { id: config.cell.id.clone(), shards: config.cell.shards, replicas: 1 },
+        topology: Topology::embedded().map_err(|source| CarrierError::Setup(source.into()))?,
+        clock: Arc::clone(&context.clock),
+        digest: Arc::new(move |bytes| key.mac("quarantine", &[bytes])),
+    };
+    let bus = Bus::connect(&config.nats, options).await.map_err(CarrierError::Broker)?;
+    sotto_bus::topology::verify(&bus, &[]).await.map_err(CarrierError::Setup)?;
+    Ok(bus)
+}
+
+fn accounts(
+    config: &CarrierConfig,
+    context: &Context,
+    carriers: &CarriersFile,
+    tls: &Tls,
+    bus: &Bus,
+    witness: Arc<dyn Witness>,
+) -> Result<Vec<Arc<Account>>, CarrierError> {
+    let redis = Redis::new(&config.redis, tls).map_err(CarrierError::Redis)?;
+    let PrivacyAddress { endpoint, name } = PrivacyAddress::of(config);
+    let channel = grpc::channel(&endpoint, tls, &name, config.privacy.connect_timeout.get())
+        .map_err(CarrierError::Grpc)?;
+    let shared = Shared {
+        cell: config.cell.id.clone(),
+        clock: Arc::clone(&context.clock),
+        log: Arc::new(Broker::new(bus)),
+        keys: Arc::new(Privacy::new(channel, config.privacy.timeout.get())),
+        witness,
+        not_ready: Arc::new(Notify::new()),
+        skew: config.connector.skew.get(),
+        keep_keys: KeepKeys {
+            count: usize::try_from(config.connector.keys).unwrap_or(usize::MAX),
+            time: config.connector.keys_kept.get(),
+        },
+    };
+    let account = |settings: &sotto_core::carriers::Account| {
+        let ledger = Arc::new(Ledger::new(redis.clone(), &settings.id, settings.receipt_wait));
+        let failover_after = config.connector.failover_after.get();
+        let line = Line::new(settings.window, settings.tps, failover_after, context.stop.clone());
+        Account::new(settings.clone(), ledger, line, shared.clone())
+    };
+    Ok(carriers.accounts.iter().map(account).collect())
+}
+
+struct PrivacyAddress {
+    endpoint: String,
+    name: String,
+}
+
+impl PrivacyAddress {
+    fn of(config: &CarrierConfig) -> Self {
+        Self { endpoint: config.privacy.endpoint.clone(), name: PeerService::Privacy.tls_name() }
+    }
+}
+
+/// Takes what waits for one account, the urgent lanes first.
+struct AccountWork(Arc<Account>);
+
+impl Handler<WorkBatch> for AccountWork {
+    async fn handle(&self, delivery: Delivery<WorkBatch>) -> Vec<Outcome> {
+        self.0.handle(delivery.items).await
+    }
+
+    async fn ready(&self) -> usize {
+        self.0.line.ready().await
+    }
+}
+
+async fn work(
+    config: &CarrierConfig,
+    bus: &Bus,
+    account: &Arc<Account>,
+) -> Result<Worker<WorkBatch>, CarrierError> {
+    let consumers = Lane::ALL.map(|lane| consumer_name::carrier(&account.settings.id, lane));
+    let settings = WorkerConfig {
+        concurrency: usize::from(config.connector.batches),
+        handler_timeout: account.settings.response_timeout,
+        skew: config.connector.skew.get(),
+        ..WorkerConfig::default()
+    };
+    let handler = Arc::new(AccountWork(Arc::clone(account)));
+    Worker::start(bus, "WAITING", &consumers, handler, settings)
+        .await
+        .map_err(|source| CarrierError::Work { account: account.settings.id.clone(), source })
+}

@@ -1,0 +1,165 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand};
+use sotto_core::{CellId, Shards};
+
+use crate::commands::{client::NewClient, send::NewMessage};
+
+/// Sotto: a self-hosted, confidential SMS aggregator.
+#[derive(Debug, Parser)]
+#[command(name = "sotto", version, arg_required_else_help = true)]
+pub(crate) struct Args {
+    /// Folder of the cell
+    #[arg(long, global = true, default_value = "cell", value_name = "DIR")]
+    pub(crate) cell: PathBuf,
+    /// Results as JSON, one object a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No colours, also on a terminal
+    #[arg(long, global = true)]
+    pub(crate) no_colour: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a cell: keys, certificates, configuration; once and offline
+    Init {
+        /// Name of the cell (a-z, 0-9, -), part of every subject
+        #[arg(long, default_value = "vn")]
+        id: CellId,
+        /// Number of shards, 1 to 64; fixed for the cell's life
+        #[arg(long, default_value = "4", value_parser = shards)]
+        shards: Shards,
+        /// Further DNS name or IP address for the certificates; repeat for several
+        #[arg(long = "host")]
+        hosts: Vec<String>,
+    },
+    /// Run the cell on this machine until Ctrl-C
+    Up {
+        /// Carriers file; without it, the simulator that delivers to nobody
+        #[arg(long, value_name = "FILE")]
+        carriers: Option<PathBuf>,
+        /// Where clients connect (gRPC over TLS); port 0 lets the system choose
+        #[arg(long, default_value = "127.0.0.1:7443")]
+        listen: SocketAddr,
+        /// Where tokens are asked for (HTTPS); port 0 lets the system choose
+        #[arg(long, default_value = "127.0.0.1:7444")]
+        token_listen: SocketAddr,
+        /// Folder of the services' programs; default: beside this program
+        #[arg(long, value_name = "DIR")]
+        programs: Option<PathBuf>,
+    },
+    /// The owner of the cell
+    #[command(subcommand)]
+    Owner(Owner),
+    /// The programs that may send
+    #[command(subcommand)]
+    Client(Client),
+    /// Send a message
+    Send(NewMessage),
+    /// Look at messages
+    #[command(subcommand)]
+    Message(Message),
+    /// The ledger: every accepted message is somewhere
+    #[command(subcommand)]
+    Ledger(Ledger),
+    /// Rebuild what Redis holds from the log, while traffic runs
+    Rebuild,
+    /// The audit log
+    #[command(subcommand)]
+    Audit(Audit),
+    /// What could not be handled
+    #[command(subcommand)]
+    Quarantine(Quarantine),
+    /// Look for what is wrong with this machine, the cell and its processes
+    Doctor,
+}
+
+/// `sotto owner …`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum Owner {
+    /// Redeem the invitation that `sotto init` made
+    Claim,
+}
+
+/// `sotto client …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Client {
+    /// Register a client and write its credentials
+    Create(NewClient),
+    /// List the clients
+    List,
+    /// Give a client no more tokens
+    Disable {
+        /// Its id
+        client_id: String,
+    },
+}
+
+/// `sotto message …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Message {
+    /// Show a message's state and journey
+    Show {
+        /// Its id
+        message_id: String,
+        /// Client that asks: the name given to `sotto client create`
+        #[arg(long)]
+        client: String,
+        /// Wait so many seconds for its end
+        #[arg(long, value_parser = seconds)]
+        wait: Option<Duration>,
+    },
+}
+
+/// `sotto ledger …`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum Ledger {
+    /// Prove from the log that accepted = waiting + in flight + ended, and that nothing is lost
+    Check,
+}
+
+/// `sotto audit …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// Prove that an event of a message's journey is in the log, and check the proof here
+    Prove {
+        /// Event sequence, as `sotto message show` tells it
+        event_sequence: u64,
+        /// Wait so many seconds for the log to commit it
+        #[arg(long, value_parser = seconds, default_value = "10")]
+        wait: Duration,
+    },
+    /// Verify a copy of the whole log offline: every tile, every entry, the signature
+    Verify {
+        /// Folder with the log; default: the cell's own
+        #[arg(long, value_name = "DIR")]
+        log: Option<PathBuf>,
+        /// Verifier key of the log (C2SP vkey); default: the cell's own
+        #[arg(long)]
+        key: Option<String>,
+    },
+}
+
+/// `sotto quarantine …`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum Quarantine {
+    /// List what is in quarantine, newest last
+    List,
+}
+
+fn shards(text: &str) -> Result<Shards, String> {
+    let count: std::num::NonZeroU16 = text.parse().map_err(|_| "not a number from 1 to 64".to_owned())?;
+    if count.get() <= 64 { Ok(Shards::new(count)) } else { Err("at most 64".to_owned()) }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: u64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    if seconds <= 86_400 { Ok(Duration::from_secs(seconds)) } else { Err("at most 86400".to_owned()) }
+}

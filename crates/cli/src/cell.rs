@@ -1,0 +1,110 @@
+//! A cell on disk: the folder that `sotto init` makes and every other command works in.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sotto_core::{CellId, Shards};
+
+use crate::CliError;
+
+/// Services of a cell, in the order in which `sotto up` starts them (docs/ARCHITECTURE.md, "Birth of a cell").
+pub(crate) const SERVICES: [&str; 6] = ["privacy", "identity", "audit", "routing", "carrier", "ingress"];
+
+/// `cell.toml`: what was fixed at the cell's birth.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CellFile {
+    /// Version of this file's format: 1.
+    pub version: u32,
+    /// The cell's name.
+    pub id: CellId,
+    /// Its number of shards.
+    pub shards: Shards,
+    /// When it was made, RFC 3339.
+    pub created_at: String,
+}
+
+/// A cell's folder.
+#[derive(Clone, Debug)]
+pub struct CellDir {
+    root: PathBuf,
+}
+
+impl CellDir {
+    /// The folder at this path, whether or not it is there.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A path inside.
+    pub fn path(&self, inside: impl AsRef<Path>) -> PathBuf {
+        self.root.join(inside)
+    }
+
+    /// Reads `cell.toml`.
+    pub fn open(&self) -> Result<CellFile, CliError> {
+        let path = self.path("cell.toml");
+        let text = std::fs::read_to_string(&path).map_err(|_| {
+            CliError::new(format!("{} is not a cell", self.root.display()))
+                .fix(format!("make one with: sotto init --cell {}", self.root.display()))
+        })?;
+        let cell: CellFile = toml::from_str(&text).map_err(|error| {
+            CliError::new(format!("{} cannot be read: {}", path.display(), error.message()))
+                .fix("restore it from a backup: it is never edited by hand")
+        })?;
+        if cell.version == 1 {
+            Ok(cell)
+        } else {
+            Err(CliError::new(format!("{} has format {}", path.display(), cell.version))
+                .fix("use the version of sotto that made this cell, or a newer one"))
+        }
+    }
+
+    /// A service's configuration file.
+    pub fn config(&self, service: &str) -> PathBuf {
+        self.path(format!("config/{service}.toml"))
+    }
+
+    /// Where the running cell says which addresses it listens on.
+    pub fn run_file(&self) -> PathBuf {
+        self.path("run/cell.json")
+    }
+
+    /// The addresses of the running cell.
+    pub fn running(&self) -> Result<Running, CliError> {
+        let not_running = || {
+            CliError::new(format!("the cell in {} is not running", self.root.display()))
+                .fix(format!("start it with: sotto up --cell {}", self.root.display()))
+        };
+        let text = std::fs::read_to_string(self.run_file()).map_err(|_| not_running())?;
+        serde_json::from_str(&text).map_err(|_| not_running())
+    }
+}
+
+/// `run/cell.json`: where a running cell listens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Running {
+    /// Process id of `sotto up`.
+    pub supervisor: u32,
+    /// `tls://host:port` of the broker.
+    pub nats: String,
+    /// Process ids, by service name.
+    pub processes: std::collections::BTreeMap<String, u32>,
+    /// `host:port` of each listener, by service and listener: `ingress.grpc`, `identity.https`, `ingress.admin`.
+    pub addresses: std::collections::BTreeMap<String, String>,
+}
+
+impl Running {
+    /// The address of a listener.
+    pub fn address(&self, listener: &str) -> Result<&str, CliError> {
+        self.addresses.get(listener).map(String::as_str).ok_or_else(|| {
+            CliError::new(format!("the running cell has no listener {listener}"))
+                .fix("restart it with the same version of sotto")
+        })
+    }
+}

@@ -1,0 +1,111 @@
+//! `sotto send`: hands over one message.
+
+use std::io::Read as _;
+
+use sotto_core::Clock;
+use sotto_proto::message::v1::{
+    Encoding, MessageClass, OutboundMessage, SendRequest, message_service_client::MessageServiceClient,
+};
+
+use super::{authorised, channel, refused};
+use crate::{CliError, Output, Tone, cell::CellDir, credentials::Credentials};
+
+/// The most that is read from standard input: far more than ten parts.
+const MAX_TEXT: u64 = 64 * 1024;
+
+/// A message.
+#[derive(clap::Args)]
+pub(crate) struct NewMessage {
+    /// Client that sends: the name given to `sotto client create`
+    #[arg(long)]
+    client: String,
+    /// Recipient in E.164: +84912345678
+    #[arg(long)]
+    to: String,
+    /// Sender: one of the client's
+    #[arg(long)]
+    from: String,
+    /// Text; `-` reads it from standard input, where other users of the machine cannot see it
+    #[arg(long)]
+    text: String,
+    /// What it is for
+    #[arg(long, value_parser = ["otp", "transactional", "promotional", "ad-invite"], default_value = "otp")]
+    class: String,
+    /// Seconds it may take until a carrier has it; default by class
+    #[arg(long)]
+    validity: Option<u32>,
+    /// The same key sends once, however often it is asked
+    #[arg(long, default_value = "")]
+    idempotency_key: String,
+}
+
+impl std::fmt::Debug for NewMessage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewMessage")
+            .field("client", &self.client)
+            .field("class", &self.class)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) async fn send(
+    dir: &CellDir,
+    new: NewMessage,
+    clock: &dyn Clock,
+    output: &Output,
+) -> Result<(), CliError> {
+    let credentials = client(dir, &new.client)?;
+    let token = credentials.token(dir, "message:send", clock).await?;
+    let text = if new.text == "-" { standard_input()? } else { new.text };
+    let class = match new.class.as_str() {
+        "otp" => MessageClass::Otp,
+        "transactional" => MessageClass::Transactional,
+        "promotional" => MessageClass::Promotional,
+        _ => MessageClass::AdInvite,
+    };
+    let message = OutboundMessage {
+        to: new.to,
+        from: new.from,
+        text,
+        class: class.into(),
+        validity: new.validity.map(|seconds| prost_types::Duration { seconds: i64::from(seconds), nanos: 0 }),
+    };
+    let request = SendRequest { message: Some(message), idempotency_key: new.idempotency_key };
+    let mut ingress = MessageServiceClient::new(channel(dir, "ingress")?);
+    let sent = ingress
+        .send(authorised(request, &token)?)
+        .await
+        .map_err(|status| refused("the message was refused", &status))?
+        .into_inner();
+    let encoding = match sent.encoding() {
+        Encoding::Unspecified => "",
+        Encoding::Gsm7 => "GSM-7",
+        Encoding::Ucs2 => "UCS-2",
+    };
+    output.json(&serde_json::json!({
+        "message_id": sent.message_id, "encoding": encoding, "parts": sent.parts, "units": sent.units,
+        "repeated": sent.repeated,
+    }))?;
+    output.line(format!(
+        "{} {}  {} part(s), {encoding}, {} units",
+        output.tone(Tone::Good, "accepted"),
+        sent.message_id,
+        sent.parts,
+        sent.units
+    ))
+}
+
+/// The credentials of a client by its name.
+pub(crate) fn client(dir: &CellDir, name: &str) -> Result<Credentials, CliError> {
+    let fix = "make it with: sotto client create --name NAME --tenant TENANT --sender SENDER";
+    Credentials::read(&Credentials::client_file(dir, name), fix)
+}
+
+fn standard_input() -> Result<String, CliError> {
+    let mut text = String::new();
+    std::io::stdin()
+        .take(MAX_TEXT)
+        .read_to_string(&mut text)
+        .map_err(|error| CliError::caused_by("the text cannot be read", &error).fix("give UTF-8 text"))?;
+    Ok(text.trim_end_matches('\n').to_owned())
+}

@@ -1,0 +1,71 @@
+//! The birth of a cell: everything that is made once and offline.
+//!
+//! A certificate authority and a certificate for every process, two nkeys for each of the broker's users, Redis users,
+//! keystores with their unlock secrets, a configuration file for each service, and the owner's one-time invitation.
+
+mod files;
+mod keys;
+mod pki;
+mod redis;
+mod services;
+
+use std::fmt::Write as _;
+
+use sotto_core::{CellId, Clock, Shards};
+
+use crate::{
+    CliError,
+    cell::{CellDir, CellFile},
+    error::at,
+};
+
+/// What a new cell is like.
+#[derive(Clone, Debug)]
+pub(crate) struct NewCell {
+    /// Its name.
+    pub(crate) id: CellId,
+    /// Its number of shards.
+    pub(crate) shards: Shards,
+    /// Further DNS names and IP addresses that its certificates are valid for.
+    pub(crate) hosts: Vec<String>,
+}
+
+/// Makes a cell in a folder that is empty or not there yet.
+pub(crate) fn init(dir: &CellDir, new: &NewCell, clock: &dyn Clock) -> Result<(), CliError> {
+    let root = dir.root();
+    let taken = std::fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_some());
+    if taken {
+        return Err(CliError::new(format!("{} is not empty", root.display()))
+            .fix("give --cell a folder that is empty or not there yet: a cell is made once"));
+    }
+    files::folder_of_owner(root)?;
+    for folder in
+        ["secrets", "keystore", "nats/nkeys", "data/nats", "data/audit", "data/identity", "run", "logs"]
+    {
+        files::folder_of_owner(&dir.path(folder))?;
+    }
+    let now = clock.now();
+    pki::create(dir, &new.id, &new.hosts, now)?;
+    let users = keys::nats(dir)?;
+    keys::keystores(dir, &new.id, now)?;
+    keys::invitation(dir, now)?;
+    keys::simulator(dir)?;
+    redis::create(dir, &new.id)?;
+    services::create(dir, new, &users)?;
+    // Last: a folder without it is not a cell.
+    let cell = CellFile { version: 1, id: new.id.clone(), shards: new.shards, created_at: now.to_string() };
+    let text = toml::to_string(&cell).map_err(|error| CliError::caused_by("cell.toml", &error))?;
+    files::public(&dir.path("cell.toml"), text.as_bytes())?;
+    std::fs::File::open(root).and_then(|folder| folder.sync_all()).map_err(at(root))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _written = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+//! Redis of a cell: TLS only, one user and one key prefix a service.
+
+use std::fmt::Write as _;
+
+use sotto_core::CellId;
+use sotto_crypto::{hash::sha256, random::random_array};
+
+use super::{files, hex};
+use crate::{CliError, cell::CellDir};
+
+/// Services that use Redis.
+const USERS: [&str; 3] = ["ingress", "carrier", "identity"];
+
+/// What a service may do: read and write keys under its own prefix, and run its scripts. `INFO` tells a script which
+/// run of the server it talks to (docs/adr/0005). Nothing that lists, flushes or administers.
+const COMMANDS: &str = "-@all +@read +@write +@scripting +@transaction +@connection +time -@dangerous +info";
+
+/// Makes `redis/users.acl`, `redis/redis.conf` and a password file for every user.
+pub(super) fn create(dir: &CellDir, cell: &CellId) -> Result<(), CliError> {
+    let mut acl = String::from("user default off resetpass resetkeys resetchannels -@all\n");
+    for user in USERS {
+        let hash = password(dir, user)?;
+        writeln!(acl, "user {user} on #{hash} ~sotto:{user}:* resetchannels {COMMANDS}")
+            .map_err(fmt_failed)?;
+    }
+    // For people in an emergency (docs/runbooks): no service knows its password.
+    let hash = password(dir, "admin")?;
+    writeln!(acl, "user admin on #{hash} allkeys allchannels +@all").map_err(fmt_failed)?;
+    files::secret(&dir.path("redis/users.acl"), acl.as_bytes())?;
+    files::public(&dir.path("redis/redis.conf"), configuration(cell).as_bytes())?;
+    files::folder_of_owner(&dir.path("data/redis"))
+}
+
+fn password(dir: &CellDir, user: &str) -> Result<String, CliError> {
+    let random = random_array::<32>().map_err(|error| CliError::caused_by("no randomness", &error))?;
+    let password = hex(&random);
+    files::secret(&dir.path(format!("secrets/redis-{user}")), password.as_bytes())?;
+    Ok(hex(&sha256(password.as_bytes())))
+}
+
+fn fmt_failed(error: std::fmt::Error) -> CliError {
+    CliError::caused_by("the Redis users could not be written", &error)
+}
+
+/// Redis goes into its `dir` before it opens anything else, so paths are relative to that. `sotto up` adds the port.
+fn configuration(cell: &CellId) -> String {
+    format!(
+        "# Redis of Sotto cell {cell}. Made by `sotto init`.\n\
+         # Losing all of it loses no message: it is rebuilt from the log (docs/ARCHITECTURE.md, INV-9).\n\
+         bind 127.0.0.1 -::1\n\
+         port 0\n\
+         tls-cert-file ../../tls/redis.pem\n\
+         tls-key-file ../../tls/redis.key\n\
+         tls-ca-cert-file ../../tls/ca.pem\n\
+         tls-auth-clients yes\n\
+         tls-protocols \"TLSv1.2 TLSv1.3\"\n\
+         aclfile ../../redis/users.acl\n\
+         daemonize no\n\
+         dir data/redis\n\
+         appendonly yes\n\
+         appendfsync everysec\n\
+         save \"\"\n\
+         maxmemory-policy noeviction\n\
+         timeout 0\n\
+         tcp-keepalive 60\n"
+    )
+}

@@ -1,0 +1,69 @@
+use std::os::unix::fs::PermissionsExt as _;
+
+use sotto_core::{ManualClock, Timestamp};
+
+use super::*;
+
+fn new_cell() -> NewCell {
+    let shards = Shards::new(std::num::NonZeroU16::new(2).unwrap());
+    NewCell { id: "test".parse().unwrap(), shards, hosts: vec!["sms.example.vn".to_owned()] }
+}
+
+fn clock() -> ManualClock {
+    ManualClock::new(Timestamp::from_unix_seconds(1_795_000_000))
+}
+
+#[test]
+fn a_cell_is_made_once_with_secrets_for_its_owner_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = CellDir::new(folder.path().join("cell"));
+    init(&dir, &new_cell(), &clock()).unwrap();
+    assert_eq!(dir.open().unwrap().id, "test".parse().unwrap());
+
+    let mut files = vec![dir.root().to_path_buf()];
+    let mut seen = 0;
+    while let Some(path) = files.pop() {
+        let metadata = std::fs::metadata(&path).unwrap();
+        if metadata.is_dir() {
+            files.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        seen += 1;
+        let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+        let secret = text.contains("PRIVATE KEY")
+            || text.starts_with("SU")
+            || path.extension().is_some_and(|extension| extension == "sks")
+            || path.to_string_lossy().contains("secrets/")
+            || text.starts_with("sotto-invitation-");
+        if secret {
+            assert_eq!(metadata.permissions().mode() & 0o077, 0, "{} is readable by others", path.display());
+        }
+    }
+    assert!(seen > 40, "{seen} files");
+
+    let again = init(&dir, &new_cell(), &clock()).unwrap_err();
+    assert!(again.to_string().contains("is not empty"), "{again}");
+}
+
+#[test]
+fn the_broker_has_two_keys_for_everybody() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = CellDir::new(folder.path().join("cell"));
+    init(&dir, &new_cell(), &clock()).unwrap();
+    let conf = std::fs::read_to_string(dir.path("nats/nats-server.conf")).unwrap();
+    for user in keys::NATS_USERS {
+        for place in ["current", "next"] {
+            let seed = std::fs::read_to_string(dir.path(format!("nats/nkeys/{user}.{place}.seed"))).unwrap();
+            let public = nkeys::KeyPair::from_seed(&seed).unwrap().public_key();
+            assert!(conf.contains(&public), "{user}.{place}");
+            assert!(!conf.contains(seed.trim()), "a seed is in the broker's configuration");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_a_cell_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = CellDir::new(folder.path()).open().unwrap_err();
+    assert!(error.remedy().unwrap().starts_with("make one with: sotto init"), "{error}");
+}

@@ -1,0 +1,89 @@
+//! `sotto`: the tool for people.
+//!
+//! It makes a cell ([`init`]), runs one on a single machine ([`up`]), and asks a running cell: send, show, prove, check.
+//! It never writes the configuration or state of a service: what it changes, it asks the owning service to change.
+//! Results go to standard output (JSON with `--json`), errors to standard error with what to do about them.
+
+mod args;
+mod cell;
+mod commands;
+mod credentials;
+mod error;
+mod http;
+mod init;
+mod ledger;
+mod output;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use sotto_core::{Clock, SystemClock};
+
+use crate::{
+    args::{Args, Audit, Client, Command, Ledger, Message, Owner, Quarantine},
+    init::NewCell,
+    up::UpOptions,
+};
+pub use crate::{
+    cell::{CellDir, CellFile, Running},
+    error::CliError,
+    output::{Output, Tone},
+};
+
+/// Runs the command line. Exit codes: 0 done; 1 it went wrong; 2 the command line is wrong.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let output = Output::new(args.json, args.no_colour);
+    sotto_runtime::tls::install_provider();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output.error(&CliError::caused_by("the program cannot start", &error));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(args, &output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args, output: &Output) -> Result<(), CliError> {
+    let dir = CellDir::new(args.cell);
+    let clock: &dyn Clock = &SystemClock;
+    match args.command {
+        Command::Init { id, shards, hosts } => {
+            let new = NewCell { id, shards, hosts };
+            init::init(&dir, &new, clock)?;
+            output.json(&serde_json::json!({ "cell": dir.root(), "id": new.id, "shards": new.shards }))?;
+            output.line(format!("cell {} made in {}", new.id, dir.root().display()))?;
+            output.line("keep ca/ca.key and secrets/ safe; keystore/buckets.sks must never be backed up")?;
+            output.line(format!("next: sotto up --cell {}", dir.root().display()))
+        }
+        Command::Up { carriers, listen, token_listen, programs } => {
+            up::up(&dir, &UpOptions { carriers, listen, token_listen, programs }, output).await
+        }
+        Command::Owner(Owner::Claim) => commands::owner::claim(&dir, output).await,
+        Command::Client(Client::Create(new)) => commands::client::create(&dir, new, clock, output).await,
+        Command::Client(Client::List) => commands::client::list(&dir, clock, output).await,
+        Command::Client(Client::Disable { client_id }) => {
+            commands::client::disable(&dir, client_id, clock, output).await
+        }
+        Command::Send(message) => commands::send::send(&dir, message, clock, output).await,
+        Command::Message(Message::Show { message_id, client, wait }) => {
+            commands::message::show(&dir, &client, &message_id, wait, clock, output).await
+        }
+        Command::Ledger(Ledger::Check) => commands::ledger::check(&dir, output).await,
+        Command::Rebuild => commands::rebuild::rebuild(&dir, output).await,
+        Command::Audit(Audit::Prove { event_sequence, wait }) => {
+            commands::audit::prove(&dir, event_sequence, wait, output).await
+        }
+        Command::Audit(Audit::Verify { log, key }) => commands::audit::verify(&dir, log, key, output),
+        Command::Quarantine(Quarantine::List) => commands::quarantine::list(&dir, output).await,
+        Command::Doctor => commands::doctor::doctor(&dir, output).await,
+    }
+}

@@ -1,0 +1,335 @@
+//! How each process of a cell is started.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use sotto_bus::{
+    Bus, BusOptions, NatsConfig, Service, Topology,
+    topology::{Cell, apply},
+};
+use sotto_core::{AccountId, SystemClock, carriers::CarriersFile};
+use sotto_crypto::MacKey;
+
+use super::{UpOptions, child::Recipe};
+use crate::{
+    CliError,
+    cell::{CellDir, CellFile, Running},
+    error::at,
+};
+
+/// The account of the cell's own simulator.
+const SIMULATOR_ACCOUNT: &str = "simulator";
+
+pub(super) struct Recipes {
+    dir: CellDir,
+    cell: CellFile,
+    options: UpOptions,
+    programs: PathBuf,
+    /// Parts of the environment that fix a service's addresses once they are known.
+    pinned: Vec<(String, String, String)>,
+}
+
+/// Where a service writes the address of its admin server.
+pub(super) fn address_file(dir: &CellDir, service: &str) -> PathBuf {
+    dir.path(format!("run/{service}.admin"))
+}
+
+impl Recipes {
+    pub(super) fn new(dir: &CellDir, cell: &CellFile, options: &UpOptions) -> Result<Self, CliError> {
+        let programs = match &options.programs {
+            Some(folder) => folder.clone(),
+            None => std::env::current_exe()
+                .ok()
+                .and_then(|program| program.parent().map(Path::to_path_buf))
+                .ok_or_else(|| {
+                    CliError::new("the folder of this program is not known").fix("give --programs")
+                })?,
+        };
+        // What an earlier run left behind would be taken for this one's.
+        for file in ["run/ports", "run/cell.json"] {
+            let path = dir.path(file);
+            let _gone = std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path));
+        }
+        for service in crate::cell::SERVICES {
+            let _gone = std::fs::remove_file(address_file(dir, service));
+        }
+        // An absolute folder, since children run inside it.
+        let root = std::path::absolute(dir.root()).map_err(at(dir.root()))?;
+        let recipes = Self {
+            dir: CellDir::new(root),
+            cell: cell.clone(),
+            options: options.clone(),
+            programs,
+            pinned: Vec::new(),
+        };
+        let ports = recipes.nats_ports_dir();
+        std::fs::create_dir_all(&ports).map_err(at(&ports))?;
+        if let Some(file) = &recipes.options.carriers {
+            recipes.check_carriers(file)?;
+        }
+        Ok(recipes)
+    }
+
+    pub(super) fn nats_ports_dir(&self) -> PathBuf {
+        self.dir.path("run/ports")
+    }
+
+    pub(super) fn nats(&self) -> Result<Recipe, CliError> {
+        let arguments = vec![
+            "--config".to_owned(),
+            "nats/nats-server.conf".to_owned(),
+            "--port".to_owned(),
+            "-1".to_owned(),
+            "--ports_file_dir".to_owned(),
+            self.nats_ports_dir().display().to_string(),
+        ];
+        Ok(Recipe {
+            name: "nats-server".to_owned(),
+            program: tool("nats-server")?,
+            arguments,
+            environment: Vec::new(),
+        })
+    }
+
+    /// Redis cannot choose a port itself: a free one is looked up, and taken a moment later.
+    pub(super) fn redis(&self) -> Result<(Recipe, String), CliError> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .map_err(|error| CliError::caused_by("no free port for Redis", &error))?
+            .port();
+        let recipe = Recipe {
+            name: "redis-server".to_owned(),
+            program: tool("redis-server")?,
+            arguments: vec!["redis/redis.conf".to_owned(), "--tls-port".to_owned(), port.to_string()],
+            environment: Vec::new(),
+        };
+        Ok((recipe, format!("127.0.0.1:{port}")))
+    }
+
+    /// The test carrier; none when a carriers file was given.
+    pub(super) fn simulator(&self) -> Option<Recipe> {
+        if self.options.carriers.is_some() {
+            return None;
+        }
+        let arguments = [
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--account",
+            "sotto:secrets/simulator",
+            "--tls-cert",
+            "tls/simulator.pem",
+            "--tls-key",
+            "tls/simulator.key",
+        ];
+        Some(Recipe {
+            name: "simulator".to_owned(),
+            program: self.programs.join("sotto-simulator"),
+            arguments: arguments.map(str::to_owned).to_vec(),
+            environment: Vec::new(),
+        })
+    }
+
+    /// Writes a carriers file that points at the running simulator.
+    pub(super) fn write_simulator_carriers(&self, address: &str) -> Result<(), CliError> {
+        let port = address.rsplit(':').next().unwrap_or_default();
+        let text = format!(
+            "# Made by `sotto up`: the cell's own simulator, which delivers to nobody.\n\
+             [[account]]\n\
+             id = \"{SIMULATOR_ACCOUNT}\"\n\
+             host = \"localhost\"\n\
+             port = {port}\n\
+             system_id = \"sotto\"\n\
+             password_file = \"../secrets/simulator\"\n\
+             tls_ca_file = \"../tls/ca.pem\"\n\
+             tls_server_name = \"simulator.sotto.internal\"\n\
+             window = 200\n\
+             tps = 10000\n\
+             response_timeout = \"10 s\"\n\
+             simulator = true\n\n{}",
+            simulator_routes()
+        );
+        let path = self.carriers_file();
+        std::fs::write(&path, text).map_err(at(&path))?;
+        self.check_carriers(&path).map(drop)
+    }
+
+    fn carriers_file(&self) -> PathBuf {
+        match &self.options.carriers {
+            Some(file) => std::path::absolute(file).unwrap_or_else(|_| file.clone()),
+            None => self.dir.path("run/carriers.toml"),
+        }
+    }
+
+    fn check_carriers(&self, path: &Path) -> Result<Vec<AccountId>, CliError> {
+        let text = std::fs::read_to_string(path).map_err(at(path))?;
+        let file = CarriersFile::parse(&text).map_err(|errors| {
+            let list: Vec<_> = errors.iter().map(|error| format!("\n  {error}")).collect();
+            CliError::new(format!("{} has {} problem(s):{}", path.display(), errors.len(), list.concat()))
+                .fix("mend the lines named; every key is explained in docs/carriers.md")
+        })?;
+        Ok(file.accounts.into_iter().map(|account| account.id).collect())
+    }
+
+    /// Creates the streams and consumers, or brings them up to date.
+    pub(super) async fn provision(&self, nats: &str) -> Result<(), CliError> {
+        let accounts =
+            match &self.options.carriers {
+                Some(file) => self.check_carriers(file)?,
+                None => vec![SIMULATOR_ACCOUNT.parse().map_err(|error| {
+                    CliError::caused_by("the simulator's account has no valid name", &error)
+                })?],
+            };
+        let failed = |error: &dyn std::error::Error| {
+            CliError::caused_by("the broker's streams could not be set up", error)
+        };
+        let bus = connect(&self.dir, &self.cell, nats, Service::Provisioner).await?;
+        let topology = Topology::embedded().map_err(|error| failed(&error))?;
+        apply(&bus, &topology, &accounts).await.map_err(|error| failed(&error))?;
+        bus.close(std::time::Duration::from_secs(5)).await;
+        Ok(())
+    }
+
+    pub(super) fn service(&self, service: &str, running: &Running) -> Result<Recipe, CliError> {
+        let mut environment = vec![
+            env("ADMIN__LISTEN", "127.0.0.1:0"),
+            env("ADMIN__ADDRESS_FILE", &address_file(&self.dir, service).display().to_string()),
+            env("NATS__URL", &running.nats),
+        ];
+        if ["ingress", "carrier", "identity"].contains(&service) {
+            let port = running.address("redis")?.rsplit(':').next().unwrap_or_default().to_owned();
+            environment.push(env("REDIS__URL", &format!("rediss://localhost:{port}")));
+        }
+        if ["routing", "carrier"].contains(&service) {
+            environment.push(env("CARRIERS__FILE", &self.carriers_file().display().to_string()));
+        }
+        if ["ingress", "carrier"].contains(&service) {
+            let privacy = running.address("privacy.grpc")?;
+            environment.push(env("PRIVACY__ENDPOINT", &format!("https://{privacy}")));
+        }
+        if service == "identity" {
+            environment.push(env("HTTPS__LISTEN", &self.options.token_listen.to_string()));
+        }
+        if service == "ingress" {
+            environment.push(env("GRPC__LISTEN", &self.options.listen.to_string()));
+            let identity = https_address(running.address("identity.https")?);
+            environment.push(env("TOKENS__JWKS_URL", &format!("https://{identity}/.well-known/jwks.json")));
+        }
+        let program = self.programs.join(format!("sotto-{service}"));
+        if !program.is_file() {
+            return Err(CliError::new(format!("{} is not there", program.display()))
+                .fix("build the services (cargo build), or give --programs FOLDER"));
+        }
+        Ok(Recipe {
+            name: service.to_owned(),
+            program,
+            arguments: vec!["--config".to_owned(), self.dir.config(service).display().to_string()],
+            environment,
+        })
+    }
+
+    /// Remembers the addresses that a service got, so that it gets them again.
+    pub(super) fn pin(&mut self, service: &str, running: &Running) {
+        for (name, address) in &running.addresses {
+            let Some(listener) = name.strip_prefix(service).and_then(|rest| rest.strip_prefix('.')) else {
+                continue;
+            };
+            let key = format!("SOTTO__{}__LISTEN", listener.to_uppercase());
+            self.pinned.push((service.to_owned(), key, address.clone()));
+        }
+    }
+
+    /// The recipe for another start after a death: at the same addresses.
+    pub(super) fn again(&self, mut recipe: Recipe, running: &Running) -> Recipe {
+        for (service, key, address) in &self.pinned {
+            if *service == recipe.name {
+                recipe.environment.retain(|(name, _)| name != key);
+                recipe.environment.push((key.clone(), address.clone()));
+            }
+        }
+        if recipe.name == "nats-server" {
+            let port = running.nats.rsplit(':').next().unwrap_or_default().to_owned();
+            recipe.arguments = recipe
+                .arguments
+                .iter()
+                .map(|it| if it == "-1" { port.clone() } else { it.clone() })
+                .collect();
+        }
+        if recipe.name == "simulator" {
+            for (flag, name) in [("--listen", "simulator.smpp"), ("--admin", "simulator.admin")] {
+                let address = running.addresses.get(name);
+                let place = recipe.arguments.iter().position(|argument| argument == flag);
+                if let (Some(address), Some(place)) = (address, place)
+                    && let Some(slot) = recipe.arguments.get_mut(place + 1)
+                {
+                    slot.clone_from(address);
+                }
+            }
+        }
+        recipe
+    }
+}
+
+/// A connection to the cell's broker as a tool.
+pub(crate) async fn connect(
+    dir: &CellDir,
+    cell: &CellFile,
+    nats: &str,
+    tool: Service,
+) -> Result<Bus, CliError> {
+    let name = tool.name();
+    let config = NatsConfig {
+        url: nats.to_owned(),
+        ca_file: dir.path("tls/ca.pem"),
+        cert_file: dir.path(format!("tls/{name}.pem")),
+        key_file: dir.path(format!("tls/{name}.key")),
+        nkey_seed_file: dir.path(format!("nats/nkeys/{name}.current.seed")),
+        connect_timeout_ms: 5_000,
+    };
+    let failed = |error: &dyn std::error::Error| CliError::caused_by("the broker cannot be used", error);
+    let digest_key = MacKey::generate().map_err(|error| failed(&error))?;
+    let options = BusOptions {
+        service: tool,
+        instance: format!("{}", std::process::id()),
+        cell: Cell { id: cell.id.clone(), shards: cell.shards, replicas: 1 },
+        topology: Topology::embedded().map_err(|error| failed(&error))?,
+        clock: Arc::new(SystemClock),
+        digest: Arc::new(move |bytes| digest_key.mac("quarantine", &[bytes])),
+    };
+    Bus::connect(&config, options).await.map_err(|error| failed(&error).fix("check the broker: sotto doctor"))
+}
+
+/// An address that listens on every interface is reached on loopback.
+pub(crate) fn https_address(address: &str) -> String {
+    match address.parse::<SocketAddr>() {
+        Ok(address) => format!("localhost:{}", address.port()),
+        Err(_) => address.to_owned(),
+    }
+}
+
+fn env(key: &str, value: &str) -> (String, String) {
+    (format!("SOTTO__{key}"), value.to_owned())
+}
+
+/// Routes for every country code, so that a newcomer's own number works too.
+fn simulator_routes() -> String {
+    let digits = ["1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    digits
+        .map(|digit| {
+            format!("[[route]]\nprefix = \"{digit}\"\naccounts = [{{ id = \"{SIMULATOR_ACCOUNT}\", weight = 1 }}]\n\n")
+        })
+        .concat()
+}
+
+/// The program on the PATH, or beside the project's own tools.
+fn tool(name: &str) -> Result<PathBuf, CliError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file())
+        .ok_or_else(|| CliError::new(format!("{name} is not on the PATH")).fix("install it with: make setup"))
+}

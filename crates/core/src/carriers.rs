@@ -1,0 +1,262 @@
+//! The carriers file: one TOML text that names the accounts at carriers and the routes to them.
+//!
+//! [`EXAMPLE`] documents every key. Parsing is pure: what the file points at (passwords, certificates) is read by
+//! the caller. All problems are reported at once.
+
+mod account;
+mod check;
+mod read;
+mod route;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use crate::{
+    AccountId, Classified, ErrorClass, TenantId, Timestamp,
+    facts::{Facts, MessageClass},
+    number::{Country, OperatorRange},
+};
+
+/// A complete carriers file with a comment on every key.
+pub const EXAMPLE: &str = include_str!("carriers/example.toml");
+
+/// The most octets a password file may hold, without the end of line (SMPP 3.4 §4.1: nine with the final NUL).
+pub const PASSWORD_MAX_OCTETS: usize = 8;
+
+/// One problem of a carriers file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {problem}: {fix}")]
+pub struct CarrierFileError {
+    /// Where: `account[2].tps` is key `tps` of the second `[[account]]`.
+    pub path: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What to write instead.
+    pub fix: String,
+}
+
+impl Classified for CarrierFileError {
+    fn class(&self) -> ErrorClass {
+        ErrorClass::Reject
+    }
+}
+
+/// A carriers file whose every field and reference has been checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CarriersFile {
+    /// The accounts in the file's order; ids are unique, and each is named by a route.
+    pub accounts: Vec<Account>,
+    /// The routes in the file's order; the accounts they name exist.
+    pub routes: Vec<Route>,
+}
+
+impl CarriersFile {
+    /// Reads a carriers file, or says everything that is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, Vec<CarrierFileError>> {
+        let mut errors = Vec::new();
+        let file = Self::read(text, &mut errors);
+        match file {
+            Some(file) if errors.is_empty() => Ok(file),
+            Some(_) | None => Err(errors),
+        }
+    }
+
+    fn read(text: &str, errors: &mut Vec<CarrierFileError>) -> Option<Self> {
+        let table = read::parse(text, errors)?;
+        let mut file = read::Section::new(String::new(), &table, errors);
+        let accounts = file.tables("account", "describe at least one carrier account");
+        let routes = file.tables("route", "name at least one route, or no message finds a carrier");
+        file.finish();
+        let accounts: Vec<_> =
+            accounts.into_iter().map(|(path, table)| account::read(path, table, errors)).collect();
+        let routes: Vec<_> =
+            routes.into_iter().map(|(path, table)| route::read(path, table, errors)).collect();
+        check::check(&accounts, &routes, errors);
+        Some(Self {
+            accounts: accounts.into_iter().map(|draft| draft.account).collect::<Option<_>>()?,
+            routes: routes.into_iter().map(|draft| draft.route).collect::<Option<_>>()?,
+        })
+    }
+
+    /// The account of this id.
+    pub fn account(&self, id: &AccountId) -> Option<&Account> {
+        self.accounts.iter().find(|account| account.id == *id)
+    }
+}
+
+/// One contract with a carrier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Our name for it.
+    pub id: AccountId,
+    /// DNS name or IP address of the SMSC.
+    pub host: String,
+    /// TCP port, never 0.
+    pub port: u16,
+    /// User name at the carrier, 1 to 15 ASCII characters.
+    pub system_id: String,
+    /// File with the password, from the carriers file's folder if relative.
+    pub password_file: PathBuf,
+    /// System type of the bind, 0 to 12 ASCII characters.
+    pub system_type: String,
+    /// How the connection is protected.
+    pub tls: Tls,
+    /// Submits that may be without answer at a time, 1 to 1000.
+    pub window: u16,
+    /// Parts a second, 1 to 10,000.
+    pub tps: u16,
+    /// Quiet time after which the link is probed.
+    pub enquire_link: Duration,
+    /// How long a submit waits for its answer.
+    pub response_timeout: Duration,
+    /// How long a submitted part waits for its final receipt.
+    pub receipt_wait: Duration,
+    /// How the carrier writes message ids in its answers to submits.
+    pub message_id_in_response: MessageIdForm,
+    /// How the carrier writes message ids in receipts.
+    pub message_id_in_receipt: MessageIdForm,
+    /// What `data_coding` 0 means at the carrier.
+    pub default_alphabet: DefaultAlphabet,
+    /// How parts of a message are marked as belonging together.
+    pub concatenation: Concatenation,
+    /// The countries whose numbers it may take.
+    pub countries: Countries,
+    /// The tenants whose messages it may take.
+    pub tenants: Tenants,
+    /// The operator's licence; present if Vietnamese numbers can reach the account, unless it is a simulator.
+    pub licence: Option<Licence>,
+    /// A test carrier that delivers to nobody.
+    pub simulator: bool,
+}
+
+impl Account {
+    /// Whether the account may carry this message now: country, tenant, and a licence in force where one is needed
+    /// (INV-4). Asked when a route is chosen and again before submit, so that no path leads around it.
+    pub fn permits(&self, facts: &Facts, now: Timestamp) -> bool {
+        self.countries.allow(facts.country)
+            && self.tenants.allow(&facts.tenant)
+            && self.licence.as_ref().is_none_or(|licence| licence.in_force(now))
+    }
+}
+
+/// How the connection to a carrier is protected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// TLS with a verified certificate.
+    Required {
+        /// Certificates to trust, from the carriers file's folder if relative; `None`: the system's.
+        ca_file: Option<PathBuf>,
+        /// The name the certificate must have.
+        server_name: String,
+    },
+    /// No TLS, by a decision of the operator.
+    Waived {
+        /// Why, at least ten characters.
+        reason: String,
+    },
+}
+
+/// How a carrier writes message ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageIdForm {
+    /// A decimal number, perhaps with leading zeros.
+    Decimal,
+    /// A hexadecimal number in either case, perhaps with leading zeros.
+    Hex,
+    /// Any text, compared as it is.
+    Opaque,
+}
+
+/// What `data_coding` 0, the SMSC's default alphabet, stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DefaultAlphabet {
+    /// The GSM 7-bit default alphabet, one septet an octet.
+    Gsm7,
+}
+
+/// How the parts of one message are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concatenation {
+    /// A user data header with an 8-bit reference (3GPP TS 23.040 §9.2.3.24.1).
+    Udh,
+}
+
+/// The countries an account serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Countries {
+    /// Every country.
+    All,
+    /// These.
+    Only(BTreeSet<Country>),
+}
+
+impl Countries {
+    /// Whether numbers of the country may go to the account.
+    pub fn allow(&self, country: Country) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(countries) => countries.contains(&country),
+        }
+    }
+}
+
+/// The tenants an account serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tenants {
+    /// Every tenant of the cell.
+    All,
+    /// These.
+    Only(BTreeSet<TenantId>),
+}
+
+impl Tenants {
+    /// Whether the tenant's messages may go to the account.
+    pub fn allow(&self, tenant: &TenantId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(tenants) => tenants.contains(tenant),
+        }
+    }
+}
+
+/// The licence or agreement under which an operator carries the account's messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Licence {
+    /// What it is.
+    pub kind: String,
+    /// Its number.
+    pub number: String,
+    /// Its last day.
+    pub expires: jiff::civil::Date,
+}
+
+impl Licence {
+    /// Whether the licence holds at this time: to the end of its last day in Vietnam (UTC+7 all year).
+    pub fn in_force(&self, now: Timestamp) -> bool {
+        jiff::Timestamp::from_millisecond(now.unix_millis())
+            .is_ok_and(|now| jiff::tz::Offset::constant(7).to_datetime(now).date() <= self.expires)
+    }
+}
+
+/// Which accounts take the numbers of a range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Leading digits of the ranges it takes; the longest prefix wins.
+    pub prefix: OperatorRange,
+    /// The classes it takes; `None`: all that no other route of the same prefix names.
+    pub classes: Option<BTreeSet<MessageClass>>,
+    /// The accounts to draw from, at least one.
+    pub accounts: Vec<WeightedAccount>,
+    /// The accounts to try after these, in order.
+    pub fallback: Vec<AccountId>,
+}
+
+/// An account and its share of a route's messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightedAccount {
+    /// The account.
+    pub id: AccountId,
+    /// Its share relative to the other weights of the route, 1 to 100.
+    pub weight: u8,
+}

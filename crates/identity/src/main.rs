@@ -1,0 +1,5 @@
+//! The `sotto-identity` program.
+
+fn main() -> std::process::ExitCode {
+    sotto_runtime::main::<sotto_identity::Identity>()
+}

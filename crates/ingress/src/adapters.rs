@@ -1,0 +1,8 @@
+//! The outside: Redis, the broker, privacy, identity and the gRPC servers.
+
+pub mod audit;
+pub mod broker;
+pub mod grpc;
+pub mod keys;
+pub mod store;
+pub mod tokens;

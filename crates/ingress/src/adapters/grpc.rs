@@ -1,0 +1,207 @@
+//! The public gRPC service: tokens, scopes, and the translation of requests and answers.
+
+mod ops;
+mod refusal;
+mod stream;
+mod view;
+
+use std::{collections::HashMap, str::FromStr as _, sync::Arc, time::Duration};
+
+use sotto_core::{MessageClass, MessageId, TenantId};
+use sotto_proto::message::v1::{
+    self as public, GetMessageRequest, GetMessageResponse, OutboundMessage, SendRequest, SendResponse,
+    SendStreamRequest,
+    message_service_server::{MessageService, MessageServiceServer},
+};
+use sotto_proto::to_wire_time;
+use sotto_runtime::{Stop, Tasks};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+
+pub use ops::Operations;
+
+use crate::{
+    adapters::{audit::AuditTrail, tokens::Tokens},
+    app::intake::{Accepted, Intake},
+    domain::{
+        request::Asked,
+        token::{Caller, TokenError},
+    },
+    error::Refusal,
+    ports::Found,
+};
+
+/// The largest request, in bytes: ten parts of text have at most 6 KiB.
+const MAX_REQUEST: usize = 64 * 1024;
+
+const SEND: &str = "message:send";
+const READ: &str = "message:read";
+
+/// What one process carries.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Messages under way.
+    pub in_flight: usize,
+    /// Results outstanding on one stream.
+    pub outstanding: usize,
+    /// Streams at a time.
+    pub streams: usize,
+    /// Streams of one tenant.
+    pub streams_of_tenant: usize,
+    /// How long results may wait to be read.
+    pub stall: Duration,
+}
+
+/// The public service. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Messages(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    intake: Intake,
+    tokens: Tokens,
+    audit: AuditTrail,
+    bounds: Bounds,
+    in_flight: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    of_tenant: std::sync::Mutex<HashMap<TenantId, Arc<Semaphore>>>,
+    tasks: Tasks,
+    stop: Stop,
+}
+
+impl Messages {
+    /// The service on these parts.
+    pub fn new(
+        intake: Intake,
+        tokens: Tokens,
+        audit: AuditTrail,
+        bounds: Bounds,
+        tasks: Tasks,
+        stop: Stop,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            intake,
+            tokens,
+            audit,
+            bounds,
+            in_flight: Arc::new(Semaphore::new(bounds.in_flight)),
+            streams: Arc::new(Semaphore::new(bounds.streams)),
+            of_tenant: std::sync::Mutex::default(),
+            tasks,
+            stop,
+        }))
+    }
+
+    /// As tonic serves it.
+    pub fn service(&self) -> MessageServiceServer<Self> {
+        MessageServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST)
+    }
+
+    /// Who calls, if a token for `scope` says so.
+    async fn authorise(&self, metadata: &MetadataMap, scope: &'static str) -> Result<Arc<Caller>, Status> {
+        let denied = |error: TokenError| {
+            self.0.audit.denied(error.name());
+            refusal::unauthenticated(error)
+        };
+        let token = bearer(metadata).ok_or_else(|| denied(TokenError::Missing))?;
+        let caller = self.0.tokens.verify(token).await.map_err(denied)?;
+        if !caller.may(scope) {
+            self.0.audit.denied("insufficient_scope");
+            return Err(refusal::insufficient_scope(scope));
+        }
+        Ok(caller)
+    }
+
+    /// Room for one more stream of this tenant.
+    fn room(&self, tenant: &TenantId) -> Result<[OwnedSemaphorePermit; 2], Refusal> {
+        let of_tenant = {
+            let mut all = self.0.of_tenant.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            // Tenants without a stream are forgotten.
+            all.retain(|_, streams| streams.available_permits() < self.0.bounds.streams_of_tenant);
+            let full = || Arc::new(Semaphore::new(self.0.bounds.streams_of_tenant));
+            Arc::clone(all.entry(tenant.clone()).or_insert_with(full)).try_acquire_owned()
+        };
+        let any = Arc::clone(&self.0.streams).try_acquire_owned();
+        match (of_tenant, any) {
+            (Ok(of_tenant), Ok(any)) => Ok([of_tenant, any]),
+            (Err(_), _) | (_, Err(_)) => Err(Refusal::Overloaded),
+        }
+    }
+}
+
+/// The token of `authorization: Bearer <token>` (RFC 6750 §2.1); the scheme in any case (RFC 9110 §11.1).
+fn bearer(metadata: &MetadataMap) -> Option<&str> {
+    let mut given = metadata.get_all("authorization").iter();
+    let (scheme, token) = given.next()?.to_str().ok()?.split_once(' ')?;
+    let only = given.next().is_none();
+    (only && scheme.eq_ignore_ascii_case("bearer")).then_some(token.trim_start_matches(' '))
+}
+
+/// Takes a request apart; its strings move into memory that is wiped.
+fn asked(message: Option<OutboundMessage>, key: String) -> Asked {
+    let Some(message) = message else { return Asked { key: key.into(), ..Asked::default() } };
+    let class = public::MessageClass::try_from(message.class).ok();
+    Asked {
+        present: true,
+        class: class.and_then(|class| MessageClass::try_from(class).ok()),
+        to: message.to.into(),
+        from: message.from.into(),
+        text: message.text.into(),
+        validity: message.validity.map(|validity| (validity.seconds, validity.nanos)),
+        key: key.into(),
+    }
+}
+
+fn response(accepted: Accepted) -> SendResponse {
+    SendResponse {
+        message_id: accepted.id.to_string(),
+        encoding: public::Encoding::from(accepted.encoding).into(),
+        parts: u32::from(accepted.parts),
+        units: accepted.units,
+        accepted_at: Some(to_wire_time(accepted.accepted_at)),
+        expires_at: Some(to_wire_time(accepted.expires_at)),
+        repeated: accepted.repeated,
+    }
+}
+
+#[tonic::async_trait]
+impl MessageService for Messages {
+    async fn send(&self, request: Request<SendRequest>) -> Result<Response<SendResponse>, Status> {
+        let caller = self.authorise(request.metadata(), SEND).await?;
+        let SendRequest { message, idempotency_key } = request.into_inner();
+        let asked = asked(message, idempotency_key);
+        let _under_way = self.0.in_flight.try_acquire().map_err(|_| refusal::status(&Refusal::Overloaded))?;
+        match self.0.intake.send(&caller, asked).await {
+            Ok(accepted) => Ok(Response::new(response(accepted))),
+            Err(refused) => Err(refusal::status(&refused)),
+        }
+    }
+
+    type SendStreamStream = stream::Results;
+
+    async fn send_stream(
+        &self,
+        request: Request<Streaming<SendStreamRequest>>,
+    ) -> Result<Response<Self::SendStreamStream>, Status> {
+        let caller = self.authorise(request.metadata(), SEND).await?;
+        let room = self.room(&caller.tenant).map_err(|refused| refusal::status(&refused))?;
+        Ok(Response::new(stream::start(self, caller, request.into_inner(), room)))
+    }
+
+    async fn get_message(
+        &self,
+        request: Request<GetMessageRequest>,
+    ) -> Result<Response<GetMessageResponse>, Status> {
+        let caller = self.authorise(request.metadata(), READ).await?;
+        let id = MessageId::from_str(&request.into_inner().message_id)
+            .map_err(|error| refusal::invalid("message_id", "MESSAGE_ID_INVALID", error.to_string()))?;
+        match self.0.intake.find(&caller, &id).await {
+            Ok(Found::Known(journal)) => {
+                view::response(&journal).map(Response::new).ok_or_else(refusal::not_yet)
+            }
+            Ok(Found::NotYet) => Err(refusal::not_yet()),
+            Ok(Found::Unknown) => Err(Status::not_found("no message of this tenant has this id")),
+            Err(error) => Err(refusal::unreadable(error)),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! A journal as its tenant reads it: state, parts, journey. Nothing personal is in it.
+
+use sotto_core::delivery::{Delivery, Doubt, EventKind, Outcome, PartState, Stage};
+use sotto_proto::{
+    message::v1::{
+        self as public, GetMessageResponse, JourneyStep, MessageState, PartState as WirePart, PartStatus,
+    },
+    to_wire_time,
+};
+
+use crate::domain::journal::{Journal, Recorded};
+
+/// `None` while the acceptance is not known.
+pub(super) fn response(journal: &Journal) -> Option<GetMessageResponse> {
+    let delivery = journal.delivery()?;
+    let facts = delivery.facts();
+    Some(GetMessageResponse {
+        message_id: facts.message.to_string(),
+        state: state(delivery).into(),
+        class: public::MessageClass::from(facts.class).into(),
+        encoding: public::Encoding::from(facts.encoding).into(),
+        parts: parts(journal, delivery),
+        journey: journey(journal, delivery),
+        accepted_at: Some(to_wire_time(facts.accepted_at)),
+        expires_at: Some(to_wire_time(facts.expires_at)),
+        country: facts.country.to_string(),
+    })
+}
+
+fn state(delivery: &Delivery) -> MessageState {
+    match delivery.stage() {
+        Stage::Accepted => MessageState::Accepted,
+        Stage::Routed => MessageState::Routed,
+        Stage::Submitted => MessageState::Submitted,
+        Stage::InDoubt => MessageState::InDoubt,
+        Stage::Ended(Outcome::Delivered) => MessageState::Delivered,
+        Stage::Ended(Outcome::Undelivered) => MessageState::Undelivered,
+        Stage::Ended(Outcome::Rejected) => MessageState::Rejected,
+        Stage::Ended(Outcome::Expired) => MessageState::Expired,
+        Stage::Ended(Outcome::Cancelled) => MessageState::Cancelled,
+        Stage::Ended(Outcome::Unknown) => MessageState::Unknown,
+    }
+}
+
+fn parts(journal: &Journal, delivery: &Delivery) -> Vec<PartStatus> {
+    let states = delivery.parts().iter().zip(1_u8..);
+    states
+        .map(|(state, part)| PartStatus {
+            part: u32::from(part),
+            state: part_state(state).into(),
+            carrier_error: carrier_error(journal, part),
+        })
+        .collect()
+}
+
+const fn part_state(state: &PartState) -> WirePart {
+    match state {
+        // A cancelled part was never submitted.
+        PartState::Pending | PartState::Cancelled => WirePart::Pending,
+        PartState::Submitting { .. } => WirePart::Submitting,
+        PartState::Submitted { .. } | PartState::Unknown { doubt: Doubt::NoReceipt, .. } => {
+            WirePart::Submitted
+        }
+        PartState::NoResponse { .. } | PartState::Unknown { doubt: Doubt::NoResponse, .. } => {
+            WirePart::NoResponse
+        }
+        PartState::Refused { .. } => WirePart::Refused,
+        PartState::Delivered { .. } => WirePart::Delivered,
+        PartState::Undelivered { .. } => WirePart::Undelivered,
+        PartState::Expired => WirePart::Expired,
+    }
+}
+
+/// The carrier's last word about a part.
+fn carrier_error(journal: &Journal, about: u8) -> String {
+    let said = journal.events().iter().rev().find_map(|recorded| match &recorded.event.kind {
+        EventKind::Receipt { part, error, .. } if *part == about => Some(error.clone()),
+        EventKind::Refused { part, status, .. } if *part == about => Some(format!("0x{status:08x}")),
+        EventKind::Receipt { .. }
+        | EventKind::Refused { .. }
+        | EventKind::Accepted(_)
+        | EventKind::Routed { .. }
+        | EventKind::Submitting { .. }
+        | EventKind::Submitted { .. }
+        | EventKind::Unsent { .. }
+        | EventKind::NoResponse { .. }
+        | EventKind::Expired
+        | EventKind::Rejected { .. }
+        | EventKind::Cancelled
+        | EventKind::ClosedUnknown => None,
+    });
+    said.unwrap_or_default()
+}
+
+fn journey(journal: &Journal, delivery: &Delivery) -> Vec<JourneyStep> {
+    let mut steps = Vec::new();
+    for (recorded, correction) in journal.events().iter().zip(journal.corrections()) {
+        steps.extend(told(recorded, delivery));
+        if let Some((from, to)) = correction {
+            let detail = format!("{} instead of {}", to.name(), from.name());
+            steps.push(JourneyStep { kind: "correction".to_owned(), detail, ..step(recorded) });
+        }
+    }
+    steps
+}
+
+fn step(Recorded { event, sequence }: &Recorded) -> JourneyStep {
+    JourneyStep {
+        at: Some(to_wire_time(event.at)),
+        kind: event.kind.name().to_owned(),
+        event_sequence: *sequence,
+        ..JourneyStep::default()
+    }
+}
+
+fn told(recorded: &Recorded, delivery: &Delivery) -> Vec<JourneyStep> {
+    let at = |attempt: &u16, account: &sotto_core::AccountId, part: u8, detail: String| JourneyStep {
+        attempt: u32::from(*attempt),
+        account: account.to_string(),
+        part: u32::from(part),
+        detail,
+        ..step(recorded)
+    };
+    let each = |attempt, account, parts: &[u8], detail: &str| {
+        if parts.len() == delivery.parts().len() {
+            return vec![at(attempt, account, 0, detail.to_owned())];
+        }
+        parts.iter().map(|part| at(attempt, account, *part, detail.to_owned())).collect()
+    };
+    match &recorded.event.kind {
+        EventKind::Routed { attempt, account, table_version } => {
+            vec![at(attempt, account, 0, table_version.clone())]
+        }
+        EventKind::Submitting { attempt, account, parts } => each(attempt, account, parts, ""),
+        EventKind::Unsent { attempt, account, end, parts } => each(attempt, account, parts, end.name()),
+        EventKind::Submitted { attempt, account, part, .. } => {
+            vec![at(attempt, account, *part, String::new())]
+        }
+        EventKind::NoResponse { attempt, account, part } => vec![at(attempt, account, *part, String::new())],
+        EventKind::Refused { attempt, account, part, status, retried } => {
+            let onward = if *retried { ", tried again" } else { "" };
+            vec![at(attempt, account, *part, format!("status 0x{status:08x}{onward}"))]
+        }
+        EventKind::Receipt { attempt, account, part, state, error } => {
+            let detail =
+                if error.is_empty() { state.name().to_owned() } else { format!("{} {error}", state.name()) };
+            vec![at(attempt, account, *part, detail)]
+        }
+        EventKind::Rejected { cause } => {
+            vec![JourneyStep { detail: cause.name().to_owned(), ..step(recorded) }]
+        }
+        EventKind::Accepted(_) | EventKind::Expired | EventKind::Cancelled | EventKind::ClosedUnknown => {
+            vec![step(recorded)]
+        }
+    }
+}

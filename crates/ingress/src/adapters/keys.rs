@@ -1,0 +1,290 @@
+//! Session keys from privacy: fetched ahead, used until their end, then wiped (INV-3).
+//!
+//! Privacy chooses the bucket that a key hangs on: the first that lives long enough. A later need never gets an
+//! earlier bucket, so a key fits every need between the one it was asked for and its bucket's death, and no message
+//! hangs on a bucket that lives longer than it must.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use sotto_core::{Clock, MessageClass, TenantId, Timestamp, work::KeyWrap};
+use sotto_crypto::{
+    AeadKey, Zeroizing,
+    envelope::{MAX_SEALS, Sealer},
+};
+use sotto_proto::{
+    from_wire_time,
+    message::v1 as public,
+    privacy::v1::{CreateSessionKeyRequest, CreateSessionKeyResponse, key_service_client::KeyServiceClient},
+    to_wire_time,
+};
+use sotto_runtime::{Condition, Tasks, grpc::TraceCalls};
+use tokio::time::Instant;
+use tonic::{Code, Status, service::interceptor::InterceptedService, transport::Channel};
+use tonic_types::StatusExt as _;
+
+use crate::ports::{KeyError, KeySource, Session};
+
+type Client = KeyServiceClient<InterceptedService<Channel, TraceCalls>>;
+
+/// No key seals longer than this, whatever privacy says.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// After a failure privacy is left alone for so long.
+const REST: Duration = Duration::from_millis(500);
+
+/// Keys of one tenant and class at a time; the oldest goes first.
+const MOST_OF_ONE: usize = 16;
+
+/// How often ended keys are wiped.
+pub const WIPE_EVERY: Duration = Duration::from_secs(1);
+
+/// Session keys. Clones share them.
+#[derive(Clone)]
+pub struct SessionKeys(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    timeout: Duration,
+    clock: Arc<dyn Clock>,
+    tasks: Tasks,
+    possible: Condition,
+    slots: Mutex<HashMap<(TenantId, MessageClass), Arc<Slot>>>,
+}
+
+impl fmt::Debug for SessionKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionKeys").finish_non_exhaustive()
+    }
+}
+
+/// The keys of one tenant and class.
+#[derive(Default)]
+struct Slot {
+    held: Mutex<Vec<Arc<Held>>>,
+    /// One request at a time; until when privacy is left alone.
+    fetching: tokio::sync::Mutex<Option<Instant>>,
+}
+
+struct Held {
+    session: Arc<Session>,
+    /// The earliest need that privacy chose this bucket for.
+    from: Timestamp,
+    fetched_at: Timestamp,
+    renewing: AtomicBool,
+}
+
+impl Held {
+    fn fits(&self, needed_until: Timestamp, now: Timestamp) -> bool {
+        now < self.session.seal_until
+            && self.from <= needed_until
+            && needed_until <= self.session.dies_at
+            && self.session.sealer.remaining() > 0
+    }
+
+    /// Whether four fifths of its time or of its seals are over.
+    fn is_old(&self, now: Timestamp) -> bool {
+        let life = self.session.seal_until.since(self.fetched_at);
+        now >= self.fetched_at.plus(life * 4 / 5) || self.session.sealer.remaining() < MAX_SEALS / 5
+    }
+}
+
+impl SessionKeys {
+    /// Keys from privacy on this channel; each request takes at most `timeout`.
+    pub fn new(
+        channel: Channel,
+        timeout: Duration,
+        clock: Arc<dyn Clock>,
+        tasks: Tasks,
+        possible: Condition,
+    ) -> Self {
+        let client = KeyServiceClient::with_interceptor(channel, TraceCalls);
+        Self(Arc::new(Inner { client, timeout, clock, tasks, possible, slots: Mutex::default() }))
+    }
+
+    /// Forgets keys whose time is over: their memory is wiped. Called every [`WIPE_EVERY`].
+    pub fn wipe(&self) {
+        let now = self.0.clock.now();
+        lock(&self.0.slots).retain(|_, slot| {
+            let mut held = lock(&slot.held);
+            held.retain(|held| now < held.session.seal_until);
+            !held.is_empty() || Arc::strong_count(slot) > 1
+        });
+    }
+
+    fn slot(&self, tenant: &TenantId, class: MessageClass) -> Arc<Slot> {
+        Arc::clone(lock(&self.0.slots).entry((tenant.clone(), class)).or_default())
+    }
+
+    async fn get(
+        &self,
+        tenant: &TenantId,
+        class: MessageClass,
+        needed_until: Timestamp,
+    ) -> Result<Arc<Session>, KeyError> {
+        let slot = self.slot(tenant, class);
+        let now = self.0.clock.now();
+        if let Some(held) = newest(&slot, needed_until, now) {
+            if held.is_old(now) && !held.renewing.swap(true, Ordering::AcqRel) {
+                self.renew(Arc::clone(&slot), Arc::clone(&held), tenant.clone(), class, needed_until);
+            }
+            return Ok(Arc::clone(&held.session));
+        }
+        let mut resting = slot.fetching.lock().await;
+        if let Some(held) = newest(&slot, needed_until, self.0.clock.now()) {
+            return Ok(Arc::clone(&held.session));
+        }
+        if resting.is_some_and(|until| Instant::now() < until) {
+            return Err(KeyError::Unavailable);
+        }
+        let fetched = self.fetch(&slot, tenant, class, needed_until).await;
+        if fetched == Err(KeyError::Unavailable) {
+            *resting = Some(Instant::now() + REST);
+        }
+        fetched?;
+        newest(&slot, needed_until, self.0.clock.now())
+            .map(|held| Arc::clone(&held.session))
+            .ok_or(KeyError::Unavailable)
+    }
+
+    /// Fetches the next key while the old one still seals.
+    fn renew(
+        &self,
+        slot: Arc<Slot>,
+        held: Arc<Held>,
+        tenant: TenantId,
+        class: MessageClass,
+        needed_until: Timestamp,
+    ) {
+        let keys = self.clone();
+        self.0.tasks.spawn_background("session key", async move {
+            let _one = slot.fetching.lock().await;
+            if keys.fetch(&slot, &tenant, class, needed_until).await.is_err() {
+                // The next message tries again.
+                tokio::time::sleep(REST).await;
+                held.renewing.store(false, Ordering::Release);
+            }
+        });
+    }
+
+    async fn fetch(
+        &self,
+        slot: &Slot,
+        tenant: &TenantId,
+        class: MessageClass,
+        needed_until: Timestamp,
+    ) -> Result<(), KeyError> {
+        let request = CreateSessionKeyRequest {
+            tenant: tenant.to_string(),
+            class: public::MessageClass::from(class).into(),
+            needed_until: Some(to_wire_time(needed_until)),
+        };
+        let mut client = self.0.client.clone();
+        let asked = tokio::time::timeout(self.0.timeout, client.create_session_key(request)).await;
+        let answer = match asked {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(refused(&status)),
+            Err(_) => Err(KeyError::Unavailable),
+        };
+        self.0.possible.set(answer != Err(KeyError::Unavailable));
+        let now = self.0.clock.now();
+        let session = read(answer?, tenant, class, needed_until, now).ok_or_else(|| {
+            tracing::error!("privacy's answer is not a session key for what was asked");
+            KeyError::Refused
+        })?;
+        let mut held = lock(&slot.held);
+        held.retain(|held| now < held.session.seal_until);
+        // What is known of the bucket from before holds for the new key too.
+        let same = held.iter().filter(|held| held.session.dies_at == session.dies_at);
+        let from = same.map(|held| held.from).min().unwrap_or(needed_until).min(needed_until);
+        if held.len() >= MOST_OF_ONE {
+            held.remove(0);
+        }
+        let session = Arc::new(session);
+        held.push(Arc::new(Held { session, from, fetched_at: now, renewing: AtomicBool::new(false) }));
+        Ok(())
+    }
+}
+
+fn newest(slot: &Slot, needed_until: Timestamp, now: Timestamp) -> Option<Arc<Held>> {
+    lock(&slot.held).iter().rev().find(|held| held.fits(needed_until, now)).map(Arc::clone)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn refused(status: &Status) -> KeyError {
+    match status.code() {
+        Code::OutOfRange => {
+            let details = status.get_error_details();
+            let seconds =
+                details.error_info().and_then(|info| info.metadata.get("max_seconds")?.parse().ok());
+            KeyError::TooFar { max: seconds.map(Duration::from_secs) }
+        }
+        Code::Unavailable
+        | Code::DeadlineExceeded
+        | Code::ResourceExhausted
+        | Code::Cancelled
+        | Code::Aborted
+        | Code::Unknown => KeyError::Unavailable,
+        Code::Ok
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::DataLoss
+        | Code::Unauthenticated => {
+            tracing::error!(code = ?status.code(), "privacy refuses to make a session key");
+            KeyError::Refused
+        }
+    }
+}
+
+/// The key, if it is for what was asked; its bytes in the answer are wiped.
+fn read(
+    answer: CreateSessionKeyResponse,
+    tenant: &TenantId,
+    class: MessageClass,
+    needed_until: Timestamp,
+    now: Timestamp,
+) -> Option<Session> {
+    let CreateSessionKeyResponse { wrap, key, seal_until, dies_at } = answer;
+    let bytes = match key.try_into_mut() {
+        Ok(bytes) => Zeroizing::new(Vec::from(bytes)),
+        Err(shared) => Zeroizing::new(shared.to_vec()),
+    };
+    let key = Zeroizing::new(<[u8; 32]>::try_from(bytes.as_slice()).ok()?);
+    let wrap = KeyWrap::try_from(wrap?).ok()?;
+    let seal_until = from_wire_time(seal_until?).min(now.plus(LONGEST));
+    let dies_at = from_wire_time(dies_at?);
+    let fits = wrap.tenant == *tenant && wrap.class == class && dies_at >= needed_until && seal_until > now;
+    fits.then(|| Session {
+        sealer: Sealer::new(wrap.key_id, AeadKey::from_bytes(*key), MAX_SEALS),
+        wrap: Arc::new(wrap),
+        seal_until,
+        dies_at,
+    })
+}
+
+impl KeySource for SessionKeys {
+    fn session<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        class: MessageClass,
+        needed_until: Timestamp,
+    ) -> BoxFuture<'a, Result<Arc<Session>, KeyError>> {
+        Box::pin(self.get(tenant, class, needed_until))
+    }
+}

@@ -1,0 +1,257 @@
+//! The projection's side of the store: whole batches, whole shards.
+
+use std::time::Duration;
+
+use sotto_core::{MessageId, ShardId, Timestamp};
+use sotto_runtime::redis::{self as client};
+
+use super::{Store, Version, key, record};
+use crate::{
+    domain::{idempotency::Entry, journal::Journal},
+    ports::StoreError,
+};
+
+/// Records that one script reads or writes.
+const AT_A_TIME: usize = 500;
+
+/// How long events wait for their acceptance. It follows within seconds; only what was never accepted waits so long.
+const EARLY: Duration = Duration::from_secs(3600);
+
+/// How long a rebuild may be silent before it counts as given up.
+const REBUILD: Duration = Duration::from_secs(600);
+
+/// A changed journal.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// What it was read as; `None` when there was none.
+    pub before: Option<Version>,
+    /// The sequence that changed it.
+    pub version: Version,
+    /// The journal now.
+    pub journal: Journal,
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// Written.
+    Whole,
+    /// Somebody else wrote one of the journals meanwhile: read again.
+    Conflict,
+}
+
+/// A journal off the log.
+#[derive(Clone, Debug)]
+pub struct Restore {
+    /// The last sequence that changed it.
+    pub version: Version,
+    /// The journal.
+    pub journal: Journal,
+}
+
+impl Store {
+    /// When silence about a message ends.
+    pub fn deadline(&self, journal: &Journal) -> Option<Timestamp> {
+        journal.delivery()?.deadline(self.0.terms.grace, self.0.terms.receipt_wait)
+    }
+
+    /// How long a journal lives from now, in milliseconds; 0 is for ever, `None` when its time is over.
+    fn ttl(&self, journal: &Journal) -> Option<u64> {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        if journal.delivery().is_none() {
+            return Some(millis(EARLY));
+        }
+        let Some(ended_at) = journal.ended_at() else { return Some(0) };
+        let left = ended_at.plus(self.0.terms.keep).since(self.0.clock.now());
+        Some(millis(left)).filter(|left| *left > 0)
+    }
+
+    /// Whether a journal off the log is still worth writing.
+    pub fn is_kept(&self, journal: &Journal) -> bool {
+        journal.delivery().is_some() && self.ttl(journal).is_some()
+    }
+
+    /// Reads the journals of messages of one shard, in their order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load(
+        &self,
+        shard: ShardId,
+        ids: &[MessageId],
+    ) -> Result<Vec<Option<(Version, Journal)>>, StoreError> {
+        let mut journals = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(AT_A_TIME) {
+            let mut call = self.0.scripts.load.prepare_invoke();
+            call.key(key::ready(shard));
+            for id in ids {
+                call.key(key::record(shard, id));
+            }
+            let mut connection = self.0.redis.connection();
+            let records: Option<Vec<Option<Vec<u8>>>> = self.ask(call.invoke_async(&mut connection)).await?;
+            let records = records.ok_or(StoreError::Rebuilding)?;
+            for (id, bytes) in ids.iter().zip(records) {
+                journals.push(bytes.and_then(|bytes| record::decode(*id, &bytes)));
+            }
+        }
+        Ok(journals)
+    }
+
+    /// Writes changed journals of one shard, each only where it is as it was read.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn save(&self, shard: ShardId, writes: &[Write]) -> Result<Saved, StoreError> {
+        for writes in writes.chunks(AT_A_TIME) {
+            let mut call = self.0.scripts.save.prepare_invoke();
+            call.key(key::ready(shard)).key(key::due(shard));
+            for write in writes {
+                call.key(key::record(shard, &write.journal.id()));
+            }
+            for Write { before, version, journal } in writes {
+                let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(-1);
+                let deadline = self.deadline(journal).map(|at| at.unix_millis().to_string());
+                call.arg(before).arg(record::encode(journal, *version)).arg(self.ttl(journal).unwrap_or(1));
+                call.arg(deadline.unwrap_or_default()).arg(journal.id().to_string());
+            }
+            let mut connection = self.0.redis.connection();
+            match self.ask::<u8>(call.invoke_async(&mut connection)).await? {
+                0 => {}
+                1 => return Ok(Saved::Conflict),
+                _ => return Err(StoreError::Rebuilding),
+            }
+        }
+        Ok(Saved::Whole)
+    }
+
+    /// Messages of a shard whose deadline has passed, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn due(&self, shard: ShardId, limit: usize) -> Result<Vec<MessageId>, StoreError> {
+        let mut call = self.0.scripts.due.prepare_invoke();
+        call.key(key::ready(shard)).key(key::due(shard));
+        call.arg(self.0.clock.now().unix_millis()).arg(limit);
+        let mut connection = self.0.redis.connection();
+        let ids: Option<Vec<String>> = self.ask(call.invoke_async(&mut connection)).await?;
+        Ok(ids.ok_or(StoreError::Rebuilding)?.iter().filter_map(|id| id.parse().ok()).collect())
+    }
+
+    /// Moves deadlines, or lets go of them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_due(
+        &self,
+        shard: ShardId,
+        deadlines: &[(MessageId, Option<Timestamp>)],
+    ) -> Result<(), StoreError> {
+        if deadlines.is_empty() {
+            return Ok(());
+        }
+        let mut pipe = client::pipe();
+        for (id, deadline) in deadlines {
+            match deadline {
+                // Only where there is one: the projection may have ended the message meanwhile.
+                Some(at) => pipe.cmd("ZADD").arg(key::due(shard)).arg("XX").arg(at.unix_millis()),
+                None => pipe.cmd("ZREM").arg(key::due(shard)),
+            }
+            .arg(id.to_string())
+            .ignore();
+        }
+        let mut connection = self.0.redis.connection();
+        self.ask(pipe.query_async::<()>(&mut connection)).await
+    }
+
+    /// Whether a shard is ready.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_ready(&self, shard: ShardId) -> Result<bool, StoreError> {
+        let mut call = self.0.scripts.status.prepare_invoke();
+        call.key(key::ready(shard));
+        let mut connection = self.0.redis.connection();
+        self.ask::<bool>(call.invoke_async(&mut connection)).await
+    }
+
+    /// Makes a shard unready.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget(&self, shard: ShardId) -> Result<(), StoreError> {
+        let mut connection = self.0.redis.connection();
+        self.ask(client::cmd("DEL").arg(key::ready(shard)).query_async::<()>(&mut connection)).await
+    }
+
+    /// Begins a rebuild of a shard by `process`; what this process missed before is part of it. Returns the server's
+    /// run id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn start_rebuild(&self, shard: ShardId, process: &str) -> Result<String, StoreError> {
+        let mut call = self.0.scripts.start.prepare_invoke();
+        call.key(key::ready(shard)).key(key::token(shard, process));
+        call.arg(u64::try_from(REBUILD.as_millis()).unwrap_or(u64::MAX));
+        let mut connection = self.0.redis.connection();
+        let run = self.ask(call.invoke_async(&mut connection)).await?;
+        self.set_behind(shard, false);
+        Ok(run)
+    }
+
+    /// Ends it: the shard is ready unless Redis lost something since the start. Returns whether it is.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn finish_rebuild(&self, shard: ShardId, process: &str, run: &str) -> Result<bool, StoreError> {
+        let mut call = self.0.scripts.finish.prepare_invoke();
+        call.key(key::ready(shard)).key(key::token(shard, process)).arg(run);
+        let mut connection = self.0.redis.connection();
+        self.ask::<bool>(call.invoke_async(&mut connection)).await
+    }
+
+    /// Writes journals off the log, where nothing newer stands. Returns how many.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn restore(&self, shard: ShardId, journals: &[Restore]) -> Result<u64, StoreError> {
+        let mut written = 0;
+        for journals in journals.chunks(AT_A_TIME) {
+            let mut call = self.0.scripts.restore.prepare_invoke();
+            call.key(key::due(shard));
+            for restore in journals {
+                call.key(key::record(shard, &restore.journal.id()));
+            }
+            for Restore { version, journal } in journals {
+                let deadline = self.deadline(journal).map(|at| at.unix_millis().to_string());
+                call.arg(*version).arg(record::encode(journal, *version)).arg(self.ttl(journal).unwrap_or(1));
+                call.arg(deadline.unwrap_or_default()).arg(journal.id().to_string());
+            }
+            let mut connection = self.0.redis.connection();
+            written += self.ask::<u64>(call.invoke_async(&mut connection)).await?;
+        }
+        Ok(written)
+    }
+
+    /// Writes uses of idempotency keys off the log. Returns how many.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn restore_entries(
+        &self,
+        shard: ShardId,
+        entries: &[(MessageId, Entry, Timestamp)],
+    ) -> Result<u64, StoreError> {
+        let mut written = 0;
+        for entries in entries.chunks(AT_A_TIME) {
+            let mut pipe = client::pipe();
+            for (id, entry, until) in entries {
+                pipe.cmd("SET").arg(key::entry(shard, id)).arg(entry.encode().as_slice());
+                pipe.arg("PXAT").arg(until.unix_millis()).ignore();
+                written += 1;
+            }
+            let mut connection = self.0.redis.connection();
+            self.ask(pipe.query_async::<()>(&mut connection)).await?;
+        }
+        Ok(written)
+    }
+}

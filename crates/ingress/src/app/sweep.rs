@@ -1,0 +1,86 @@
+//! Ends silence: messages whose deadline has passed are closed by an event, as expired or as unknown (MSG-6).
+
+use std::{sync::Arc, time::Duration};
+
+use sotto_core::{Clock, MessageId, ShardId, Timestamp, delivery::Event};
+
+use crate::{
+    adapters::store::{Store, acceptance},
+    domain::journal::Journal,
+    ports::{Log, LogError, StoreError},
+};
+
+/// Messages closed at a time: one batch of events.
+const AT_A_TIME: usize = 250;
+
+/// A message whose closing event is in the log is looked at again after this time, should the projection not have
+/// read it by then.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Looks through deadlines.
+#[derive(Clone, Debug)]
+pub struct Sweeper {
+    /// Journals and deadlines.
+    pub store: Store,
+    /// Takes the closing events.
+    pub log: Arc<dyn Log>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Why a sweep did not end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SweepError {
+    /// Redis cannot be used.
+    #[error("the deadlines cannot be read")]
+    Store(#[source] StoreError),
+    /// The log takes nothing.
+    #[error("the closing events cannot be stored")]
+    Log(#[source] LogError),
+}
+
+impl Sweeper {
+    /// Closes what is due in a shard. Returns how many messages were closed.
+    ///
+    /// # Errors
+    /// When Redis or the log cannot be used: the next sweep goes on.
+    pub async fn sweep(&self, shard: ShardId) -> Result<usize, SweepError> {
+        let mut closed = 0;
+        loop {
+            let ids = self.store.due(shard, AT_A_TIME).await.map_err(SweepError::Store)?;
+            let journals = self.store.load(shard, &ids).await.map_err(SweepError::Store)?;
+            let now = self.clock.now();
+            let mut events = Vec::new();
+            let mut deadlines: Vec<(MessageId, Option<Timestamp>)> = Vec::with_capacity(ids.len());
+            for (id, known) in ids.iter().zip(&journals) {
+                let journal = known.as_ref().map(|(_, journal)| journal);
+                let deadline = journal.and_then(|journal| self.store.deadline(journal));
+                match (journal, deadline) {
+                    (Some(journal), Some(deadline)) if deadline <= now => {
+                        closing(journal, now, &mut events);
+                        closed += 1;
+                        deadlines.push((*id, Some(now.plus(AGAIN))));
+                    }
+                    (_, later) => deadlines.push((*id, later)),
+                }
+            }
+            if !events.is_empty() {
+                self.log.append(shard, events).await.map_err(SweepError::Log)?;
+            }
+            self.store.set_due(shard, &deadlines).await.map_err(SweepError::Store)?;
+            if ids.len() < AT_A_TIME {
+                return Ok(closed);
+            }
+        }
+    }
+}
+
+/// The events that close a message. Where the log may not have the acceptance yet, it comes first: a message's first
+/// event is always its acceptance.
+fn closing(journal: &Journal, now: Timestamp, events: &mut Vec<Event>) {
+    let Some(delivery) = journal.delivery() else { return };
+    if journal.is_intakes_word() {
+        events.push(acceptance(delivery.facts()));
+    }
+    events.push(Event { message: journal.id(), at: now, kind: delivery.closing_event() });
+}

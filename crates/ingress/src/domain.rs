@@ -1,0 +1,7 @@
+//! What intake decides, without I/O: tokens, requests, idempotency, pace, and the journal of a message.
+
+pub mod idempotency;
+pub mod journal;
+pub mod pace;
+pub mod request;
+pub mod token;

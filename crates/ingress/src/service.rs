@@ -1,0 +1,372 @@
+//! The process: connects, serves, folds, sweeps, rebuilds.
+
+use std::{sync::Arc, time::Duration};
+
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use rustls_pki_types::ServerName;
+use sotto_bus::{Bus, BusOptions, Topology, Worker, WorkerConfig, topology};
+use sotto_core::{Classified as _, ErrorClass, ShardId};
+use sotto_keystore::{Keystore, SoftKeystore, UnlockSecret};
+use sotto_proto::message::v1::message_service_server::MessageServiceServer;
+use sotto_runtime::{
+    Condition, Context, Readiness, Service, Stop,
+    grpc::{GrpcServer, ServerLimits, channel},
+    redis::Redis,
+    telemetry::chain,
+    tls::{ClientAuth, Tls},
+};
+use tokio::sync::Notify;
+
+use crate::{
+    adapters::{
+        audit::{self, AuditTrail, Category},
+        broker::BrokerLog,
+        grpc::{Bounds, Messages, Operations},
+        keys::{SessionKeys, WIPE_EVERY},
+        store::{Store, StoreOptions, Terms},
+        tokens::{JwksSource, Tokens},
+    },
+    app::{
+        intake::{Deps, IDEMPOTENCY_RING, Intake},
+        projection::Projection,
+        rebuild::Rebuilder,
+        sweep::Sweeper,
+    },
+    config::{Config, DEFAULT_TOML, KeystoreConfig},
+    domain::token::Expected,
+    error::IngressError,
+};
+
+/// The keystore's slot.
+const SLOT: &str = "ingress";
+
+/// How long a client waits for the broker's acknowledgement before it is told that the outcome is not known.
+const ACKNOWLEDGED: Duration = Duration::from_secs(10);
+
+/// What a command to Redis may take on top of the configured time, connecting again included.
+const REDIS_SLACK: u32 = 2;
+
+/// How long audit records may take to be stored after everything else has ended.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// People at the command line.
+const OPERATORS: ServerLimits = ServerLimits { connections: 16, streams: 16 };
+
+/// The ingress service as a process.
+#[derive(Debug)]
+pub struct Ingress;
+
+impl Service for Ingress {
+    const NAME: &'static str = "ingress";
+    const DEFAULT_TOML: &'static str = DEFAULT_TOML;
+    type Config = Config;
+    type Error = IngressError;
+
+    async fn run(config: Config, context: Context) -> Result<(), IngressError> {
+        let bus_ready = context.ready.condition("bus");
+        let keys_known = context.ready.condition("jwks");
+        let listening = context.ready.condition("grpc");
+        // What the process can do without for a while; changes are told in the log.
+        let spare = Readiness::default();
+
+        let keystore = open(&config.keystore)?;
+        let tls = Tls::load(&config.tls).map_err(IngressError::Tls)?;
+        tls.watch(&context);
+        let bus = connect(&config, &context, &keystore).await?;
+        topology::verify(&bus, &[]).await.map_err(IngressError::Streams)?;
+        context.tasks.spawn_critical("bus watch", watch_bus(bus.clone(), bus_ready, context.stop.clone()));
+        let (trail, records) = AuditTrail::new(&context.instance, Arc::clone(&context.clock));
+        let publisher = sotto_bus::Publisher::new(&bus, sotto_bus::PublisherConfig::default());
+        let ended = Arc::new(Notify::new());
+        let told = audit::publish(trail.clone(), records, publisher, {
+            let ended = Arc::clone(&ended);
+            async move { ended.notified().await }
+        });
+        // It ends after everything else, when what stopped has told so.
+        let (done, told_all) = tokio::sync::oneshot::channel();
+        context.tasks.spawn_background("audit", async move {
+            told.await;
+            let _gone = done.send(()).is_err();
+        });
+        trail.tell(Category::Lifecycle, "service.started", "", None, String::new(), "ok");
+
+        let parts = Parts { config, context, tls, bus, keystore, trail };
+        let served = parts.serve(keys_known, listening, &spare).await;
+        let outcome = if served.is_ok() { "ok" } else { "failed" };
+        parts.trail.tell(Category::Lifecycle, "service.stopped", "", None, String::new(), outcome);
+        ended.notify_one();
+        if tokio::time::timeout(LAST_WORDS, told_all).await.is_err() {
+            tracing::warn!("the last audit records are not stored");
+        }
+        parts.bus.close(LAST_WORDS).await;
+        served
+    }
+}
+
+struct Parts {
+    config: Config,
+    context: Context,
+    tls: Tls,
+    bus: Bus,
+    keystore: Arc<dyn Keystore>,
+    trail: AuditTrail,
+}
+
+impl Parts {
+    async fn serve(
+        &self,
+        keys_known: Condition,
+        listening: Condition,
+        spare: &Readiness,
+    ) -> Result<(), IngressError> {
+        let Self { config, context, tls, .. } = self;
+        let store = self.store()?;
+        let lost = Arc::new(Notify::new());
+        let rebuilder = Arc::new(Rebuilder::new(
+            self.bus.clone(),
+            store.clone(),
+            Arc::clone(&context.clock),
+            self.trail.clone(),
+            &context.instance,
+            Arc::clone(&lost),
+        ));
+        let log = Arc::new(BrokerLog::new(&self.bus, ACKNOWLEDGED));
+        let tokens = self.tokens()?;
+        let keys = self.session_keys(spare.condition("privacy"))?;
+        let intake = Intake::new(Deps {
+            cell: config.cell.id.clone(),
+            shards: config.cell.shards,
+            clock: Arc::clone(&context.clock),
+            keystore: Arc::clone(&self.keystore),
+            keys: Arc::new(keys.clone()),
+            log: log.clone(),
+            claims: Arc::new(store.clone()),
+            records: Arc::new(store.clone()),
+            gate: Arc::new(store.clone()),
+            validities: config.validities(),
+            margin: config.privacy.margin.get(),
+        });
+        let bounds = Bounds {
+            in_flight: config.load.in_flight,
+            outstanding: config.load.outstanding,
+            streams: config.load.streams,
+            streams_of_tenant: config.load.streams_of_tenant,
+            stall: config.load.stall.get(),
+        };
+        let messages = Messages::new(
+            intake,
+            tokens.clone(),
+            self.trail.clone(),
+            bounds,
+            context.tasks.clone(),
+            context.stop.clone(),
+        );
+        let limits = ServerLimits {
+            connections: config.grpc.connections,
+            streams: config.grpc.streams_per_connection,
+        };
+        let server = GrpcServer::bind(config.grpc.listen, tls, ClientAuth::None, limits).await;
+        let server = server.map_err(IngressError::Grpc)?;
+        let operators = GrpcServer::bind(config.ops.listen, tls, ClientAuth::Required, OPERATORS).await;
+        let operators = operators.map_err(IngressError::Grpc)?;
+        context.info.bound("grpc", server.local_addr());
+        context.info.bound("ops", operators.local_addr());
+
+        let refresh = config.tokens.refresh.get();
+        let stop = &context.stop;
+        let until_stop = |name: &str, work: futures::future::BoxFuture<'static, ()>| {
+            let stop = stop.clone();
+            context.tasks.spawn_critical(name, async move {
+                tokio::select! { () = work => {} () = stop.requested() => {} }
+            });
+        };
+        until_stop("identity's keys", Box::pin(async move { tokens.keep_fresh(refresh, keys_known).await }));
+        until_stop("session keys", Box::pin(wipe(keys)));
+        let redis = spare.condition("redis");
+        let watched = Arc::clone(&rebuilder);
+        until_stop("rebuild", Box::pin(async move { watched.watch(redis).await }));
+        let every = config.projection.sweep_every.get();
+        let sweeper = Sweeper { store: store.clone(), log, clock: Arc::clone(&context.clock) };
+        let shards: Vec<ShardId> = config.cell.shards.iter().collect();
+        until_stop("deadlines", Box::pin(sweep(sweeper, shards.clone(), every)));
+        let workers = self.project(&shards, &Projection::new(store, lost)).await?;
+
+        let operations = Operations::new(rebuilder, self.trail.clone(), context.tasks.clone());
+        let operators_stop = stop.clone();
+        context.tasks.spawn_critical("operator's server", async move {
+            let add = |server: &mut tonic::transport::Server| server.add_service(operations.service());
+            operators.serve(&operators_stop, add).await
+        });
+        let (health, health_service) = tonic_health::server::health_reporter();
+        until_stop("health", Box::pin(report_health(health, context.ready.clone())));
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_file_descriptor_set(public_schema())
+            .build_v1()
+            .map_err(IngressError::Reflection)?;
+        let service = messages.service();
+        listening.set(true);
+        let served = server
+            .serve(stop, |server| {
+                server.add_service(health_service).add_service(reflection).add_service(service)
+            })
+            .await;
+        for worker in workers {
+            worker.stop(LAST_WORDS).await;
+        }
+        served.map_err(IngressError::Grpc)
+    }
+
+    fn store(&self) -> Result<Store, IngressError> {
+        let config = &self.config;
+        let projection = &config.projection;
+        Ok(Store::new(StoreOptions {
+            redis: Redis::new(&config.redis, &self.tls).map_err(IngressError::Redis)?,
+            shards: config.cell.shards,
+            clock: Arc::clone(&self.context.clock),
+            terms: Terms {
+                grace: projection.grace.get(),
+                receipt_wait: projection.receipt_wait.get(),
+                keep: projection.keep.get(),
+            },
+            pace: config.pace(),
+            alone: config.rate.alone,
+            patience: config.redis.response_timeout.get() * REDIS_SLACK,
+        }))
+    }
+
+    fn tokens(&self) -> Result<Tokens, IngressError> {
+        let tokens = &self.config.tokens;
+        let source = JwksSource {
+            url: tokens.jwks_url.parse().map_err(|_| IngressError::Address("tokens.jwks_url"))?,
+            server_name: ServerName::try_from(tokens.server_name.clone())
+                .map_err(|_| IngressError::Address("tokens.server_name"))?,
+            tls: self.tls.clone(),
+        };
+        let expected = Expected { issuer: tokens.issuer.clone(), audience: tokens.audience.clone() };
+        Ok(Tokens::new(source, expected, Arc::clone(&self.context.clock)))
+    }
+
+    fn session_keys(&self, possible: Condition) -> Result<SessionKeys, IngressError> {
+        let privacy = &self.config.privacy;
+        let timeout = privacy.timeout.get();
+        let channel = channel(&privacy.endpoint, &self.tls, &privacy.server_name, timeout);
+        let (clock, tasks) = (Arc::clone(&self.context.clock), self.context.tasks.clone());
+        Ok(SessionKeys::new(channel.map_err(IngressError::Grpc)?, timeout, clock, tasks, possible))
+    }
+
+    /// One worker a shard: its batches are folded in their order, and no shard waits for another.
+    async fn project(
+        &self,
+        shards: &[ShardId],
+        projection: &Projection,
+    ) -> Result<Vec<Worker<sotto_proto::pipeline::v1::EventBatch>>, IngressError> {
+        let mut workers = Vec::with_capacity(shards.len());
+        for shard in shards {
+            let consumers = [topology::consumer_name::projection(*shard)];
+            let config = WorkerConfig { concurrency: 1, ..WorkerConfig::default() };
+            let handler = Arc::new(projection.clone());
+            let worker = Worker::start(&self.bus, "EVENTS", &consumers, handler, config).await;
+            workers.push(worker.map_err(IngressError::Projection)?);
+        }
+        Ok(workers)
+    }
+}
+
+fn open(config: &KeystoreConfig) -> Result<Arc<dyn Keystore>, IngressError> {
+    let secret = UnlockSecret::read(&config.unlock_secret_file).map_err(IngressError::Keystore)?;
+    let keystore = SoftKeystore::open(&config.file, secret, SLOT).map_err(IngressError::Keystore)?;
+    // Without a key no keyed send could ever be accepted: say so now.
+    keystore.current(IDEMPOTENCY_RING).map_err(IngressError::Keystore)?;
+    Ok(Arc::new(keystore))
+}
+
+/// Waits for the broker as long as the process lives: start order is a habit, not a need.
+async fn connect(
+    config: &Config,
+    context: &Context,
+    keystore: &Arc<dyn Keystore>,
+) -> Result<Bus, IngressError> {
+    let topology = Topology::embedded().map_err(IngressError::Topology)?;
+    loop {
+        let digest = Arc::clone(keystore);
+        let options = BusOptions {
+            service: sotto_bus::Service::Ingress,
+            instance: context.instance.clone(),
+            cell: topology::Cell { id: config.cell.id.clone(), shards: config.cell.shards, replicas: 1 },
+            topology: topology.clone(),
+            clock: Arc::clone(&context.clock),
+            digest: Arc::new(move |bytes| {
+                let key = digest.current(IDEMPOTENCY_RING);
+                key.and_then(|key| digest.mac(&key.id, "sotto.quarantine.v1", &[bytes])).unwrap_or_default()
+            }),
+        };
+        match Bus::connect(&config.nats, options).await {
+            Ok(bus) => return Ok(bus),
+            Err(error) => {
+                let after = match error.class() {
+                    ErrorClass::Retry { after } => after,
+                    ErrorClass::Reject | ErrorClass::Poison | ErrorClass::Bug => {
+                        return Err(IngressError::Bus(error));
+                    }
+                };
+                tracing::warn!(error = chain(&error), "waiting for the broker");
+                tokio::select! {
+                    () = tokio::time::sleep(after) => {}
+                    () = context.stop.requested() => return Err(IngressError::Bus(error)),
+                }
+            }
+        }
+    }
+}
+
+async fn watch_bus(bus: Bus, ready: Condition, stop: Stop) {
+    let mut state = bus.state();
+    loop {
+        ready.set(state.borrow_and_update().connected);
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() { return },
+            () = stop.requested() => return,
+        }
+    }
+}
+
+async fn wipe(keys: SessionKeys) {
+    let mut tick = tokio::time::interval(WIPE_EVERY);
+    loop {
+        tick.tick().await;
+        keys.wipe();
+    }
+}
+
+async fn sweep(sweeper: Sweeper, shards: Vec<ShardId>, every: Duration) {
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        for shard in &shards {
+            if let Err(error) = sweeper.sweep(*shard).await {
+                tracing::debug!(%shard, error = chain(&error), "deadlines wait");
+            }
+        }
+    }
+}
+
+async fn report_health(health: tonic_health::server::HealthReporter, ready: Readiness) {
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tick.tick().await;
+        if ready.is_ready() {
+            health.set_serving::<MessageServiceServer<Messages>>().await;
+        } else {
+            health.set_not_serving::<MessageServiceServer<Messages>>().await;
+        }
+    }
+}
+
+/// The public packages alone: what services say to one another is nobody's business.
+fn public_schema() -> FileDescriptorSet {
+    let mut files = FileDescriptorSet::decode(sotto_proto::FILE_DESCRIPTOR_SET).unwrap_or_default();
+    files.file.retain(|file| file.package() == "sotto.message.v1" || file.package() == "google.protobuf");
+    files
+}

@@ -1,0 +1,4 @@
+//! The wire on both sides: gRPC in, the broker out.
+
+pub mod audit;
+pub mod grpc;

@@ -1,0 +1,241 @@
+//! `sotto.privacy.v1.KeyService`: wire to work and back.
+
+use std::{collections::HashMap, time::Duration};
+
+use bytes::Bytes;
+use prost_types::Timestamp as WireTime;
+use sotto_core::{AccountId, Classified, ErrorClass, MessageClass, TenantId, Timestamp, work::KeyWrap};
+use sotto_crypto::{AeadKey, Zeroizing};
+use sotto_proto::{
+    message::v1 as message,
+    pipeline::v1 as pipeline,
+    privacy::v1::{
+        CreateSessionKeyRequest, CreateSessionKeyResponse, UnwrapKeysRequest, UnwrapKeysResponse,
+        UnwrapRefusal, UnwrappedKey,
+        key_service_server::{KeyService, KeyServiceServer},
+        unwrapped_key,
+    },
+    to_wire_time,
+};
+use sotto_runtime::{grpc::peer_service, telemetry::chain};
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{
+    app::{Keys, MAX_WRAPS, Opened, Refusal, SessionKey},
+    domain::{
+        retention::SpanError,
+        tally::{Deed, Outcome},
+    },
+    error::KeyError,
+};
+
+/// Who our error reasons belong to (google.rpc.ErrorInfo).
+const ERROR_DOMAIN: &str = "privacy.sotto.internal";
+
+/// The largest request: 256 wraps with room to spare.
+const MAX_REQUEST_BYTES: usize = 512 * 1024;
+
+/// The last second of the year 9999, where google.protobuf.Timestamp ends.
+const LAST_SECOND: i64 = 253_402_300_799;
+
+/// The service on the wire.
+#[derive(Clone, Debug)]
+pub struct KeyServer(Keys);
+
+impl KeyServer {
+    /// The gRPC service over `keys`.
+    pub fn service(keys: Keys) -> KeyServiceServer<Self> {
+        KeyServiceServer::new(Self(keys)).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+}
+
+#[tonic::async_trait]
+impl KeyService for KeyServer {
+    async fn create_session_key(
+        &self,
+        request: Request<CreateSessionKeyRequest>,
+    ) -> Result<Response<CreateSessionKeyResponse>, Status> {
+        let caller = peer_service(&request)?.name();
+        let asked = match Ask::read(request.get_ref()) {
+            Ok(asked) => asked,
+            Err(error) => {
+                self.0.refused_unread(caller, Deed::Other, Outcome::Invalid);
+                return Err(status(&error));
+            }
+        };
+        let made = self.0.make(caller, asked.tenant, asked.class, asked.needed_until).await;
+        made.map(|made| Response::new(session_key(made))).map_err(|error| status(&error))
+    }
+
+    async fn unwrap_keys(
+        &self,
+        request: Request<UnwrapKeysRequest>,
+    ) -> Result<Response<UnwrapKeysResponse>, Status> {
+        let caller = peer_service(&request)?.name();
+        let UnwrapKeysRequest { account, wraps } = request.into_inner();
+        let Ok(account) = account.parse::<AccountId>() else {
+            self.0.refused_unread(caller, Deed::Open { account: None }, Outcome::Invalid);
+            return Err(status(&KeyError::Field {
+                field: "account",
+                problem: "must name a carrier account",
+            }));
+        };
+        if wraps.len() > MAX_WRAPS {
+            // Before the wraps are read: the answer costs no more than the refusal.
+            self.0.refused_unread(caller, Deed::Open { account: Some(account) }, Outcome::Invalid);
+            return Err(status(&KeyError::Field { field: "wraps", problem: "must be 1 to 256" }));
+        }
+        let key_ids: Vec<Bytes> = wraps.iter().map(|wrap| wrap.key_id.clone()).collect();
+        let wraps = wraps.into_iter().map(|wrap| KeyWrap::try_from(wrap).ok()).collect();
+        let opened = self.0.open(caller, account, wraps).await.map_err(|error| status(&error))?;
+        let keys = key_ids.into_iter().zip(opened).map(|(id, opened)| unwrapped(id, opened)).collect();
+        Ok(Response::new(UnwrapKeysResponse { keys }))
+    }
+}
+
+struct Ask {
+    tenant: TenantId,
+    class: MessageClass,
+    needed_until: Timestamp,
+}
+
+impl Ask {
+    fn read(request: &CreateSessionKeyRequest) -> Result<Self, KeyError> {
+        let tenant = request
+            .tenant
+            .parse()
+            .map_err(|_| KeyError::Field { field: "tenant", problem: "must name a tenant" })?;
+        let class = message::MessageClass::try_from(request.class)
+            .ok()
+            .and_then(|class| MessageClass::try_from(class).ok())
+            .ok_or(KeyError::Field { field: "class", problem: "must be a known class" })?;
+        let needed_until = request
+            .needed_until
+            .and_then(read_time)
+            .ok_or(KeyError::Field { field: "needed_until", problem: "must be a time" })?;
+        Ok(Self { tenant, class, needed_until })
+    }
+}
+
+/// To the millisecond, rounded up: a key needed until a part of it is needed for all of it.
+fn read_time(time: WireTime) -> Option<Timestamp> {
+    let nanos = u32::try_from(time.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    let seconds = (0..=LAST_SECOND).contains(&time.seconds).then_some(time.seconds)?;
+    Some(Timestamp::from_unix_millis(seconds * 1000 + i64::from(nanos.div_ceil(1_000_000))))
+}
+
+fn session_key(made: SessionKey) -> CreateSessionKeyResponse {
+    CreateSessionKeyResponse {
+        wrap: Some(pipeline::KeyWrap::from(&made.wrap)),
+        key: wiped(&made.key),
+        seal_until: Some(to_wire_time(made.seal_until)),
+        dies_at: Some(to_wire_time(made.dies_at)),
+    }
+}
+
+fn unwrapped(key_id: Bytes, opened: Opened) -> UnwrappedKey {
+    let result = match opened.result {
+        Ok(key) => unwrapped_key::Result::Key(wiped(&key)),
+        Err(refusal) => unwrapped_key::Result::Refusal(wire_refusal(refusal).into()),
+    };
+    UnwrappedKey { key_id, result: Some(result), dies_at: opened.dies_at.map(to_wire_time) }
+}
+
+const fn wire_refusal(refusal: Refusal) -> UnwrapRefusal {
+    match refusal {
+        Refusal::Destroyed => UnwrapRefusal::Destroyed,
+        Refusal::NotAllowed => UnwrapRefusal::NotAllowed,
+        Refusal::Invalid => UnwrapRefusal::Invalid,
+        Refusal::UnknownBucket => UnwrapRefusal::UnknownBucket,
+    }
+}
+
+/// The key's bytes for the answer, wiped when the answer is dropped. (The encoded frame is tonic's and is not.)
+fn wiped(key: &AeadKey) -> Bytes {
+    struct Wiped(Zeroizing<[u8; 32]>);
+    impl AsRef<[u8]> for Wiped {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_ref()
+        }
+    }
+    Bytes::from_owner(Wiped(Zeroizing::new(*key.expose())))
+}
+
+/// The one place where an error becomes a gRPC status, and where our own faults are logged.
+fn status(error: &KeyError) -> Status {
+    match error {
+        KeyError::NotThisService => {
+            Status::permission_denied("this method is not for the service that the client certificate names")
+        }
+        KeyError::Field { field, problem } => {
+            let details = ErrorDetails::with_bad_request_violation(*field, *problem);
+            Status::with_error_details(Code::InvalidArgument, format!("{field} {problem}"), details)
+        }
+        KeyError::Span(span) => span_status(*span),
+        KeyError::TooMany { retry_after } => retry(Code::ResourceExhausted, error, *retry_after),
+        KeyError::Keystore(_) | KeyError::Crypto(_) | KeyError::Blocking(_) => failed(error),
+    }
+}
+
+fn span_status(error: SpanError) -> Status {
+    let mut details = ErrorDetails::with_bad_request_violation("needed_until", error.to_string());
+    let code = match error {
+        SpanError::TooSoon => Code::InvalidArgument,
+        SpanError::TooFar { max } => {
+            let metadata = HashMap::from([("max_seconds".to_owned(), max.as_secs().to_string())]);
+            details.set_error_info("RETENTION_EXCEEDED", ERROR_DOMAIN, metadata);
+            Code::OutOfRange
+        }
+    };
+    Status::with_error_details(code, format!("needed_until {error}"), details)
+}
+
+/// The caller learns nothing of the disk or the code; the log does.
+fn failed(error: &KeyError) -> Status {
+    tracing::error!(error = chain(error), "a session key could not be made or opened");
+    match error.class() {
+        ErrorClass::Retry { after } => retry(Code::Unavailable, error, after),
+        ErrorClass::Reject | ErrorClass::Poison | ErrorClass::Bug => Status::internal(error.to_string()),
+    }
+}
+
+fn retry(code: Code, error: &KeyError, after: Duration) -> Status {
+    Status::with_error_details(code, error.to_string(), ErrorDetails::with_retry_info(Some(after)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(seconds: i64, nanos: i32) -> Option<i64> {
+        read_time(WireTime { seconds, nanos }).map(Timestamp::unix_millis)
+    }
+
+    #[test]
+    fn times_are_rounded_up_and_checked() {
+        assert_eq!(read(1, 0), Some(1000));
+        assert_eq!(read(1, 1), Some(1001));
+        assert_eq!(read(1, 999_999_999), Some(2000));
+        assert_eq!(read(LAST_SECOND, 0), Some(LAST_SECOND * 1000));
+        for (seconds, nanos) in [(-1, 0), (LAST_SECOND + 1, 0), (i64::MAX, 0), (0, -1), (0, 1_000_000_000)] {
+            assert_eq!(read(seconds, nanos), None, "{seconds} {nanos}");
+        }
+    }
+
+    #[test]
+    fn each_error_has_its_code() {
+        let max = Duration::from_secs(1020);
+        for (error, code) in [
+            (KeyError::NotThisService, Code::PermissionDenied),
+            (KeyError::Field { field: "tenant", problem: "must name a tenant" }, Code::InvalidArgument),
+            (KeyError::Span(SpanError::TooSoon), Code::InvalidArgument),
+            (KeyError::Span(SpanError::TooFar { max }), Code::OutOfRange),
+            (KeyError::TooMany { retry_after: max }, Code::ResourceExhausted),
+            (KeyError::Keystore(sotto_keystore::KeystoreError::BucketDestroyed), Code::Unavailable),
+            (KeyError::Keystore(sotto_keystore::KeystoreError::Name), Code::Internal),
+        ] {
+            assert_eq!(status(&error).code(), code, "{error}");
+        }
+    }
+}

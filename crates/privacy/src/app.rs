@@ -1,0 +1,457 @@
+//! The service's work: policy and clock decide, the keystore acts, everything is counted.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use sotto_core::{AccountId, CellId, Clock, MessageClass, TenantId, Timestamp, work::KeyWrap};
+use sotto_crypto::{AeadKey, random::random_array, wrap::WrapBinding};
+use sotto_keystore::{BucketKeystore, Destruction, KeystoreError};
+use tokio::time::Instant;
+
+use crate::{
+    domain::{
+        bucket::Bucket,
+        policy::Policy,
+        rate::{Bound, Rates},
+        retention::Retention,
+        tally::{Batch, Deed, Outcome, Tally, Use},
+    },
+    error::KeyError,
+    ports::{AuditEntry, AuditTrail},
+};
+
+/// The service whose certificate may have session keys made.
+const MAKER: &str = "ingress";
+
+/// The service whose certificate may have them opened.
+const OPENER: &str = "carrier";
+
+/// Most wraps of one request.
+pub const MAX_WRAPS: usize = 256;
+
+/// Destructions of so long ago are told again at a start: a crash may have kept them from the audit log.
+const TELL_AGAIN: Duration = Duration::from_secs(3600);
+
+/// What the service is made of.
+#[derive(Debug)]
+pub struct Deps {
+    /// The cell, bound into every wrap.
+    pub cell: CellId,
+    /// How far ahead keys may be asked for.
+    pub retention: Retention,
+    /// Who may open whose messages.
+    pub policy: Policy,
+    /// How fast.
+    pub bound: Bound,
+    /// The bucket keys.
+    pub keys: Arc<dyn BucketKeystore>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// The audit log.
+    pub audit: Arc<dyn AuditTrail>,
+}
+
+/// A session key for ingress.
+#[derive(Debug)]
+pub struct SessionKey {
+    /// Its wrap, which travels with what it seals.
+    pub wrap: KeyWrap,
+    /// The key in clear.
+    pub key: AeadKey,
+    /// Seal nothing with it after this time.
+    pub seal_until: Timestamp,
+    /// What it seals must be submitted before.
+    pub dies_at: Timestamp,
+}
+
+/// Why one wrap is not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The bucket is dead: what it guarded is deleted.
+    Destroyed,
+    /// The account may not carry this tenant's messages.
+    NotAllowed,
+    /// The wrap is malformed or belongs elsewhere.
+    Invalid,
+    /// The bucket was never made here.
+    UnknownBucket,
+}
+
+/// What came of one wrap.
+#[derive(Debug)]
+pub struct Opened {
+    /// The key in clear, or why not.
+    pub result: Result<AeadKey, Refusal>,
+    /// When the bucket dies, if the wrap names one.
+    pub dies_at: Option<Timestamp>,
+}
+
+/// The key service without its wire. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Keys(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    deps: Deps,
+    started: Instant,
+    rates: Mutex<Rates>,
+    tally: Mutex<Tally>,
+    /// Held while a bucket is destroyed, so that each destruction is told once.
+    burial: Mutex<()>,
+}
+
+impl Keys {
+    /// A service that has told nothing yet.
+    pub fn new(deps: Deps) -> Self {
+        let rates = Mutex::new(Rates::new(deps.bound));
+        Self(Arc::new(Inner {
+            deps,
+            started: Instant::now(),
+            rates,
+            tally: Mutex::default(),
+            burial: Mutex::default(),
+        }))
+    }
+
+    /// Makes a session key that opens until `needed_until`. The bucket key is on disk before this returns.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub async fn make(
+        &self,
+        caller: &'static str,
+        tenant: TenantId,
+        class: MessageClass,
+        needed_until: Timestamp,
+    ) -> Result<SessionKey, KeyError> {
+        let result = self.try_make(caller, tenant.clone(), class, needed_until).await;
+        if let Err(error) = &result {
+            let deed = Deed::Make { class };
+            self.0.count(Use { caller, deed, tenant: Some(tenant), outcome: outcome_of(error) }, 1);
+        }
+        result
+    }
+
+    async fn try_make(
+        &self,
+        caller: &'static str,
+        tenant: TenantId,
+        class: MessageClass,
+        needed_until: Timestamp,
+    ) -> Result<SessionKey, KeyError> {
+        if caller != MAKER {
+            return Err(KeyError::NotThisService);
+        }
+        let now = self.0.deps.clock.now();
+        let span = self.0.deps.retention.span(class, needed_until, now).map_err(KeyError::Span)?;
+        let inner = Arc::clone(&self.0);
+        let make = move || inner.make_in(span.bucket, tenant, now);
+        let (wrap, key) = tokio::task::spawn_blocking(make).await.map_err(KeyError::Blocking)??;
+        Ok(SessionKey { wrap, key, seal_until: span.seal_until, dies_at: span.bucket.dies_at() })
+    }
+
+    /// Opens wraps for an account, in the order given; what does not parse as a wrap is `None`.
+    ///
+    /// # Errors
+    /// [`KeyError`], for the request as a whole.
+    pub async fn open(
+        &self,
+        caller: &'static str,
+        account: AccountId,
+        wraps: Vec<Option<KeyWrap>>,
+    ) -> Result<Vec<Opened>, KeyError> {
+        let opener = Opener { caller, account };
+        let asked = u64::try_from(wraps.len()).unwrap_or(u64::MAX);
+        let result = self.try_open(&opener, wraps).await;
+        if let Err(error) = &result {
+            self.0.count(opener.used(None, outcome_of(error)), asked);
+        }
+        result
+    }
+
+    async fn try_open(&self, opener: &Opener, wraps: Vec<Option<KeyWrap>>) -> Result<Vec<Opened>, KeyError> {
+        if opener.caller != OPENER {
+            return Err(KeyError::NotThisService);
+        }
+        if wraps.is_empty() || wraps.len() > MAX_WRAPS {
+            return Err(KeyError::Field { field: "wraps", problem: "must be 1 to 256" });
+        }
+        let keys = u32::try_from(wraps.len()).unwrap_or(u32::MAX);
+        let since = self.0.started.elapsed();
+        let taken = lock(&self.0.rates).take(&opener.account, keys, since);
+        taken.map_err(|retry_after| KeyError::TooMany { retry_after })?;
+        let inner = Arc::clone(&self.0);
+        let opener = opener.clone();
+        let open = move || inner.open_all(&opener, wraps);
+        tokio::task::spawn_blocking(open).await.map_err(KeyError::Blocking)?
+    }
+
+    /// Counts a request that was refused before it could be read.
+    pub fn refused_unread(&self, caller: &'static str, deed: Deed, outcome: Outcome) {
+        self.0.count(Use { caller, deed, tenant: None, outcome }, 1);
+    }
+
+    /// Destroys every bucket whose time has come; returns how many.
+    ///
+    /// # Errors
+    /// [`KeyError::Keystore`]: what could not be destroyed is tried again at the next sweep and not opened until then.
+    pub async fn sweep(&self) -> Result<usize, KeyError> {
+        let inner = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || inner.sweep()).await.map_err(KeyError::Blocking)?
+    }
+
+    /// Tells the destructions of the last hour once more, with the time they happened at.
+    ///
+    /// # Errors
+    /// [`KeyError::Keystore`].
+    pub async fn tell_again(&self) -> Result<(), KeyError> {
+        let inner = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || inner.tell_again()).await.map_err(KeyError::Blocking)?
+    }
+
+    /// Ends the minute: its counts go to the log and to the audit log.
+    pub fn report(&self) {
+        let minute = lock(&self.0.tally).end();
+        for (one, keys) in minute.counts {
+            let (account, class) = match &one.deed {
+                Deed::Open { account } => (account.as_ref(), None),
+                Deed::Make { class } => (None, Some(*class)),
+                Deed::Other => (None, None),
+            };
+            tracing::info!(
+                caller = one.caller,
+                action = one.deed.action(),
+                account = account.map(tracing::field::display),
+                class = class.map(tracing::field::display),
+                tenant = one.tenant.as_ref().map(tracing::field::display),
+                outcome = one.outcome.name(),
+                keys,
+                "session keys used"
+            );
+        }
+        for (one, keys) in minute.audit {
+            self.0.tell(one, keys);
+        }
+    }
+}
+
+/// Who wants wraps opened.
+#[derive(Clone)]
+struct Opener {
+    caller: &'static str,
+    account: AccountId,
+}
+
+impl Opener {
+    fn used(&self, tenant: Option<TenantId>, outcome: Outcome) -> Use {
+        let deed = Deed::Open { account: Some(self.account.clone()) };
+        Use { caller: self.caller, deed, tenant, outcome }
+    }
+}
+
+impl Inner {
+    fn count(&self, one: Use, keys: u64) {
+        let at_once = lock(&self.tally).count(one, keys);
+        if let Some(refused) = at_once {
+            self.tell(refused, keys);
+        }
+    }
+
+    fn tell(&self, one: Use, keys: u64) {
+        let object = match &one.deed {
+            Deed::Open { account: Some(account) } => format!("account={account} keys={keys}"),
+            Deed::Make { class } => format!("class={class} keys={keys}"),
+            Deed::Open { account: None } | Deed::Other => format!("keys={keys}"),
+        };
+        self.deps.audit.tell(AuditEntry {
+            at: self.deps.clock.now(),
+            action: one.deed.action(),
+            actor: one.caller,
+            tenant: one.tenant,
+            object,
+            outcome: one.outcome.name(),
+        });
+    }
+}
+
+/// On blocking threads: the keystore waits for the disk. What happened is counted here, whether or not the caller
+/// still waits for the answer.
+impl Inner {
+    fn make_in(
+        &self,
+        bucket: Bucket,
+        tenant: TenantId,
+        now: Timestamp,
+    ) -> Result<(KeyWrap, AeadKey), KeyError> {
+        let name = bucket.to_string();
+        // On disk when it returns, and the same key for whoever asks next.
+        self.deps
+            .keys
+            .create_bucket(&name, bucket.dies_at().unix_millis(), now.unix_millis())
+            .map_err(KeyError::Keystore)?;
+        let key_id = random_array().map_err(KeyError::Crypto)?;
+        let key = AeadKey::generate().map_err(KeyError::Crypto)?;
+        let mut wrap =
+            KeyWrap { key_id, tenant, class: bucket.class(), bucket: name, wrapped: bytes::Bytes::new() };
+        let wrapped =
+            self.deps.keys.wrap_session_key(&self.binding(&wrap), &key).map_err(KeyError::Keystore)?;
+        wrap.wrapped = bytes::Bytes::copy_from_slice(&wrapped);
+        let deed = Deed::Make { class: wrap.class };
+        self.count(Use { caller: MAKER, deed, tenant: Some(wrap.tenant.clone()), outcome: Outcome::Ok }, 1);
+        Ok((wrap, key))
+    }
+
+    fn open_all(&self, opener: &Opener, wraps: Vec<Option<KeyWrap>>) -> Result<Vec<Opened>, KeyError> {
+        let mut counts = Batch::default();
+        // A request often names one dead bucket many times.
+        let mut dead: HashMap<Bucket, Refusal> = HashMap::new();
+        let mut opened = Vec::with_capacity(wraps.len());
+        for wrap in wraps {
+            let one = match &wrap {
+                Some(wrap) => self.open_one(&opener.account, wrap, &mut dead)?,
+                None => Opened { result: Err(Refusal::Invalid), dies_at: None },
+            };
+            let outcome = one.result.as_ref().map_or_else(|refusal| refusal.outcome(), |_| Outcome::Ok);
+            counts.add(opener.used(wrap.map(|wrap| wrap.tenant), outcome));
+            opened.push(one);
+        }
+        for (one, keys) in counts {
+            self.count(one, keys);
+        }
+        Ok(opened)
+    }
+
+    /// Every check, on every wrap. The tenant that the policy judges is the one that the wrap's tag proves.
+    fn open_one(
+        &self,
+        account: &AccountId,
+        wrap: &KeyWrap,
+        dead: &mut HashMap<Bucket, Refusal>,
+    ) -> Result<Opened, KeyError> {
+        let refused = |refusal, dies_at| Ok(Opened { result: Err(refusal), dies_at });
+        if !self.deps.policy.allows(account, &wrap.tenant) {
+            return refused(Refusal::NotAllowed, None);
+        }
+        let bucket = match wrap.bucket.parse::<Bucket>() {
+            Ok(bucket) if bucket.class() == wrap.class => bucket,
+            Ok(_) | Err(_) => return refused(Refusal::Invalid, None),
+        };
+        let dies_at = Some(bucket.dies_at());
+        let now = self.deps.clock.now();
+        if bucket.is_dead(now) {
+            // Its key may still be in the file: the next sweep is seconds away. Nothing opens with it any more.
+            let refusal = match dead.get(&bucket) {
+                Some(refusal) => *refusal,
+                None => self.refusal_of_dead(bucket, now)?,
+            };
+            dead.insert(bucket, refusal);
+            return refused(refusal, dies_at);
+        }
+        let result = match self.deps.keys.unwrap_session_key(&self.binding(wrap), &wrap.wrapped) {
+            Ok(key) => Ok(key),
+            Err(KeystoreError::BucketDestroyed) => Err(Refusal::Destroyed),
+            Err(KeystoreError::BucketUnknown) => Err(Refusal::UnknownBucket),
+            Err(KeystoreError::Unwrap(_)) => Err(Refusal::Invalid),
+            Err(error) => return Err(KeyError::Keystore(error)),
+        };
+        Ok(Opened { result, dies_at })
+    }
+
+    fn refusal_of_dead(&self, bucket: Bucket, now: Timestamp) -> Result<Refusal, KeyError> {
+        match self.bury(&bucket.to_string(), now) {
+            Ok(_) => Ok(Refusal::Destroyed),
+            Err(KeystoreError::BucketUnknown) => Ok(Refusal::UnknownBucket),
+            Err(error) => Err(KeyError::Keystore(error)),
+        }
+    }
+
+    fn sweep(&self) -> Result<usize, KeyError> {
+        let now = self.deps.clock.now();
+        let mut destroyed = 0;
+        let mut failed = None;
+        for bucket in self.deps.keys.buckets().map_err(KeyError::Keystore)? {
+            if bucket.dies_at_ms > now.unix_millis() {
+                continue;
+            }
+            // One that fails must not keep the others alive.
+            match self.bury(&bucket.bucket, now) {
+                Ok(true) => destroyed += 1,
+                Ok(false) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(destroyed), |error| Err(KeyError::Keystore(error)))
+    }
+
+    /// Destroys a bucket's key and tells it, once; returns whether it was alive.
+    fn bury(&self, bucket: &str, now: Timestamp) -> Result<bool, KeystoreError> {
+        let _alone = lock(&self.burial);
+        let was_alive = self.deps.keys.buckets()?.iter().any(|living| living.bucket == bucket);
+        let destruction = self.deps.keys.destroy_bucket(bucket, now.unix_millis())?;
+        if was_alive {
+            tracing::info!(bucket, generation = destruction.generation, "bucket key destroyed");
+            self.tell_destruction(&destruction);
+        }
+        Ok(was_alive)
+    }
+
+    fn tell_again(&self) -> Result<(), KeyError> {
+        let since = self.deps.clock.now().minus(TELL_AGAIN).unix_millis();
+        let destroyed = self.deps.keys.destroyed().map_err(KeyError::Keystore)?;
+        for destruction in destroyed.iter().filter(|destruction| destruction.destroyed_at_ms >= since) {
+            self.tell_destruction(destruction);
+        }
+        Ok(())
+    }
+
+    fn tell_destruction(&self, destruction: &Destruction) {
+        self.deps.audit.tell(AuditEntry {
+            at: Timestamp::from_unix_millis(destruction.destroyed_at_ms),
+            action: "bucket.destroyed",
+            actor: "privacy",
+            tenant: None,
+            // The generation shows a restored old file (docs/formats/keystore.md §5).
+            object: format!("{} generation={}", destruction.bucket, destruction.generation),
+            outcome: "ok",
+        });
+    }
+
+    fn binding<'a>(&'a self, wrap: &'a KeyWrap) -> WrapBinding<'a> {
+        WrapBinding {
+            cell: self.deps.cell.as_str(),
+            tenant: wrap.tenant.as_str(),
+            class: wrap.class.name(),
+            bucket: &wrap.bucket,
+            key_id: &wrap.key_id,
+        }
+    }
+}
+
+impl Refusal {
+    const fn outcome(self) -> Outcome {
+        match self {
+            Self::Destroyed => Outcome::Destroyed,
+            Self::NotAllowed => Outcome::NotAllowed,
+            Self::Invalid => Outcome::Invalid,
+            Self::UnknownBucket => Outcome::UnknownBucket,
+        }
+    }
+}
+
+fn outcome_of(error: &KeyError) -> Outcome {
+    match error {
+        KeyError::NotThisService => Outcome::NotThisService,
+        KeyError::Field { .. } => Outcome::Invalid,
+        KeyError::Span(_) => Outcome::OutOfRange,
+        KeyError::TooMany { .. } => Outcome::TooMany,
+        KeyError::Keystore(_) | KeyError::Crypto(_) | KeyError::Blocking(_) => Outcome::Failed,
+    }
+}
+
+// What the locks guard is whole between statements, so what a panic left behind is sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,238 @@
+//! `default.toml` as types. Its text is the reference.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use serde::Deserialize;
+use sotto_bus::NatsConfig;
+use sotto_runtime::{
+    config::{
+        AdminConfig, CellConfig, ConfigDuration, ConfigError, ConfigErrors, KeyPath, ShutdownConfig,
+        TelemetryConfig, TlsConfig, Validate,
+    },
+    service::ProcessConfig,
+};
+
+use crate::{
+    app::MAX_WRAPS,
+    domain::{
+        policy::{Allowed, Policy, Rule},
+        rate::Bound,
+        retention::Retention,
+    },
+};
+
+/// The embedded defaults.
+pub const DEFAULT_TOML: &str = include_str!("default.toml");
+
+/// All of the configuration.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Config {
+    /// `[cell]`
+    pub cell: CellConfig,
+    /// `[grpc]`
+    pub grpc: GrpcConfig,
+    /// `[tls]`
+    pub tls: TlsConfig,
+    /// `[nats]`
+    pub nats: NatsConfig,
+    /// `[keystore]`
+    pub keystore: KeystoreConfig,
+    /// `[retention]`
+    pub retention: RetentionConfig,
+    /// `[session]`
+    pub session: SessionConfig,
+    /// `[destruction]`
+    pub destruction: DestructionConfig,
+    /// `[rate]`
+    pub rate: RateConfig,
+    /// `[[unwrap]]`
+    pub unwrap: Vec<RuleConfig>,
+    /// `[admin]`
+    pub admin: AdminConfig,
+    /// `[telemetry]`
+    pub telemetry: TelemetryConfig,
+    /// `[shutdown]`
+    pub shutdown: ShutdownConfig,
+}
+
+/// Where the key service listens.
+#[derive(Clone, Debug, Deserialize)]
+pub struct GrpcConfig {
+    /// The address.
+    pub listen: SocketAddr,
+}
+
+/// Where the bucket keys are.
+#[derive(Clone, Debug, Deserialize)]
+pub struct KeystoreConfig {
+    /// The file of bucket keys.
+    pub buckets_file: PathBuf,
+    /// The secret that opens it: 32 bytes, not text.
+    pub unlock_secret_file: PathBuf,
+}
+
+/// How far ahead messages may wait.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RetentionConfig {
+    /// Of one-time codes.
+    pub otp: ConfigDuration,
+    /// Of service notices.
+    pub transactional: ConfigDuration,
+    /// Of advertising.
+    pub promotional: ConfigDuration,
+    /// Of invitations.
+    pub ad_invite: ConfigDuration,
+    /// Submit timeout and skew on top.
+    pub submit_margin: ConfigDuration,
+}
+
+/// What a session key may do.
+#[derive(Clone, Debug, Deserialize)]
+pub struct SessionConfig {
+    /// How long it seals.
+    pub lifetime: ConfigDuration,
+}
+
+/// When buckets are destroyed.
+#[derive(Clone, Debug, Deserialize)]
+pub struct DestructionConfig {
+    /// How often they are looked through.
+    pub sweep_every: ConfigDuration,
+}
+
+/// How fast an account opens keys.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RateConfig {
+    /// Keys a second.
+    pub per_second: u32,
+    /// Keys at once.
+    pub burst: u32,
+}
+
+/// One rule of who may open whose messages.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RuleConfig {
+    /// The accounts, or `*`.
+    pub accounts: Vec<String>,
+    /// The tenants, or `*`.
+    pub tenants: Vec<String>,
+}
+
+impl Config {
+    /// The retention as the domain knows it.
+    pub const fn retention(&self) -> Retention {
+        Retention {
+            otp: self.retention.otp.get(),
+            transactional: self.retention.transactional.get(),
+            promotional: self.retention.promotional.get(),
+            ad_invite: self.retention.ad_invite.get(),
+            submit_margin: self.retention.submit_margin.get(),
+            session: self.session.lifetime.get(),
+        }
+    }
+
+    /// The bound as the domain knows it.
+    pub const fn bound(&self) -> Bound {
+        Bound { per_second: self.rate.per_second, burst: self.rate.burst }
+    }
+
+    /// The policy as the domain knows it. A rule that does not parse (validation refuses it) allows nobody.
+    pub fn policy(&self) -> Policy {
+        let rule = |rule: &RuleConfig| {
+            Some(Rule { accounts: allowed(&rule.accounts)?, tenants: allowed(&rule.tenants)? })
+        };
+        Policy::new(self.unwrap.iter().filter_map(rule).collect())
+    }
+}
+
+/// `*` alone, or names; none of anything else.
+fn allowed<T: FromStr>(names: &[String]) -> Option<Allowed<T>> {
+    match names {
+        [] => None,
+        [all] if all == "*" => Some(Allowed::All),
+        names => names.iter().map(|name| name.parse().ok()).collect::<Option<_>>().map(Allowed::Only),
+    }
+}
+
+impl ProcessConfig for Config {
+    fn telemetry(&self) -> &TelemetryConfig {
+        &self.telemetry
+    }
+    fn admin(&self) -> &AdminConfig {
+        &self.admin
+    }
+    fn shutdown(&self) -> &ShutdownConfig {
+        &self.shutdown
+    }
+}
+
+impl Validate for Config {
+    fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
+        self.cell.validate(&at.key("cell"), errors);
+        self.tls.validate(&at.key("tls"), errors);
+        for fault in self.nats.faults() {
+            let (key, problem) = fault.split_once(": ").unwrap_or(("", &fault));
+            errors.push(ConfigError::new(at.key("nats").key(key), problem));
+        }
+        self.keystore.validate(&at.key("keystore"), errors);
+        self.retention.validate(&at.key("retention"), errors);
+        let session = Duration::from_secs(10)..=Duration::from_secs(300);
+        errors.duration_in(&at.key("session"), "lifetime", self.session.lifetime, session);
+        let sweep = Duration::from_millis(500)..=Duration::from_secs(60);
+        errors.duration_in(&at.key("destruction"), "sweep_every", self.destruction.sweep_every, sweep);
+        self.rate.validate(&at.key("rate"), errors);
+        validate_rules(&self.unwrap, at, errors);
+        self.admin.validate(&at.key("admin"), errors);
+        self.telemetry.validate(&at.key("telemetry"), errors);
+        self.shutdown.validate(&at.key("shutdown"), errors);
+    }
+}
+
+impl Validate for KeystoreConfig {
+    fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
+        for (key, path) in
+            [("buckets_file", &self.buckets_file), ("unlock_secret_file", &self.unlock_secret_file)]
+        {
+            errors.require(at, key, path.is_file(), "must name a file", "sotto init makes it");
+        }
+    }
+}
+
+impl Validate for RetentionConfig {
+    fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
+        let minute = Duration::from_secs(60);
+        let day = Duration::from_secs(86_400);
+        errors.duration_in(at, "otp", self.otp, minute..=day);
+        for (key, value) in [
+            ("transactional", self.transactional),
+            ("promotional", self.promotional),
+            ("ad_invite", self.ad_invite),
+        ] {
+            errors.duration_in(at, key, value, minute..=day * 30);
+        }
+        errors.duration_in(at, "submit_margin", self.submit_margin, Duration::from_secs(10)..=minute * 15);
+    }
+}
+
+impl Validate for RateConfig {
+    fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
+        errors.in_range(at, "per_second", self.per_second, 1..=1_000_000, "keys");
+        // A smaller burst could never let the largest request through.
+        let largest = u32::try_from(MAX_WRAPS).unwrap_or(u32::MAX);
+        errors.in_range(at, "burst", self.burst, largest..=1_000_000, "keys");
+    }
+}
+
+fn validate_rules(rules: &[RuleConfig], at: &KeyPath, errors: &mut ConfigErrors) {
+    let fix = "allow all of the cell by accounts = [\"*\"] and tenants = [\"*\"], or name them";
+    errors.require(at, "unwrap", !rules.is_empty(), "must hold a rule: nobody could open anything", fix);
+    for (number, rule) in rules.iter().enumerate() {
+        let problem = |list, kind| format!("rule {}: {list} must be [\"*\"] or names of {kind}", number + 1);
+        if allowed::<sotto_core::AccountId>(&rule.accounts).is_none() {
+            errors.push(ConfigError::new(at.key("unwrap"), problem("accounts", "accounts")).fix(fix));
+        }
+        if allowed::<sotto_core::TenantId>(&rule.tenants).is_none() {
+            errors.push(ConfigError::new(at.key("unwrap"), problem("tenants", "tenants")).fix(fix));
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The pure decisions: which bucket, how far ahead, who may open what, how often, and what is told of it.
+
+pub mod bucket;
+pub mod policy;
+pub mod rate;
+pub mod retention;
+pub mod tally;

@@ -1,0 +1,145 @@
+//! How far ahead a key may be asked for, and until when it may seal.
+
+use std::time::Duration;
+
+use sotto_core::{MessageClass, Timestamp};
+
+use super::bucket::Bucket;
+
+/// A key needed for less than this is of no use to anybody: it would be dead before its first message is submitted.
+pub const LEAST_NEED: Duration = Duration::from_secs(5);
+
+/// Sealing ends this long before the bucket dies, so that no key is used to seal into a dead bucket.
+const SEAL_GUARD: Duration = Duration::from_secs(1);
+
+/// How long each class's messages may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Of one-time codes.
+    pub otp: Duration,
+    /// Of service notices.
+    pub transactional: Duration,
+    /// Of advertising.
+    pub promotional: Duration,
+    /// Of invitations to agree to advertising.
+    pub ad_invite: Duration,
+    /// Submit timeout and clock skew, which are part of what is asked for.
+    pub submit_margin: Duration,
+    /// The longest time that one key seals.
+    pub session: Duration,
+}
+
+/// What a session key may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The bucket it hangs on.
+    pub bucket: Bucket,
+    /// Seal nothing with it after this time.
+    pub seal_until: Timestamp,
+}
+
+/// Why a key is not made for so long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpanError {
+    /// It is over, or almost.
+    #[error("must be at least {} s ahead", LEAST_NEED.as_secs())]
+    TooSoon,
+    /// Retention does not reach so far.
+    #[error("must be at most {} s ahead for this class", max.as_secs())]
+    TooFar {
+        /// The furthest, from now.
+        max: Duration,
+    },
+}
+
+impl Retention {
+    /// The furthest that a key of `class` may be needed, from now.
+    pub fn furthest(&self, class: MessageClass) -> Duration {
+        let waiting = match class {
+            MessageClass::Otp => self.otp,
+            MessageClass::Transactional => self.transactional,
+            MessageClass::Promotional => self.promotional,
+            MessageClass::AdInvite => self.ad_invite,
+        };
+        waiting.saturating_add(self.submit_margin)
+    }
+
+    /// The bucket and the end of sealing for a key that must open until `needed_until`.
+    ///
+    /// # Errors
+    /// [`SpanError`].
+    pub fn span(
+        &self,
+        class: MessageClass,
+        needed_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Span, SpanError> {
+        if needed_until < now.plus(LEAST_NEED) {
+            return Err(SpanError::TooSoon);
+        }
+        let max = self.furthest(class);
+        let too_far = SpanError::TooFar { max };
+        if needed_until > now.plus(max) {
+            return Err(too_far);
+        }
+        let bucket = Bucket::covering(class, needed_until).ok_or(too_far)?;
+        let seal_until = now.plus(self.session).min(bucket.dies_at().minus(SEAL_GUARD));
+        Ok(Span { bucket, seal_until })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RETENTION: Retention = Retention {
+        otp: Duration::from_secs(15 * 60),
+        transactional: Duration::from_secs(72 * 3600),
+        promotional: Duration::from_secs(72 * 3600),
+        ad_invite: Duration::from_secs(48 * 3600),
+        submit_margin: Duration::from_secs(120),
+        session: Duration::from_secs(300),
+    };
+
+    #[test]
+    fn reaches_as_far_as_the_class_is_kept_and_no_millisecond_further() {
+        let now = Timestamp::from_unix_millis(1_795_493_815_007);
+        for class in MessageClass::ALL {
+            let max = RETENTION.furthest(class);
+            assert!(RETENTION.span(class, now.plus(max), now).is_ok());
+            let beyond = now.plus(max).plus(Duration::from_millis(1));
+            assert_eq!(RETENTION.span(class, beyond, now), Err(SpanError::TooFar { max }));
+        }
+        assert_eq!(RETENTION.furthest(MessageClass::Otp), Duration::from_secs(17 * 60));
+        assert_eq!(RETENTION.furthest(MessageClass::AdInvite), Duration::from_secs(48 * 3600 + 120));
+    }
+
+    #[test]
+    fn refuses_what_is_over() {
+        let now = Timestamp::from_unix_millis(1_795_493_815_007);
+        for until in [now, now.minus(Duration::from_secs(1)), now.plus(Duration::from_millis(4999))] {
+            assert_eq!(RETENTION.span(MessageClass::Otp, until, now), Err(SpanError::TooSoon));
+        }
+        assert!(RETENTION.span(MessageClass::Otp, now.plus(LEAST_NEED), now).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn expiry_comes_before_destruction_and_sealing_before_both(
+            class in proptest::sample::select(MessageClass::ALL.to_vec()),
+            now in 0_i64..200_000_000_000_000,
+            ahead_ms in 5_000_u64..1_020_000,
+        ) {
+            let now = Timestamp::from_unix_millis(now);
+            let until = now.plus(Duration::from_millis(ahead_ms));
+            let span = RETENTION.span(class, until, now).unwrap();
+            // What is needed until T is expired and submitted before T; the bucket dies at T or later.
+            prop_assert!(span.bucket.dies_at() >= until);
+            prop_assert!(span.seal_until < span.bucket.dies_at());
+            prop_assert!(span.seal_until > now);
+            prop_assert!(span.seal_until <= now.plus(Duration::from_secs(300)));
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The process: opens the keys, destroys what is due, serves, and goes on destroying.
+
+use std::{sync::Arc, time::Duration};
+
+use sotto_keystore::{SoftBuckets, UnlockSecret};
+use sotto_runtime::{
+    Condition, Context, Service, Stop,
+    grpc::{GrpcServer, ServerLimits},
+    telemetry::chain,
+    tls::{ClientAuth, Tls},
+};
+use tokio::time::{MissedTickBehavior, interval, interval_at};
+
+use crate::{
+    adapters::{
+        audit::{AuditQueue, Broker, publish},
+        grpc::KeyServer,
+    },
+    app::{Deps, Keys},
+    config::{Config, DEFAULT_TOML, KeystoreConfig},
+    error::PrivacyError,
+    ports::AuditTrail,
+};
+
+/// The keystore's slot: a file of another service does not open as ours.
+const SLOT: &str = "privacy";
+
+/// How often uses are summed up.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
+
+/// Peers are the processes of one cell. Each request occupies a blocking thread while the keystore works.
+const LIMITS: ServerLimits = ServerLimits { connections: 256, streams: 64 };
+
+/// The privacy service as a process.
+#[derive(Debug)]
+pub struct Privacy;
+
+impl Service for Privacy {
+    const NAME: &'static str = "privacy";
+    const DEFAULT_TOML: &'static str = DEFAULT_TOML;
+    type Config = Config;
+    type Error = PrivacyError;
+
+    async fn run(config: Config, context: Context) -> Result<(), PrivacyError> {
+        let (audit, records) = AuditQueue::new(&context.instance);
+        let broker = Broker {
+            nats: config.nats.clone(),
+            cell: config.cell.clone(),
+            instance: context.instance.clone(),
+            clock: Arc::clone(&context.clock),
+        };
+        // It ends after everything else: when the last that tells acts is gone.
+        context.tasks.spawn_critical("audit", publish(broker, records, context.stop.clone()));
+        serve(config, context, Arc::new(audit)).await
+    }
+}
+
+/// Serves until a stop is asked for; acts are told to `audit`.
+///
+/// # Errors
+/// When the keys cannot be opened, what is due cannot be destroyed, or the address cannot be served.
+pub async fn serve(config: Config, context: Context, audit: Arc<dyn AuditTrail>) -> Result<(), PrivacyError> {
+    let opened = context.ready.condition("keystore");
+    let destroying = context.ready.condition("destruction");
+    let listening = context.ready.condition("listening");
+
+    let tls = Tls::load(&config.tls).map_err(PrivacyError::Tls)?;
+    tls.watch(&context);
+    let buckets = open(config.keystore.clone()).await?;
+    opened.set(true);
+    let keys = Keys::new(Deps {
+        cell: config.cell.id.clone(),
+        retention: config.retention(),
+        policy: config.policy(),
+        bound: config.bound(),
+        keys: Arc::new(buckets),
+        clock: Arc::clone(&context.clock),
+        audit,
+    });
+    keys.tell_again().await.map_err(PrivacyError::Destroy)?;
+    // What died while nobody ran is destroyed before anybody may ask for it.
+    keys.sweep().await.map_err(PrivacyError::Destroy)?;
+    destroying.set(true);
+
+    let server = GrpcServer::bind(config.grpc.listen, &tls, ClientAuth::Required, LIMITS)
+        .await
+        .map_err(PrivacyError::Serve)?;
+    context.info.bound("grpc", server.local_addr());
+    let every = config.destruction.sweep_every.get();
+    context.tasks.spawn_critical(
+        "bucket destruction",
+        destroy_on_time(keys.clone(), every, context.stop.clone(), destroying),
+    );
+    context.tasks.spawn_critical("minute report", report_each_minute(keys.clone(), context.stop.clone()));
+    listening.set(true);
+    let service = KeyServer::service(keys.clone());
+    let served = server.serve(&context.stop, |server| server.add_service(service)).await;
+    keys.report();
+    served.map_err(PrivacyError::Serve)
+}
+
+async fn open(files: KeystoreConfig) -> Result<SoftBuckets, PrivacyError> {
+    let open = move || {
+        let secret = UnlockSecret::read(&files.unlock_secret_file)?;
+        SoftBuckets::open(&files.buckets_file, secret, SLOT)
+    };
+    let opened = tokio::task::spawn_blocking(open).await;
+    opened.map_err(PrivacyError::Blocking)?.map_err(PrivacyError::Open)
+}
+
+async fn destroy_on_time(keys: Keys, every: Duration, stop: Stop, destroying: Condition) {
+    let mut tick = interval(every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.requested() => return,
+        }
+        let swept = keys.sweep().await;
+        destroying.set(swept.is_ok());
+        if let Err(error) = &swept
+            && !failing
+        {
+            tracing::error!(
+                error = chain(error),
+                "dead bucket keys cannot be destroyed; they open nothing meanwhile"
+            );
+        }
+        failing = swept.is_err();
+    }
+}
+
+async fn report_each_minute(keys: Keys, stop: Stop) {
+    let mut tick = interval_at(tokio::time::Instant::now() + REPORT_EVERY, REPORT_EVERY);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => keys.report(),
+            () = stop.requested() => return,
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The privacy service with its real key file, real TLS and a clock moved by hand.
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+mod broker;
+mod checks;
+mod config;
+mod destruction;
+mod wire;
+mod world;

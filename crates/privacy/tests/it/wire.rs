@@ -1,0 +1,278 @@
+//! The whole service on the wire: mutual TLS, real certificates, gRPC clients as ingress and connector use them.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use sotto_core::{Clock as _, work::KeyWrap};
+use sotto_crypto::{
+    AeadKey,
+    envelope::{Binding, Sealer, open},
+};
+use sotto_privacy::{
+    config::{Config, DEFAULT_TOML},
+    service::serve,
+};
+use sotto_proto::{
+    from_wire_time,
+    message::v1::MessageClass,
+    privacy::v1::{
+        CreateSessionKeyRequest, CreateSessionKeyResponse, UnwrapKeysRequest, UnwrapRefusal, UnwrappedKey,
+        key_service_client::KeyServiceClient, unwrapped_key,
+    },
+    to_wire_time,
+};
+use sotto_runtime::{
+    Context,
+    config::{TlsConfig, testing::load_text},
+    grpc::channel,
+    tls::Tls,
+};
+use sotto_testkit::{CertFiles, Pki, eventually};
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt as _;
+
+use crate::world::{MINUTE, NOW, World};
+
+pub(crate) const BOUND: Duration = Duration::from_secs(20);
+
+struct Served {
+    context: Context,
+    pki: Pki,
+    port: String,
+}
+
+impl Served {
+    async fn start(world: &World) -> Self {
+        Self::start_with(world, Pki::new(), "").await
+    }
+
+    async fn start_with(world: &World, pki: Pki, more: &str) -> Self {
+        let config = config(world, &pki, more);
+        let context = Context::detached(world.clock.clone(), "run-1");
+        context.tasks.spawn_critical("service", serve(config, context.clone(), world.told.clone()));
+        // Before they are registered, no condition at all would pass for all of them.
+        let all =
+            BTreeMap::from(["destruction", "keystore", "listening"].map(|name| (name.to_owned(), true)));
+        eventually(BOUND, "readiness", async || context.ready.conditions() == all).await;
+        let port = context.info.addresses()["grpc"].rsplit(':').next().unwrap().to_owned();
+        Self { context, pki, port }
+    }
+
+    fn client(&self, service: &str) -> KeyServiceClient<Channel> {
+        client(&self.pki, &self.port, service)
+    }
+
+    async fn stop(self) -> Pki {
+        self.context.stop.request();
+        eventually(BOUND, "the end", async || self.context.tasks.held().is_empty()).await;
+        self.pki
+    }
+}
+
+pub(crate) fn ask(until: sotto_core::Timestamp) -> CreateSessionKeyRequest {
+    CreateSessionKeyRequest {
+        tenant: "acme".to_owned(),
+        class: MessageClass::Otp.into(),
+        needed_until: Some(to_wire_time(until)),
+    }
+}
+
+/// The configuration of a test's service; it has no broker unless `more` names one.
+pub(crate) fn config(world: &World, pki: &Pki, more: &str) -> Config {
+    let CertFiles { ca, cert, key } = pki.service("privacy");
+    let (ca, cert, key) = (ca.display(), cert.display(), key.display());
+    let text = format!(
+        "cell.id = 'vn'\ngrpc.listen = '127.0.0.1:0'\ndestruction.sweep_every = '500 ms'\n\
+         tls.ca_file = '{ca}'\ntls.cert_file = '{cert}'\ntls.key_file = '{key}'\n\
+         nats.ca_file = '{ca}'\nnats.cert_file = '{cert}'\nnats.key_file = '{key}'\n\
+         keystore.buckets_file = '{}'\nkeystore.unlock_secret_file = '{}'\n{more}",
+        world.buckets_file().display(),
+        world.secret_file().display(),
+    );
+    let text = if more.contains("nkey") { text } else { format!("{text}\nnats.nkey_seed_file = 'none'\n") };
+    load_text::<Config>(DEFAULT_TOML, &text).unwrap().config
+}
+
+/// A client of the service at `port`, with the certificate of another service.
+pub(crate) fn client(pki: &Pki, port: &str, service: &str) -> KeyServiceClient<Channel> {
+    let CertFiles { ca, cert, key } = pki.service(service);
+    let tls = Tls::load(&TlsConfig { ca_file: ca, cert_file: cert, key_file: key }).unwrap();
+    let endpoint = format!("https://localhost:{port}");
+    KeyServiceClient::new(channel(&endpoint, &tls, "privacy.sotto.internal", BOUND).unwrap())
+}
+
+pub(crate) async fn make(
+    ingress: &mut KeyServiceClient<Channel>,
+    until: sotto_core::Timestamp,
+) -> CreateSessionKeyResponse {
+    ingress.create_session_key(ask(until)).await.unwrap().into_inner()
+}
+
+pub(crate) async fn unwrap(
+    carrier: &mut KeyServiceClient<Channel>,
+    made: &CreateSessionKeyResponse,
+) -> Result<UnwrappedKey, Status> {
+    let request =
+        UnwrapKeysRequest { account: "viettel-otp".to_owned(), wraps: vec![made.wrap.clone().unwrap()] };
+    let mut keys = carrier.unwrap_keys(request).await?.into_inner().keys;
+    assert_eq!(keys.len(), 1);
+    Ok(keys.remove(0))
+}
+
+fn refusal(key: &UnwrappedKey) -> Option<UnwrapRefusal> {
+    match &key.result {
+        Some(unwrapped_key::Result::Key(_)) => None,
+        Some(unwrapped_key::Result::Refusal(refusal)) => UnwrapRefusal::try_from(*refusal).ok(),
+        None => Some(UnwrapRefusal::Unspecified),
+    }
+}
+
+#[tokio::test]
+async fn one_key_from_ingress_to_connector_and_to_its_death() {
+    let world = World::new();
+    let served = Served::start(&world).await;
+    let (mut ingress, mut carrier) = (served.client("ingress"), served.client("carrier"));
+
+    let made = make(&mut ingress, NOW.plus(10 * MINUTE)).await;
+    let wrap = KeyWrap::try_from(made.wrap.clone().unwrap()).unwrap();
+    assert_eq!(wrap.bucket, "otp/2026-11-24T05");
+    let dies_at = from_wire_time(made.dies_at.unwrap());
+    assert_eq!(dies_at.to_string(), "2026-11-24T05:00:00.000Z");
+    assert_eq!(from_wire_time(made.seal_until.unwrap()), NOW.plus(5 * MINUTE));
+
+    let key = AeadKey::from_bytes(made.key.as_ref().try_into().unwrap());
+    let binding =
+        Binding { cell: "vn", tenant: "acme", class: "otp", message_id: b"message-id-16-by", schema: 1 };
+    let envelope = Sealer::new(wrap.key_id, key, 10).seal(&binding, "Mã của bạn: 482913".as_bytes()).unwrap();
+
+    let opened = unwrap(&mut carrier, &made).await.unwrap();
+    assert_eq!(opened.key_id.as_ref(), wrap.key_id);
+    assert_eq!(opened.dies_at, made.dies_at);
+    let Some(unwrapped_key::Result::Key(key)) = opened.result else { panic!("refused") };
+    let key = AeadKey::from_bytes(key.as_ref().try_into().unwrap());
+    assert_eq!(open(&key, &binding, &envelope).unwrap().as_slice(), "Mã của bạn: 482913".as_bytes());
+
+    // The service's own task destroys it, without being asked.
+    world.clock.set(dies_at);
+    let told = Arc::clone(&world.told);
+    let mut heard = Vec::new();
+    eventually(BOUND, "the destruction", || {
+        heard.extend(told.take());
+        let destroyed = heard.iter().any(|one| one.starts_with("bucket.destroyed otp/2026-11-24T05 "));
+        async move { destroyed }
+    })
+    .await;
+    assert_eq!(refusal(&unwrap(&mut carrier, &made).await.unwrap()), Some(UnwrapRefusal::Destroyed));
+
+    let pki = served.stop().await;
+    let told = world.told.take().join("\n");
+    assert!(told.contains("session_key.opened account=viettel-otp keys=1 ok"), "the end sums up: {told}");
+    assert!(told.contains("session_key.made class=otp keys=1 ok"), "{told}");
+    let served = Served::start_with(&world, pki, "").await;
+    let mut carrier = served.client("carrier");
+    assert_eq!(refusal(&unwrap(&mut carrier, &made).await.unwrap()), Some(UnwrapRefusal::Destroyed));
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_opens_after_a_restart_of_the_service() {
+    let world = World::new();
+    let served = Served::start(&world).await;
+    let made = make(&mut served.client("ingress"), NOW.plus(10 * MINUTE)).await;
+    let pki = served.stop().await;
+    let served = Served::start_with(&world, pki, "").await;
+    let opened = unwrap(&mut served.client("carrier"), &made).await.unwrap();
+    assert_eq!(opened.result, Some(unwrapped_key::Result::Key(made.key)));
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn certificates_decide_who_may_do_what() {
+    let world = World::new();
+    let served = Served::start(&world).await;
+    let made = make(&mut served.client("ingress"), NOW.plus(10 * MINUTE)).await;
+    for service in ["ingress", "routing", "identity", "privacy", "audit", "operator", "provisioner"] {
+        let status = unwrap(&mut served.client(service), &made).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{service}");
+    }
+    for service in ["carrier", "routing", "identity", "privacy", "audit", "operator", "provisioner"] {
+        let status = served.client(service).create_session_key(ask(NOW.plus(MINUTE))).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{service}");
+    }
+    let stranger = served.client("billing").create_session_key(ask(NOW.plus(MINUTE))).await.unwrap_err();
+    assert_eq!(stranger.code(), Code::Unauthenticated);
+    // Of another authority: the handshake fails, no method is reached.
+    let foreign = Served { pki: Pki::new(), context: served.context.clone(), port: served.port.clone() };
+    let status = foreign.client("ingress").create_session_key(ask(NOW.plus(MINUTE))).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn wrong_requests_name_their_field_and_bound() {
+    let world = World::new();
+    let served = Served::start_with(&world, Pki::new(), "rate.per_second = 1\nrate.burst = 256\n").await;
+    let (mut ingress, mut carrier) = (served.client("ingress"), served.client("carrier"));
+    let good = ask(NOW.plus(MINUTE));
+    let time = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
+    for (request, field) in [
+        (CreateSessionKeyRequest { tenant: "No Tenant".to_owned(), ..good.clone() }, "tenant"),
+        (CreateSessionKeyRequest { tenant: String::new(), ..good.clone() }, "tenant"),
+        (CreateSessionKeyRequest { class: 0, ..good.clone() }, "class"),
+        (CreateSessionKeyRequest { class: 99, ..good.clone() }, "class"),
+        (CreateSessionKeyRequest { needed_until: None, ..good.clone() }, "needed_until"),
+        (CreateSessionKeyRequest { needed_until: time(i64::MAX, 0), ..good.clone() }, "needed_until"),
+        (CreateSessionKeyRequest { needed_until: time(1, -1), ..good.clone() }, "needed_until"),
+        (ask(NOW), "needed_until"),
+    ] {
+        let status = ingress.create_session_key(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{field}");
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(violations.iter().map(|one| one.field.as_str()).collect::<Vec<_>>(), [field]);
+    }
+
+    let far = ingress.create_session_key(ask(NOW.plus(17 * MINUTE).plus(MINUTE / 60))).await.unwrap_err();
+    assert_eq!(far.code(), Code::OutOfRange);
+    let details = far.get_error_details();
+    assert_eq!(details.bad_request().unwrap().field_violations[0].field, "needed_until");
+    let info = details.error_info().unwrap();
+    assert_eq!((info.reason.as_str(), info.metadata["max_seconds"].as_str()), ("RETENTION_EXCEEDED", "1020"));
+
+    let wrap = make(&mut ingress, NOW.plus(MINUTE)).await.wrap.unwrap();
+    let request = |account: &str, count| UnwrapKeysRequest {
+        account: account.to_owned(),
+        wraps: vec![wrap.clone(); count],
+    };
+    for (account, count, field) in [("", 1, "account"), ("vina", 0, "wraps"), ("vina", 257, "wraps")] {
+        let status = carrier.unwrap_keys(request(account, count)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.get_details_bad_request().unwrap().field_violations[0].field, field);
+    }
+    let keys = carrier.unwrap_keys(request("vina", 256)).await.unwrap().into_inner().keys;
+    assert!(keys.iter().all(|key| refusal(key).is_none()));
+    let status = carrier.unwrap_keys(request("vina", 256)).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.get_details_retry_info().unwrap().retry_delay.unwrap() > 200 * MINUTE / 60);
+
+    // One malformed wrap among good ones is refused alone, in its place.
+    let mut mixed = request("mobi", 3);
+    mixed.wraps[1].wrapped = bytes::Bytes::new();
+    mixed.wraps[2].key_id = b"short".as_ref().into();
+    let keys = carrier.unwrap_keys(mixed).await.unwrap().into_inner().keys;
+    let refusals: Vec<_> = keys.iter().map(refusal).collect();
+    assert_eq!(refusals, [None, Some(UnwrapRefusal::Invalid), Some(UnwrapRefusal::Invalid)]);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_process_does_not_open_the_keys() {
+    let world = World::new();
+    let served = Served::start(&world).await;
+    let second = sotto_keystore::SoftBuckets::open(
+        &world.buckets_file(),
+        sotto_keystore::UnlockSecret::read(&world.secret_file()).unwrap(),
+        "privacy",
+    );
+    assert!(matches!(second, Err(sotto_keystore::KeystoreError::InUse { .. })));
+    assert!(world.clock.now() == NOW);
+    served.stop().await;
+}

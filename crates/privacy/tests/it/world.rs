@@ -1,0 +1,133 @@
+//! A key file, a clock and an audit log that remembers.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use sotto_core::{AccountId, ManualClock, MessageClass, TenantId, Timestamp, work::KeyWrap};
+use sotto_keystore::{SoftBuckets, UnlockSecret};
+use sotto_privacy::{
+    app::{Deps, Keys, Opened, Refusal, SessionKey},
+    domain::{
+        policy::{Allowed, Policy, Rule},
+        rate::Bound,
+        retention::Retention,
+    },
+    error::KeyError,
+    ports::{AuditEntry, AuditTrail},
+};
+use tempfile::TempDir;
+
+/// 2026-11-24T04:16:55.007Z
+pub(crate) const NOW: Timestamp = Timestamp::from_unix_millis(1_795_493_815_007);
+
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+
+pub(crate) const RETENTION: Retention = Retention {
+    otp: Duration::from_secs(15 * 60),
+    transactional: Duration::from_secs(72 * 3600),
+    promotional: Duration::from_secs(72 * 3600),
+    ad_invite: Duration::from_secs(72 * 3600),
+    submit_margin: Duration::from_secs(120),
+    session: Duration::from_secs(300),
+};
+
+#[derive(Debug, Default)]
+pub(crate) struct Told(Mutex<Vec<AuditEntry>>);
+
+impl AuditTrail for Told {
+    fn tell(&self, entry: AuditEntry) {
+        self.0.lock().unwrap().push(entry);
+    }
+}
+
+impl Told {
+    /// `action object outcome` of everything told since the last look.
+    pub(crate) fn take(&self) -> Vec<String> {
+        let told = std::mem::take(&mut *self.0.lock().unwrap());
+        told.into_iter().map(|one| format!("{} {} {}", one.action, one.object, one.outcome)).collect()
+    }
+}
+
+pub(crate) struct World {
+    folder: TempDir,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) told: Arc<Told>,
+}
+
+impl World {
+    /// A new cell's key file.
+    pub(crate) fn new() -> Self {
+        let world = Self {
+            folder: TempDir::with_prefix("sotto-privacy-").unwrap(),
+            clock: Arc::new(ManualClock::new(NOW)),
+            told: Arc::default(),
+        };
+        let secret = UnlockSecret::create(&world.secret_file()).unwrap();
+        SoftBuckets::create(&world.buckets_file(), secret, "privacy").unwrap();
+        world
+    }
+
+    pub(crate) fn buckets_file(&self) -> PathBuf {
+        self.folder.path().join("buckets.sks")
+    }
+
+    pub(crate) fn secret_file(&self) -> PathBuf {
+        self.folder.path().join("unlock")
+    }
+
+    /// The key file as a process opens it.
+    pub(crate) fn buckets(&self) -> SoftBuckets {
+        SoftBuckets::open(&self.buckets_file(), UnlockSecret::read(&self.secret_file()).unwrap(), "privacy")
+            .unwrap()
+    }
+
+    /// A service that allows everything.
+    pub(crate) fn open(&self) -> Keys {
+        let all = Rule { accounts: Allowed::All, tenants: Allowed::All };
+        self.open_with("vn", vec![all], Bound { per_second: 100_000, burst: 100_000 })
+    }
+
+    pub(crate) fn open_with(&self, cell: &str, rules: Vec<Rule>, bound: Bound) -> Keys {
+        Keys::new(Deps {
+            cell: cell.parse().unwrap(),
+            retention: RETENTION,
+            policy: Policy::new(rules),
+            bound,
+            keys: Arc::new(self.buckets()),
+            clock: self.clock.clone(),
+            audit: self.told.clone(),
+        })
+    }
+
+    /// A one-time-code key for tenant `acme`, needed for ten minutes.
+    pub(crate) async fn otp_key(&self, keys: &Keys) -> SessionKey {
+        let until = sotto_core::Clock::now(&self.clock).plus(10 * MINUTE);
+        keys.make("ingress", tenant("acme"), MessageClass::Otp, until).await.unwrap()
+    }
+}
+
+pub(crate) fn tenant(name: &str) -> TenantId {
+    name.parse().unwrap()
+}
+
+pub(crate) fn account(name: &str) -> AccountId {
+    name.parse().unwrap()
+}
+
+/// Opens one wrap for account `viettel-otp`.
+pub(crate) async fn open_one(keys: &Keys, wrap: &KeyWrap) -> Opened {
+    let opened = keys.open("carrier", account("viettel-otp"), vec![Some(wrap.clone())]).await.unwrap();
+    opened.into_iter().next().unwrap()
+}
+
+pub(crate) async fn refusal(keys: &Keys, wrap: &KeyWrap) -> Option<Refusal> {
+    open_one(keys, wrap).await.result.err()
+}
+
+/// The name of what was refused as a whole.
+pub(crate) fn refused<T>(result: Result<T, KeyError>) -> KeyError {
+    result.map(|_| ()).unwrap_err()
+}

@@ -1,0 +1,5 @@
+//! The `sotto-routing` program.
+
+fn main() -> std::process::ExitCode {
+    sotto_runtime::main::<sotto_routing::Routing>()
+}

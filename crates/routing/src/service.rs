@@ -1,0 +1,93 @@
+//! Routing as a process.
+
+use std::{sync::Arc, time::Duration};
+
+use sotto_bus::{
+    Act, AuditCategory, AuditTrail, Bus, BusOptions, Service as BusService, Topology, Worker, WorkerConfig,
+    topology::Cell,
+};
+use sotto_core::{Lane, carriers::CarriersFile};
+use sotto_crypto::{MacKey, hash::sha256};
+use sotto_proto::pipeline::v1::WorkBatch;
+use sotto_runtime::{Context, Service};
+
+use crate::{
+    adapters::BrokerOutbox,
+    app::Router,
+    config::{DEFAULT_TOML, RoutingConfig},
+    domain::RouteTable,
+    error::RoutingError,
+};
+
+/// How long a batch may wait for the broker; below the consumers' `ack_wait` of 30 s.
+const HANDLER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What is left for closing the bus once work is drained.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// The service.
+#[derive(Debug)]
+pub struct Routing;
+
+impl Service for Routing {
+    const NAME: &'static str = "routing";
+    const DEFAULT_TOML: &'static str = DEFAULT_TOML;
+    type Config = RoutingConfig;
+    type Error = RoutingError;
+
+    async fn run(config: RoutingConfig, context: Context) -> Result<(), RoutingError> {
+        let connected = context.ready.condition("broker");
+        let working = context.ready.condition("work");
+        let table = read_table(&config)?;
+        tracing::info!(version = table.version(), accounts = table.accounts().count(), "route table loaded");
+
+        let digest_key = MacKey::generate().map_err(RoutingError::Random)?;
+        let options = BusOptions {
+            service: BusService::Routing,
+            instance: context.instance.clone(),
+            cell: Cell { id: config.cell.id.clone(), shards: config.cell.shards, replicas: 1 },
+            topology: Topology::embedded().map_err(|source| RoutingError::Setup(source.into()))?,
+            clock: Arc::clone(&context.clock),
+            digest: Arc::new(move |bytes| digest_key.mac("quarantine", &[bytes])),
+        };
+        let bus = Bus::connect(&config.nats, options).await.map_err(RoutingError::Connect)?;
+        sotto_bus::topology::verify(&bus, &[]).await.map_err(RoutingError::Setup)?;
+        connected.set(true);
+        let audit = AuditTrail::start(&bus);
+        audit.tell(act(AuditCategory::Lifecycle, "service.started", context.instance.clone()));
+        audit.tell(act(AuditCategory::Configuration, "routes.loaded", table.version().to_owned()));
+
+        let router = Arc::new(Router::new(table, Arc::clone(&context.clock), BrokerOutbox::new(&bus)));
+        let consumers = Lane::ALL.map(|lane| format!("routing-{lane}"));
+        let settings = WorkerConfig {
+            concurrency: usize::from(config.work.batches),
+            handler_timeout: HANDLER_TIMEOUT,
+            ..WorkerConfig::default()
+        };
+        let worker: Worker<WorkBatch> =
+            Worker::start(&bus, "INTAKE", &consumers, router, settings).await.map_err(RoutingError::Work)?;
+        working.set(true);
+
+        context.stop.requested().await;
+        working.set(false);
+        audit.tell(act(AuditCategory::Lifecycle, "service.stopped", context.instance.clone()));
+        let drained = worker.stop(HANDLER_TIMEOUT).await;
+        let closed = bus.close(CLOSE).await;
+        tracing::info!(drained, closed, "stopped");
+        Ok(())
+    }
+}
+
+fn act(category: AuditCategory, action: &'static str, object: String) -> Act {
+    Act { category, action, actor: Routing::NAME.to_owned(), tenant: None, object, outcome: "ok" }
+}
+
+fn read_table(config: &RoutingConfig) -> Result<RouteTable, RoutingError> {
+    let path = config.carriers.file.clone();
+    let text = std::fs::read_to_string(&path)
+        .map_err(|source| RoutingError::CarriersRead { path: path.clone(), source })?;
+    let file = CarriersFile::parse(&text).map_err(|problems| RoutingError::Carriers { path, problems })?;
+    let digest = sha256(text.as_bytes());
+    let version = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Ok(RouteTable::new(file, version))
+}

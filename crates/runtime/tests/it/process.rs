@@ -1,0 +1,195 @@
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use axum::{Router, body::Bytes, extract::State};
+use sotto_testkit::{Process, eventually, process::http_get, tools};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::mpsc};
+
+const BOUND: Duration = Duration::from_secs(20);
+
+struct Tiny {
+    folder: TempDir,
+    process: Process,
+}
+
+fn binary() -> PathBuf {
+    tools::built("examples/tiny")
+}
+
+fn password(folder: &TempDir) -> String {
+    let path = folder.path().join("password");
+    fs::write(&path, "hunter2-hunter2").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    path.display().to_string()
+}
+
+impl Tiny {
+    fn start(more: &[(&str, &str)]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut environment = vec![
+            ("SOTTO__PASSWORD_FILE".to_owned(), password(&folder)),
+            ("SOTTO__ADMIN__ADDRESS_FILE".to_owned(), folder.path().join("admin").display().to_string()),
+        ];
+        environment.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let none: [&str; 0] = [];
+        let process = Process::start(&binary(), none, environment, &folder.path().join("log"));
+        Self { folder, process }
+    }
+
+    fn behaving(behaviour: &str) -> Self {
+        Self::start(&[("SOTTO__BEHAVIOUR", behaviour)])
+    }
+
+    async fn ready(&mut self) -> std::net::SocketAddr {
+        self.process.wait_until_ready(BOUND, &self.folder.path().join("admin")).await
+    }
+}
+
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    Command::new(binary()).args(arguments).envs(environment.iter().copied()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn bad_configuration_exits_with_64_and_tells_everything() {
+    let output = run(&["--check-config"], &[("SOTTO__BEHAVIOUR", "dance"), ("SOTTO_X", "1")]);
+    assert_eq!(output.status.code(), Some(64));
+    let told = text(&output.stderr);
+    for path in ["behaviour: ", "password_file: ", "SOTTO_X: "] {
+        assert!(told.contains(path), "{path} not in {told}");
+    }
+    assert_eq!(run(&["--no-such-flag"], &[]).status.code(), Some(64));
+    assert_eq!(run(&["--config", "/nowhere.toml"], &[]).status.code(), Some(64));
+}
+
+#[test]
+fn good_configuration_is_checked_and_printed_without_secrets() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("tiny.toml");
+    fs::write(&file, format!("password_file = {:?}\n[shutdown]\ngrace = '7 s'\n", password(&folder)))
+        .unwrap();
+    let file = file.display().to_string();
+    let output = run(&["--config", &file, "--check-config"], &[]);
+    assert_eq!(
+        (output.status.code(), text(&output.stdout).as_str()),
+        (Some(0), "the configuration is valid\n")
+    );
+    let output = run(&["--config", &file, "--print-config"], &[]);
+    let printed = text(&output.stdout);
+    assert!(output.status.success() && printed.contains("grace = \"7 s\""), "{printed}");
+    assert!(!printed.contains("hunter2"), "{printed}");
+    let version = run(&["--version"], &[]);
+    assert!(version.status.success() && text(&version.stdout).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn lives_gets_ready_tells_what_it_is_and_stops_when_asked() {
+    let mut tiny = Tiny::behaving("serve");
+    let admin = tiny.ready().await;
+    assert_eq!(http_get(admin, "/live").await.unwrap().0, 200);
+    let (_, ready) = http_get(admin, "/ready").await.unwrap();
+    assert!(ready.contains("\"warm\":true"), "{ready}");
+    let (_, info) = http_get(admin, "/info").await.unwrap();
+    assert!(info.contains("\"name\":\"tiny\"") && info.contains(&admin.to_string()), "{info}");
+    let status = tiny.process.terminate(BOUND).await;
+    assert_eq!(status.code(), Some(0), "{}", tiny.process.log());
+    assert!(!tiny.process.log().contains("hunter2"));
+}
+
+#[tokio::test]
+async fn ending_by_itself_failing_or_panicking_is_a_failure() {
+    for (behaviour, told) in [
+        ("return", "a critical task ended by itself"),
+        ("fail", "told to fail"),
+        ("panic", "\"task\":\"fragile\""),
+    ] {
+        let mut tiny = Tiny::behaving(behaviour);
+        let status = tiny.process.wait(BOUND).await;
+        assert_eq!(status.code(), Some(1), "{behaviour}: {}", tiny.process.log());
+        assert!(tiny.process.log().contains(told), "{behaviour}: {}", tiny.process.log());
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_logged_with_its_place_and_without_its_data() {
+    let mut tiny = Tiny::behaving("panic");
+    tiny.process.wait(BOUND).await;
+    let log = tiny.process.log();
+    assert!(log.contains("examples/tiny.rs") && log.contains("(message withheld)"), "{log}");
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_held_work() {
+    let mut tiny = Tiny::behaving("linger");
+    tiny.ready().await;
+    let status = tiny.process.terminate(BOUND).await;
+    assert_eq!(status.code(), Some(0), "{}", tiny.process.log());
+    assert!(tiny.process.log().contains("lingering work done"), "{}", tiny.process.log());
+}
+
+#[tokio::test]
+async fn a_drain_names_who_holds_it_and_a_second_signal_cuts_it_short() {
+    let mut tiny = Tiny::behaving("hold");
+    let admin = tiny.ready().await;
+    tiny.process.signal("TERM").await;
+    eventually(BOUND, "readiness to go", || async {
+        http_get(admin, "/ready").await.is_ok_and(|(code, _)| code == 503)
+    })
+    .await;
+    assert_eq!(http_get(admin, "/live").await.unwrap().0, 200, "it answers while it drains");
+    tiny.process
+        .wait_for_log(BOUND, "\"held_by\":\"{\\\"never done\\\": 1, \\\"stubborn work\\\": 1}\"")
+        .await;
+    tiny.process.signal("INT").await;
+    let status = tiny.process.wait(BOUND).await;
+    assert_eq!(status.code(), Some(1), "{}", tiny.process.log());
+}
+
+#[tokio::test]
+async fn the_grace_ends_a_drain() {
+    let mut tiny = Tiny::start(&[("SOTTO__BEHAVIOUR", "hold"), ("SOTTO__SHUTDOWN__GRACE", "1 s")]);
+    tiny.ready().await;
+    let status = tiny.process.terminate(BOUND).await;
+    assert_eq!(status.code(), Some(1));
+    assert!(tiny.process.log().contains("the grace is over"), "{}", tiny.process.log());
+}
+
+#[tokio::test]
+async fn a_taken_admin_address_is_told() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut tiny = Tiny::start(&[("SOTTO__ADMIN__LISTEN", &address)]);
+    assert_eq!(tiny.process.wait(BOUND).await.code(), Some(1));
+    assert!(tiny.process.log().contains("admin.listen"), "{}", tiny.process.log());
+}
+
+/// Takes what an OTLP exporter sends, as bytes: names in protobuf are plain text.
+async fn collect(State(spans): State<mpsc::UnboundedSender<Bytes>>, body: Bytes) {
+    spans.send(body).unwrap();
+}
+
+#[tokio::test]
+async fn traces_are_sent_before_the_process_ends_also_when_it_fails() {
+    let (sender, mut spans) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let collector = Router::new().fallback(collect).with_state(sender);
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move { axum::serve(listener, collector).await });
+    let mut tiny =
+        Tiny::start(&[("SOTTO__BEHAVIOUR", "fail"), ("SOTTO__TELEMETRY__OTLP_ENDPOINT", &endpoint)]);
+    assert_eq!(tiny.process.wait(BOUND).await.code(), Some(1));
+    let sent = text(&tokio::time::timeout(BOUND, spans.recv()).await.unwrap().unwrap());
+    assert!(
+        sent.contains("tiny_start") && sent.contains("sotto-tiny") && sent.contains("service.instance.id")
+    );
+}

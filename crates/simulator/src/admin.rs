@@ -1,0 +1,74 @@
+//! The admin API, JSON over HTTP:
+//!
+//! * `GET /messages?limit=100`: the last parts taken, oldest first
+//! * `GET /counters`
+//! * `GET /behaviour`, `POST /behaviour`: see [`Behaviour`]; a post changes the fields it names
+//! * `POST /drop-links`: cuts every link
+//! * `POST /reset`: forgets messages, counters and waiting receipts, and behaves as at the start
+
+use crate::{
+    behaviour::Behaviour,
+    ledger::{Counters, Record},
+    simulator::Handle,
+};
+use axum::{
+    Json, Router,
+    extract::{Query, State},
+    http::StatusCode,
+    routing::{get, post},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+pub(crate) fn router(handle: Handle) -> Router {
+    Router::new()
+        .route("/messages", get(messages))
+        .route("/counters", get(counters))
+        .route("/behaviour", get(behaviour).post(behave))
+        .route("/drop-links", post(drop_links))
+        .route("/reset", post(reset))
+        .with_state(handle)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Page {
+    #[serde(default = "default_limit")]
+    limit: usize,
+}
+
+const fn default_limit() -> usize {
+    100
+}
+
+async fn messages(State(handle): State<Handle>, Query(page): Query<Page>) -> Json<Vec<Record>> {
+    Json(handle.messages(page.limit))
+}
+
+async fn counters(State(handle): State<Handle>) -> Json<Counters> {
+    Json(handle.counters())
+}
+
+async fn behaviour(State(handle): State<Handle>) -> Json<Behaviour> {
+    Json(handle.behaviour())
+}
+
+async fn behave(
+    State(handle): State<Handle>,
+    Json(patch): Json<Value>,
+) -> Result<Json<Behaviour>, (StatusCode, Json<Value>)> {
+    handle
+        .behave(patch)
+        .map(Json)
+        .map_err(|error| (StatusCode::BAD_REQUEST, Json(json!({"error": error.to_string()}))))
+}
+
+async fn drop_links(State(handle): State<Handle>) -> StatusCode {
+    handle.drop_links();
+    StatusCode::NO_CONTENT
+}
+
+async fn reset(State(handle): State<Handle>) -> StatusCode {
+    handle.reset();
+    StatusCode::NO_CONTENT
+}

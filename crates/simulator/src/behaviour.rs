@@ -1,0 +1,207 @@
+//! How the carrier behaves, and how it decides for one submit.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sotto_core::{Classified, ErrorClass};
+use sotto_smpp::MessageState;
+
+/// Everything that can be set while it runs. Shares are from 0 to 1 and exact: of 100 submits a share of 0.1 hits
+/// every tenth.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Behaviour {
+    /// Whether receipts are sent to those who ask for them (`registered_delivery`).
+    pub receipts: bool,
+    /// Time from the submit to its receipt, in milliseconds.
+    pub receipt_delay_ms: u64,
+    /// Where a receipt tells its id and state.
+    pub receipt_form: ReceiptForm,
+    /// The word after `stat:`, one of the eight of SMPP 3.4 Appendix B.
+    pub receipt_state: String,
+    /// Send the receipt first and answer the submit after it; the delay does not apply.
+    pub receipt_before_response: bool,
+    /// Share of receipts that are sent twice.
+    pub duplicate_receipts: f64,
+    /// Share of submits that are refused.
+    pub refuse_share: f64,
+    /// The command status of refusals.
+    pub refuse_status: u32,
+    /// Time from a submit to its answer, in milliseconds.
+    pub response_delay_ms: u64,
+    /// Share of submits that are taken and never answered.
+    pub never_answer_share: f64,
+    /// Submits above this many in one second are refused with `ESME_RTHROTTLED`.
+    pub throttle_per_second: Option<u32>,
+    /// Every link is cut at this many submits, the last one taken and not answered.
+    pub drop_after_submits: Option<u64>,
+    /// How message ids are written.
+    pub message_id_form: MessageIdForm,
+}
+
+/// Where a receipt tells its id and state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReceiptForm {
+    /// In the text of SMPP 3.4 Appendix B.
+    Text,
+    /// In `receipted_message_id` and `message_state`.
+    Tlv,
+    /// In both.
+    Both,
+}
+
+/// How message ids are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MessageIdForm {
+    /// Decimal digits.
+    Decimal,
+    /// Upper-case hexadecimal digits.
+    Hex,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            receipts: true,
+            receipt_delay_ms: 50,
+            receipt_form: ReceiptForm::Both,
+            receipt_state: MessageState::Delivered.word().to_owned(),
+            receipt_before_response: false,
+            duplicate_receipts: 0.0,
+            refuse_share: 0.0,
+            refuse_status: 0x58,
+            response_delay_ms: 0,
+            never_answer_share: 0.0,
+            throttle_per_second: None,
+            drop_after_submits: None,
+            message_id_form: MessageIdForm::Decimal,
+        }
+    }
+}
+
+/// Why a behaviour cannot be set. Nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub enum BehaviourError {
+    /// Not a JSON object, an unknown field, or a value of the wrong type.
+    #[error("behaviour cannot be read: {0}")]
+    Form(String),
+    /// A value outside its range.
+    #[error("{field} must be {expected}")]
+    Range {
+        /// Which field.
+        field: &'static str,
+        /// What it must be.
+        expected: &'static str,
+    },
+}
+
+impl Classified for BehaviourError {
+    fn class(&self) -> ErrorClass {
+        ErrorClass::Reject
+    }
+}
+
+impl Behaviour {
+    /// This behaviour with the fields of `patch` replaced.
+    pub fn patched(&self, patch: Value) -> Result<Self, BehaviourError> {
+        let form = |error: serde_json::Error| BehaviourError::Form(error.to_string());
+        let mut whole = serde_json::to_value(self).map_err(form)?;
+        let (Value::Object(fields), Value::Object(patch)) = (&mut whole, patch) else {
+            return Err(BehaviourError::Form("it must be an object".to_owned()));
+        };
+        fields.extend(patch);
+        let patched: Self = serde_json::from_value(whole).map_err(form)?;
+        patched.check()?;
+        Ok(patched)
+    }
+
+    /// The state in receipts.
+    pub(crate) fn state(&self) -> MessageState {
+        MessageState::from_word(&self.receipt_state)
+    }
+
+    fn check(&self) -> Result<(), BehaviourError> {
+        let shares = [
+            ("duplicate_receipts", self.duplicate_receipts),
+            ("refuse_share", self.refuse_share),
+            ("never_answer_share", self.never_answer_share),
+        ];
+        for (field, share) in shares {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(BehaviourError::Range { field, expected: "from 0 to 1" });
+            }
+        }
+        if self.refuse_status == 0 {
+            return Err(BehaviourError::Range { field: "refuse_status", expected: "above 0" });
+        }
+        if self.drop_after_submits == Some(0) {
+            return Err(BehaviourError::Range { field: "drop_after_submits", expected: "null or above 0" });
+        }
+        if self.state().word() != self.receipt_state {
+            let expected = "one of DELIVRD, UNDELIV, EXPIRED, DELETED, ACCEPTD, REJECTD, ENROUTE, UNKNOWN";
+            return Err(BehaviourError::Range { field: "receipt_state", expected });
+        }
+        Ok(())
+    }
+}
+
+/// Hits an exact share of its calls, evenly spread, without randomness.
+#[derive(Debug, Default)]
+pub(crate) struct Share(f64);
+
+impl Share {
+    /// Whether this call is one of the share.
+    pub(crate) fn hit(&mut self, share: f64) -> bool {
+        self.0 += share;
+        // The small slack keeps ten times 0.1 a whole.
+        let hit = self.0 >= 1.0 - 1e-9;
+        if hit {
+            self.0 -= 1.0;
+        }
+        hit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_patch_changes_only_its_fields() {
+        let patch = json!({"receipt_delay_ms": 7, "throttle_per_second": 3, "message_id_form": "hex"});
+        let patched = Behaviour::default().patched(patch).unwrap();
+        let expected = Behaviour {
+            receipt_delay_ms: 7,
+            throttle_per_second: Some(3),
+            message_id_form: MessageIdForm::Hex,
+            ..Behaviour::default()
+        };
+        assert_eq!(patched, expected);
+        assert_eq!(patched.patched(json!({"throttle_per_second": null})).unwrap().throttle_per_second, None);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for patch in [
+            json!({"recipts": true}),
+            json!({"refuse_share": 1.5}),
+            json!({"refuse_status": 0}),
+            json!({"drop_after_submits": 0}),
+            json!({"receipt_state": "DELIVERED"}),
+            json!({"receipt_form": "fax"}),
+            json!([]),
+        ] {
+            assert!(Behaviour::default().patched(patch.clone()).is_err(), "{patch}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_exact() {
+        for (share, expected) in [(0.0, 0), (0.1, 10), (0.25, 25), (1.0, 100)] {
+            let mut counted = Share::default();
+            assert_eq!((0..100).filter(|_| counted.hit(share)).count(), expected);
+        }
+    }
+}

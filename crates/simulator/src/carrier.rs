@@ -1,0 +1,413 @@
+//! The carrier's side of the links: who may bind, what becomes of a submit.
+
+use crate::{
+    behaviour::{Behaviour, MessageIdForm, Share},
+    ledger::Ledger,
+    receipts::{Outbox, TRIES, Waiting, is_wanted, receipt},
+};
+use sotto_core::{Clock, Sensitive};
+use sotto_smpp::{
+    BindKind, COctets, CommandStatus, Incoming, NotSentReason, Responder, Session, SessionOptions, Sm,
+    server::{self, BindRequest},
+};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Generous on purpose: how much the partner may have under way is the partner's affair here.
+const SESSION: SessionOptions = SessionOptions {
+    window: 1000,
+    incoming_window: 20_000,
+    response_timeout: Duration::from_secs(10),
+    enquire_link_interval: Duration::from_secs(30),
+    max_pdu: 65_536,
+    late_capacity: 1,
+};
+
+/// How long an answer waits for its receipt to go first.
+const RECEIPT_FIRST: Duration = Duration::from_secs(1);
+
+/// Time before a receipt that was not taken is sent again.
+const RETRY_RECEIPT: Duration = Duration::from_secs(1);
+
+/// One partner.
+#[derive(Debug)]
+pub(crate) struct Account {
+    pub(crate) system_id: String,
+    pub(crate) password: Sensitive<String>,
+    pub(crate) outbox: Outbox,
+}
+
+/// Everything the links share.
+#[derive(Debug)]
+pub(crate) struct Carrier {
+    pub(crate) accounts: BTreeMap<String, Arc<Account>>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    clock: Arc<dyn Clock>,
+    next_id: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) ledger: Ledger,
+    pub(crate) behaviour: Behaviour,
+    /// Cancelled and replaced to cut every link.
+    pub(crate) links: CancellationToken,
+    refused: Share,
+    unanswered: Share,
+    duplicated: Share,
+    /// Start and submits of the current second.
+    second: Option<(Instant, u32)>,
+}
+
+/// What becomes of a submit.
+enum Fate {
+    Refuse(CommandStatus),
+    Take { id: String, answer: Answer, receipt: Option<Box<Sent>> },
+}
+
+enum Answer {
+    Give { after: Duration },
+    Withhold,
+    Cut,
+}
+
+struct Sent {
+    sm: Sm,
+    copies: usize,
+    after: Option<Duration>,
+}
+
+impl Carrier {
+    pub(crate) fn new(
+        accounts: Vec<(String, Sensitive<String>)>,
+        behaviour: Behaviour,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let accounts = accounts.into_iter().map(|(system_id, password)| {
+            (system_id.clone(), Arc::new(Account { system_id, password, outbox: Outbox::default() }))
+        });
+        // Ids of one run do not come back in the next.
+        let first_id = u64::try_from(clock.now().unix_millis()).unwrap_or(0).saturating_mul(1000);
+        let stop = CancellationToken::new();
+        let state = State {
+            ledger: Ledger::default(),
+            behaviour,
+            links: stop.child_token(),
+            refused: Share::default(),
+            unanswered: Share::default(),
+            duplicated: Share::default(),
+            second: None,
+        };
+        Self {
+            accounts: accounts.collect(),
+            tasks: TaskTracker::new(),
+            stop,
+            clock,
+            next_id: AtomicU64::new(first_id),
+            state: Mutex::new(state),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, count: impl FnOnce(&mut crate::Counters)) {
+        count(&mut self.lock().ledger.counters);
+    }
+
+    /// Serves one connection to its end.
+    pub(crate) async fn serve<IO>(self: Arc<Self>, io: IO)
+    where
+        IO: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let cut = self.lock().links.clone();
+        let served = async {
+            let Ok(request) = server::accept(io, SESSION).await else { return };
+            match self.admit(&request) {
+                Ok(account) => self.bound(request, account, &cut).await,
+                Err(status) => {
+                    self.count(|counters| counters.binds_refused = counters.binds_refused.saturating_add(1));
+                    // A partner that hung up meanwhile does not need to hear it.
+                    drop(request.refuse(status).await);
+                }
+            }
+        };
+        // Cutting drops the connection as it stands.
+        cut.run_until_cancelled(served).await;
+    }
+
+    fn admit<IO>(&self, request: &BindRequest<IO>) -> Result<Arc<Account>, CommandStatus> {
+        let name = request.bind.system_id.as_str().ok_or(CommandStatus::ESME_RINVSYSID)?;
+        let account = self.accounts.get(name).ok_or(CommandStatus::ESME_RINVSYSID)?;
+        let matches = request.bind.password.as_bytes() == account.password.expose().as_bytes();
+        if matches { Ok(Arc::clone(account)) } else { Err(CommandStatus::ESME_RINVPASWD) }
+    }
+
+    async fn bound<IO>(
+        self: &Arc<Self>,
+        request: BindRequest<IO>,
+        account: Arc<Account>,
+        cut: &CancellationToken,
+    ) where
+        IO: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let kind = request.bind.kind;
+        let Session { link, incoming, driver, late: _ } = request.accept::<()>(&"simulator".into());
+        self.count(|counters| counters.binds = counters.binds.saturating_add(1));
+        let _bound = BoundLink::new(self, Arc::clone(&account), kind, link);
+        let cut = cut.child_token();
+        let served = async { tokio::join!(driver, self.take_submits(&account, incoming, &cut)) };
+        cut.run_until_cancelled(served).await;
+    }
+
+    async fn take_submits(
+        self: &Arc<Self>,
+        account: &Arc<Account>,
+        mut incoming: Incoming,
+        cut: &CancellationToken,
+    ) {
+        let mut submits = 0_u64;
+        while let Some((sm, responder)) = incoming.recv().await {
+            submits = submits.saturating_add(1);
+            let fate = self.decide(&sm, &account.system_id, submits);
+            self.carry_out(fate, account, responder, cut);
+        }
+    }
+
+    /// Decides what becomes of a submit, and remembers it.
+    fn decide(&self, sm: &Sm, system_id: &str, of_link: u64) -> Fate {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        let State { ledger, behaviour, refused, unanswered, duplicated, second, .. } = &mut *state;
+        ledger.counters.submits = ledger.counters.submits.saturating_add(1);
+        if behaviour.throttle_per_second.is_some_and(|limit| is_over(second, limit)) {
+            return Fate::Refuse(CommandStatus::ESME_RTHROTTLED);
+        }
+        if refused.hit(behaviour.refuse_share) {
+            return Fate::Refuse(CommandStatus(behaviour.refuse_status));
+        }
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = match behaviour.message_id_form {
+            MessageIdForm::Decimal => id.to_string(),
+            MessageIdForm::Hex => format!("{id:X}"),
+        };
+        ledger.take(sm, system_id, &id, now);
+        let answer = if behaviour.drop_after_submits.is_some_and(|limit| of_link >= limit) {
+            Answer::Cut
+        } else if unanswered.hit(behaviour.never_answer_share) {
+            Answer::Withhold
+        } else {
+            Answer::Give { after: Duration::from_millis(behaviour.response_delay_ms) }
+        };
+        let wanted = behaviour.receipts && is_wanted(sm, behaviour.state());
+        let receipt = wanted.then(|| {
+            Box::new(Sent {
+                sm: receipt(sm, &id, behaviour, now),
+                copies: if duplicated.hit(behaviour.duplicate_receipts) { 2 } else { 1 },
+                after: (!behaviour.receipt_before_response)
+                    .then(|| Duration::from_millis(behaviour.receipt_delay_ms)),
+            })
+        });
+        Fate::Take { id, answer, receipt }
+    }
+
+    fn carry_out(
+        self: &Arc<Self>,
+        fate: Fate,
+        account: &Arc<Account>,
+        responder: Responder,
+        cut: &CancellationToken,
+    ) {
+        let (id, answer, receipt) = match fate {
+            Fate::Refuse(status) => {
+                self.lock().ledger.responded(status);
+                return responder.respond(status);
+            }
+            Fate::Take { id, answer, receipt } => (id, answer, receipt),
+        };
+        let queued = receipt.and_then(|receipt| self.send_receipt(account, *receipt));
+        match answer {
+            Answer::Give { after } if after.is_zero() && queued.is_none() => self.answer(responder, id),
+            Answer::Give { after } => self.answer_later(responder, id, after, queued),
+            Answer::Withhold => {
+                self.count(|counters| counters.unanswered = counters.unanswered.saturating_add(1));
+                responder.forget();
+            }
+            Answer::Cut => {
+                self.count(|counters| counters.unanswered = counters.unanswered.saturating_add(1));
+                responder.forget();
+                cut.cancel();
+            }
+        }
+    }
+
+    fn answer(&self, responder: Responder, id: String) {
+        self.lock().ledger.responded(CommandStatus::ESME_ROK);
+        responder.respond_with(CommandStatus::ESME_ROK, COctets::from(id));
+    }
+
+    fn answer_later(
+        self: &Arc<Self>,
+        responder: Responder,
+        id: String,
+        after: Duration,
+        receipt_queued: Option<oneshot::Receiver<()>>,
+    ) {
+        let carrier = Arc::clone(self);
+        self.spawn(async move {
+            sleep(after).await;
+            if let Some(queued) = receipt_queued {
+                // Without a link for the receipt the answer goes first after all.
+                drop(timeout(RECEIPT_FIRST, queued).await);
+            }
+            carrier.answer(responder, id);
+        });
+    }
+
+    /// Sends a receipt and its copies. When it is due before the answer, the result tells that it is on a link.
+    fn send_receipt(
+        self: &Arc<Self>,
+        account: &Arc<Account>,
+        receipt: Sent,
+    ) -> Option<oneshot::Receiver<()>> {
+        let Sent { sm, copies, after } = receipt;
+        let sm = Box::new(sm);
+        let mut first = None;
+        for _ in 0..copies {
+            let sm = sm.clone();
+            match after {
+                Some(after) => self.put_later(account, Waiting { sm, tries: 0, queued: None }, after),
+                None => {
+                    let (queued, on_link) = oneshot::channel();
+                    self.put(account, Waiting { sm, tries: 0, queued: Some(queued) });
+                    first.get_or_insert(on_link);
+                }
+            }
+        }
+        first
+    }
+
+    fn put(&self, account: &Account, waiting: Waiting) {
+        if !account.outbox.push(waiting) {
+            self.count(|counters| counters.receipts_lost = counters.receipts_lost.saturating_add(1));
+        }
+    }
+
+    fn put_later(self: &Arc<Self>, account: &Arc<Account>, waiting: Waiting, after: Duration) {
+        let (carrier, account) = (Arc::clone(self), Arc::clone(account));
+        self.spawn(async move {
+            sleep(after).await;
+            carrier.put(&account, waiting);
+        });
+    }
+
+    /// Sends an account's receipts as long as the simulator runs.
+    pub(crate) async fn dispatch(self: Arc<Self>, account: Arc<Account>) {
+        loop {
+            let (mut waiting, id, link) = account.outbox.next().await;
+            let Ok(permit) = link.reserve().await else {
+                account.outbox.remove(id);
+                self.put(&account, waiting);
+                continue;
+            };
+            let pending = match link.send(permit, waiting.sm.clone(), ()) {
+                Ok(pending) => pending,
+                Err(refused) if refused.reason == NotSentReason::Closing => {
+                    account.outbox.remove(id);
+                    self.put(&account, waiting);
+                    continue;
+                }
+                Err(_) => {
+                    self.count(|counters| counters.receipts_lost = counters.receipts_lost.saturating_add(1));
+                    continue;
+                }
+            };
+            if let Some(queued) = waiting.queued.take() {
+                // The answer may have stopped waiting for it.
+                let _heard = queued.send(());
+            }
+            self.count(|counters| counters.receipts_sent = counters.receipts_sent.saturating_add(1));
+            let (carrier, account) = (Arc::clone(&self), Arc::clone(&account));
+            self.spawn(async move {
+                let taken = pending.await.is_ok_and(|response| response.status.is_ok());
+                carrier.receipt_settled(&account, waiting, taken);
+            });
+        }
+    }
+
+    fn receipt_settled(self: &Arc<Self>, account: &Arc<Account>, waiting: Waiting, taken: bool) {
+        if taken {
+            return self
+                .count(|counters| counters.receipts_acked = counters.receipts_acked.saturating_add(1));
+        }
+        let tries = waiting.tries.saturating_add(1);
+        self.count(|counters| {
+            counters.receipts_failed = counters.receipts_failed.saturating_add(1);
+            if tries >= TRIES {
+                counters.receipts_lost = counters.receipts_lost.saturating_add(1);
+            }
+        });
+        if tries < TRIES {
+            self.put_later(account, Waiting { tries, ..waiting }, RETRY_RECEIPT);
+        }
+    }
+
+    /// Runs a task until the simulator stops.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+}
+
+/// Whether one more submit in the current second is over the limit.
+fn is_over(second: &mut Option<(Instant, u32)>, limit: u32) -> bool {
+    let now = Instant::now();
+    let (start, submits) = match *second {
+        Some((start, submits)) if now.duration_since(start) < Duration::from_secs(1) => (start, submits),
+        Some(_) | None => (now, 0),
+    };
+    *second = Some((start, submits.saturating_add(1)));
+    submits >= limit
+}
+
+/// A link in the books, for as long as it is bound.
+struct BoundLink<'a> {
+    carrier: &'a Carrier,
+    account: Arc<Account>,
+    id: u64,
+}
+
+impl<'a> BoundLink<'a> {
+    fn new(carrier: &'a Carrier, account: Arc<Account>, kind: BindKind, link: sotto_smpp::Link<()>) -> Self {
+        let id = carrier.next_id.fetch_add(1, Ordering::Relaxed);
+        if kind.receives() {
+            account.outbox.add(id, link);
+        }
+        carrier.count(|counters| counters.links = counters.links.saturating_add(1));
+        Self { carrier, account, id }
+    }
+}
+
+impl Drop for BoundLink<'_> {
+    fn drop(&mut self) {
+        self.account.outbox.remove(self.id);
+        self.carrier.count(|counters| counters.links = counters.links.saturating_sub(1));
+    }
+}

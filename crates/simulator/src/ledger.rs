@@ -1,0 +1,240 @@
+//! What the carrier was sent, and how often.
+
+use serde::Serialize;
+use sotto_core::{
+    Timestamp,
+    text::{self, Encoding},
+};
+use sotto_smpp::{CommandStatus, Sm};
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    fmt,
+    hash::{BuildHasher as _, RandomState},
+};
+
+/// Messages remembered.
+pub const RECORDS: usize = 200_000;
+
+/// Parts remembered for the count of duplicates.
+const PARTS: usize = 2_000_000;
+
+/// One part that was taken. `Debug` shows only the carrier's id.
+#[derive(Clone, Serialize)]
+pub struct Record {
+    /// Who submitted.
+    pub system_id: String,
+    /// The carrier's id.
+    pub message_id: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub at: Timestamp,
+    /// The sender.
+    pub source: String,
+    /// The recipient.
+    pub destination: String,
+    /// The alphabet octet.
+    pub data_coding: u8,
+    /// Mode, type and features.
+    pub esm_class: u8,
+    /// Which receipts were asked for.
+    pub registered_delivery: u8,
+    /// `validity_period` as it came.
+    pub validity_period: String,
+    /// The text without user data header; hexadecimal digits for an alphabet that is none.
+    pub text: String,
+    /// Its place in a longer message.
+    pub concatenation: Option<Concatenation>,
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record").field("message_id", &self.message_id).finish_non_exhaustive()
+    }
+}
+
+/// The place of a part in a longer message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Concatenation {
+    /// The reference that the parts share.
+    pub reference: u16,
+    /// How many parts there are.
+    pub total: u8,
+    /// Which one this is, from 1.
+    pub index: u8,
+}
+
+/// How often what happened since the start or the last reset.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Binds accepted.
+    pub binds: u64,
+    /// Binds refused.
+    pub binds_refused: u64,
+    /// Links bound now.
+    pub links: u64,
+    /// `submit_sm` received, whatever became of them.
+    pub submits: u64,
+    /// Parts taken that differ in recipient, place in the message, or text.
+    pub parts: u64,
+    /// Parts taken that had been taken before: same recipient, user data header and payload.
+    pub duplicates: u64,
+    /// Answers by status.
+    pub responses: BTreeMap<String, u64>,
+    /// Submits taken and left without an answer on purpose.
+    pub unanswered: u64,
+    /// Receipts written, again and again if need be.
+    pub receipts_sent: u64,
+    /// Receipts that the partner took.
+    pub receipts_acked: u64,
+    /// Receipts that the partner refused or left unanswered; they are sent again.
+    pub receipts_failed: u64,
+    /// Receipts given up: queue full or tried too often.
+    pub receipts_lost: u64,
+    /// Receipts waiting for a link or their time.
+    pub receipts_waiting: u64,
+}
+
+/// The memory of the carrier.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    records: VecDeque<Record>,
+    seen: HashSet<u64>,
+    seen_order: VecDeque<u64>,
+    hasher: RandomState,
+    pub(crate) counters: Counters,
+}
+
+impl Ledger {
+    /// Remembers a part that was taken.
+    pub(crate) fn take(&mut self, sm: &Sm, system_id: &str, message_id: &str, at: Timestamp) {
+        let (header, payload) = sm.split_header();
+        let part = self.hasher.hash_one((sm.destination.value.as_bytes(), &header, &payload));
+        if self.seen.insert(part) {
+            self.counters.parts = self.counters.parts.saturating_add(1);
+            self.seen_order.push_back(part);
+            if self.seen_order.len() > PARTS
+                && let Some(oldest) = self.seen_order.pop_front()
+            {
+                self.seen.remove(&oldest);
+            }
+        } else {
+            self.counters.duplicates = self.counters.duplicates.saturating_add(1);
+        }
+        if self.records.len() >= RECORDS {
+            self.records.pop_front();
+        }
+        self.records.push_back(Record {
+            system_id: system_id.to_owned(),
+            message_id: message_id.to_owned(),
+            at,
+            source: String::from_utf8_lossy(sm.source.value.as_bytes()).into_owned(),
+            destination: String::from_utf8_lossy(sm.destination.value.as_bytes()).into_owned(),
+            data_coding: sm.data_coding,
+            esm_class: sm.esm_class,
+            registered_delivery: sm.registered_delivery,
+            validity_period: String::from_utf8_lossy(sm.validity_period.as_bytes()).into_owned(),
+            text: decode(sm.data_coding, &payload),
+            concatenation: concatenation(sm, &header),
+        });
+    }
+
+    /// Counts an answer.
+    pub(crate) fn responded(&mut self, status: CommandStatus) {
+        let count = self.counters.responses.entry(status.to_string()).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// The last `limit` parts, oldest first.
+    pub(crate) fn last(&self, limit: usize) -> Vec<Record> {
+        self.records.iter().skip(self.records.len().saturating_sub(limit)).cloned().collect()
+    }
+
+    /// Forgets everything but the links that are bound.
+    pub(crate) fn reset(&mut self) {
+        let counters = Counters { links: self.counters.links, ..Counters::default() };
+        *self = Self { counters, ..Self::default() };
+    }
+}
+
+/// The text as a handset shows it.
+fn decode(data_coding: u8, payload: &[u8]) -> String {
+    match data_coding {
+        0 => text::decode(Encoding::Gsm7, payload),
+        8 => text::decode(Encoding::Ucs2, payload),
+        // IA5 and Latin-1 (SMPP 3.4 §5.2.19): each octet is its code point.
+        1 | 3 => payload.iter().map(|octet| char::from(*octet)).collect(),
+        _ => hex::encode(payload),
+    }
+}
+
+/// The place of the part, from its user data header (3GPP TS 23.040 §9.2.3.24.1, .8) or `sar_*` parameters.
+fn concatenation(sm: &Sm, header: &[u8]) -> Option<Concatenation> {
+    if let Some(segment) = sm.tlvs.segment() {
+        let sotto_smpp::tlv::Segment { reference, total, number } = segment;
+        return Some(Concatenation { reference, total, index: number });
+    }
+    let mut elements = header.get(1..)?;
+    while let [kind, length, rest @ ..] = elements {
+        let (value, after) = rest.split_at_checked(usize::from(*length))?;
+        match (kind, value) {
+            (0x00, [reference, total, index]) => {
+                return Some(Concatenation {
+                    reference: u16::from(*reference),
+                    total: *total,
+                    index: *index,
+                });
+            }
+            (0x08, [high, low, total, index]) => {
+                let reference = u16::from_be_bytes([*high, *low]);
+                return Some(Concatenation { reference, total: *total, index: *index });
+            }
+            _ => elements = after,
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use sotto_smpp::pdu::esm_class;
+
+    fn sm(destination: &str, message: &'static [u8], esm_class: u8) -> Sm {
+        let mut sm = Sm { short_message: Bytes::from_static(message), esm_class, ..Sm::default() };
+        sm.destination.value = destination.into();
+        sm
+    }
+
+    #[test]
+    fn tells_a_part_sent_twice_from_two_parts() {
+        let mut ledger = Ledger::default();
+        let first = sm("84901", b"\x05\x00\x03\x07\x02\x01hi", esm_class::UDHI);
+        let second = sm("84901", b"\x05\x00\x03\x07\x02\x02hi", esm_class::UDHI);
+        let other = sm("84902", b"\x05\x00\x03\x07\x02\x01hi", esm_class::UDHI);
+        for part in [&first, &second, &other, &first] {
+            ledger.take(part, "a", "1", Timestamp::default());
+        }
+        assert_eq!((ledger.counters.parts, ledger.counters.duplicates), (3, 1));
+        let records = ledger.last(2);
+        assert_eq!(records.len(), 2);
+        assert_eq!(records[1].text, "hi");
+        assert_eq!(records[1].concatenation, Some(Concatenation { reference: 7, total: 2, index: 1 }));
+        assert!(!format!("{records:?}").contains("8490"));
+    }
+
+    #[test]
+    fn reads_the_wide_reference_past_other_elements() {
+        let header = [9, 0x24, 1, 2, 0x08, 4, 0x12, 0x34, 3, 2];
+        let found = concatenation(&Sm::default(), &header);
+        assert_eq!(found, Some(Concatenation { reference: 0x1234, total: 3, index: 2 }));
+        assert_eq!(concatenation(&Sm::default(), &[2, 0, 9]), None);
+    }
+
+    #[test]
+    fn decodes_by_alphabet() {
+        assert_eq!(decode(0, b"a\x00"), "a@");
+        assert_eq!(decode(8, &[0x1E, 0xA1]), "ạ");
+        assert_eq!(decode(3, &[0xE9]), "é");
+        assert_eq!(decode(4, &[0xE9, 1]), "e901");
+    }
+}

@@ -1,0 +1,19 @@
+//! The carrier that misbehaves on demand: an SMPP centre for tests and for the demo.
+//!
+//! It takes binds of the accounts it is given, answers every `submit_sm`, sends receipts, and remembers in memory
+//! what it was sent, because a carrier does see the text. How badly it behaves is set live, in process
+//! ([`Handle::behave`]) or over HTTP (see [`admin`]).
+//!
+//! Promises: what it remembers is bounded; its counters tell a part sent twice from two parts; nothing it knows is
+//! written to disk or logged.
+
+pub mod admin;
+pub mod behaviour;
+mod carrier;
+pub mod ledger;
+mod receipts;
+mod simulator;
+
+pub use behaviour::Behaviour;
+pub use ledger::{Concatenation, Counters, Record};
+pub use simulator::{Handle, Options, Simulator, StartError, TlsFiles};

@@ -1,0 +1,179 @@
+//! Receipts: made, kept until a link of their account is bound, sent until they are taken.
+
+use crate::behaviour::{Behaviour, ReceiptForm};
+use bytes::Bytes;
+use sotto_core::Timestamp;
+use sotto_smpp::{Link, MessageState, Sm, Tlvs, pdu::esm_class, receipt::TextForm, tlv::tag};
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::{Notify, oneshot};
+
+/// Receipts waiting for one account.
+const WAITING: usize = 200_000;
+
+/// How often a receipt is sent before it is given up.
+pub(crate) const TRIES: u8 = 10;
+
+/// A receipt on its way.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) sm: Box<Sm>,
+    pub(crate) tries: u8,
+    /// Told when it goes onto a link.
+    pub(crate) queued: Option<oneshot::Sender<()>>,
+}
+
+/// The links and waiting receipts of one account.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    inner: Mutex<Inner>,
+    /// Told when there is a new receipt or a new link.
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    waiting: VecDeque<Waiting>,
+    links: Vec<(u64, Link<()>)>,
+    turn: usize,
+}
+
+impl Outbox {
+    /// Adds a receipt; when full the oldest goes and `false` is returned.
+    pub(crate) fn push(&self, waiting: Waiting) -> bool {
+        let mut inner = self.lock();
+        let fits = inner.waiting.len() < WAITING;
+        if !fits {
+            inner.waiting.pop_front();
+        }
+        inner.waiting.push_back(waiting);
+        drop(inner);
+        self.news.notify_one();
+        fits
+    }
+
+    pub(crate) fn add(&self, id: u64, link: Link<()>) {
+        self.lock().links.push((id, link));
+        self.news.notify_one();
+    }
+
+    pub(crate) fn remove(&self, id: u64) {
+        self.lock().links.retain(|(other, _)| *other != id);
+    }
+
+    pub(crate) fn clear(&self) {
+        self.lock().waiting.clear();
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    /// The next receipt and a link to send it on, in turn over the links. The receipt is taken only once there is a
+    /// link.
+    pub(crate) async fn next(&self) -> (Waiting, u64, Link<()>) {
+        loop {
+            let news = self.news.notified();
+            if let Some(next) = self.lock().pick() {
+                return next;
+            }
+            news.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn pick(&mut self) -> Option<(Waiting, u64, Link<()>)> {
+        self.turn = self.turn.wrapping_add(1);
+        let turn = self.turn.checked_rem(self.links.len())?;
+        let (id, link) = self.links.get(turn)?;
+        let waiting = self.waiting.pop_front()?;
+        Some((waiting, *id, link.clone()))
+    }
+}
+
+/// The receipt for a message that was taken.
+pub(crate) fn receipt(sm: &Sm, id: &str, behaviour: &Behaviour, at: Timestamp) -> Sm {
+    let state = behaviour.state();
+    let delivered = matches!(state, MessageState::Delivered);
+    let (text, tlv) = match behaviour.receipt_form {
+        ReceiptForm::Text => (true, false),
+        ReceiptForm::Tlv => (false, true),
+        ReceiptForm::Both => (true, true),
+    };
+    let mut receipt = Sm {
+        source: sm.destination.clone(),
+        destination: sm.source.clone(),
+        esm_class: esm_class::RECEIPT,
+        ..Sm::default()
+    };
+    if text {
+        let time = minutes(at);
+        let form = TextForm {
+            id,
+            stat: state.word(),
+            submitted: &time,
+            done: &time,
+            err: if delivered { "000" } else { "001" },
+        };
+        receipt.short_message = Bytes::from(form.to_string());
+    }
+    if tlv {
+        receipt.tlvs = Tlvs::new()
+            .with_c_octets(tag::RECEIPTED_MESSAGE_ID, id)
+            .with_u8(tag::MESSAGE_STATE, state.octet());
+        if !delivered {
+            receipt.tlvs.push(tag::NETWORK_ERROR_CODE, Bytes::from_static(&[3, 0, 1]));
+        }
+    }
+    receipt
+}
+
+/// Whether the sender wants a receipt of this state (SMPP 3.4 §5.2.17).
+pub(crate) fn is_wanted(sm: &Sm, state: MessageState) -> bool {
+    match sm.registered_delivery & 0b11 {
+        1 => true,
+        2 => !matches!(state, MessageState::Delivered),
+        _ => false,
+    }
+}
+
+/// `YYMMDDhhmm` in UTC.
+fn minutes(at: Timestamp) -> String {
+    let time = jiff::Timestamp::from_millisecond(at.unix_millis()).unwrap_or_default();
+    time.strftime("%y%m%d%H%M").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sotto_smpp::Receipt;
+
+    #[test]
+    fn each_form_can_be_read() {
+        for form in [ReceiptForm::Text, ReceiptForm::Tlv, ReceiptForm::Both] {
+            let behaviour =
+                Behaviour { receipt_form: form, receipt_state: "UNDELIV".to_owned(), ..Behaviour::default() };
+            let at = Timestamp::from_unix_millis(1_795_493_815_007);
+            let read = Receipt::parse(&receipt(&Sm::default(), "A1", &behaviour, at)).unwrap();
+            assert_eq!((read.id.as_str(), read.state), ("A1", MessageState::Undeliverable));
+            assert!(read.error.is_some());
+            assert_eq!(read.done_at.is_some(), form != ReceiptForm::Tlv);
+        }
+    }
+
+    #[test]
+    fn receipts_are_for_those_who_ask() {
+        let sm = |registered_delivery| Sm { registered_delivery, ..Sm::default() };
+        assert!(!is_wanted(&sm(0), MessageState::Delivered));
+        assert!(is_wanted(&sm(1), MessageState::Delivered));
+        assert!(!is_wanted(&sm(2), MessageState::Delivered));
+        assert!(is_wanted(&sm(2), MessageState::Expired));
+    }
+}

@@ -1,0 +1,57 @@
+//! The binary.
+
+use crate::support::{SOON, message, try_bind};
+use serde_json::Value;
+use sotto_smpp::client::BindOptions;
+use std::process::Stdio;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sotto-simulator"));
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+async fn addresses(child: &mut Child) -> Value {
+    let mut line = String::new();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    timeout(SOON, out.read_line(&mut line)).await.unwrap().unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+#[tokio::test]
+async fn tells_its_addresses_and_ends_when_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let password = folder.path().join("password");
+    std::fs::write(&password, "secret\n").unwrap();
+    let account = format!("sotto:{}", password.display());
+    let arguments =
+        ["--listen", "127.0.0.1:0", "--account", &account, "--behaviour", r#"{"receipts":false}"#];
+    let mut child = command(&arguments).spawn().unwrap();
+    let addresses = addresses(&mut child).await;
+    let smpp = addresses["smpp"].as_str().unwrap().parse().unwrap();
+    let partner = try_bind(smpp, BindOptions::transceiver("sotto", "secret"), SOON).await.unwrap();
+    assert!(partner.answered(message("1", "x")).await.status.is_ok());
+    let pid = child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert!(timeout(SOON, child.wait()).await.unwrap().unwrap().success());
+}
+
+#[tokio::test]
+async fn says_what_is_wrong() {
+    for (arguments, word) in [
+        (vec!["--account", "sotto:/nowhere/password"], "/nowhere/password"),
+        (vec![], "--account"),
+        (vec!["--account", "nofile"], "SYSTEM_ID:PASSWORD_FILE"),
+    ] {
+        let mut child = command(&arguments).spawn().unwrap();
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).await.unwrap();
+        assert!(said.contains(word), "{said}");
+        assert!(!child.wait().await.unwrap().success());
+    }
+}

@@ -1,0 +1,30 @@
+//! SMPP 3.4: codec, framing and sessions, for the side that sends messages and for the side that takes them.
+//!
+//! Promises: hostile input never panics and never reaches past its own PDU; a malformed PDU is answered with the
+//! status it deserves and does not disturb its neighbours; nothing here prints an address, a text or a password;
+//! every queue and table has a bound; and the caller of [`Link::send`] always learns which of three things
+//! happened: no byte was written, an answer came, or nobody can tell.
+//!
+//! No task is started here: [`client::bind`] and [`server::BindRequest::accept`] hand out a [`Driver`] that the
+//! caller runs.
+
+pub mod client;
+pub mod command;
+pub mod framing;
+pub mod link;
+pub mod octets;
+pub mod pdu;
+pub mod receipt;
+pub mod server;
+pub mod tlv;
+
+pub use command::{CommandId, CommandStatus, Header};
+pub use framing::{Framing, FramingError, RawPdu};
+pub use link::{
+    CloseReason, Driver, Incoming, LateResponse, LateResponses, Link, NotSent, NotSentReason,
+    PendingResponse, Responder, Response, Session, SessionOptions, SubmitError, WindowPermit,
+};
+pub use octets::{COctets, DecodeError, EncodeError, Field};
+pub use pdu::{Address, Bind, BindKind, BindResp, Command, DeliverSm, Pdu, Sm, SmResp, SubmitSm};
+pub use receipt::{MessageState, Receipt};
+pub use tlv::{Tlv, Tlvs};

@@ -1,0 +1,337 @@
+//! The shared memory of a session: what is queued, what waits for an answer, what is given up.
+
+use super::{
+    CloseReason, LateResponse, NotSent, NotSentReason, PendingResponse, Response, Role, SessionOptions,
+    SubmitError,
+};
+use crate::{Command, CommandStatus, EncodeError, Header, Pdu, pdu::BindKind};
+use bytes::BytesMut;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    time::Instant,
+};
+
+/// The highest sequence number (SMPP 3.4 §3.2).
+const MAX_SEQUENCE: u32 = 0x7FFF_FFFF;
+
+/// Octets of unwritten answers at which reading stops, so that a peer that only talks cannot fill our memory.
+pub(super) const OUT_LIMIT: usize = 256 * 1024;
+
+/// What the handles and the driver share.
+pub(super) struct Shared<T> {
+    pub(super) role: Role,
+    pub(super) bind: BindKind,
+    pub(super) options: SessionOptions,
+    /// Wakes the writer.
+    pub(super) work: Notify,
+    /// Told when queued octets were taken, a request was settled or an incoming one answered.
+    pub(super) progress: Notify,
+    pub(super) window: Arc<Semaphore>,
+    pub(super) inbound: Arc<Semaphore>,
+    pub(super) closed: watch::Sender<Option<CloseReason>>,
+    state: Mutex<State<T>>,
+}
+
+pub(super) struct State<T> {
+    /// Encoded PDUs that the writer has not taken.
+    pub(super) out: BytesMut,
+    /// How often the writer took `out`.
+    batch: u64,
+    next_sequence: u32,
+    pending: HashMap<u32, Pending<T>>,
+    /// Deadlines in the order of sending; entries of settled requests are swept out.
+    deadlines: VecDeque<(Instant, u32)>,
+    late: HashMap<u32, T>,
+    late_order: VecDeque<u32>,
+    /// Our `enquire_link` under way.
+    pub(super) enquiry: Option<(u32, Instant)>,
+    /// Our `unbind` under way.
+    pub(super) unbinding: Option<u32>,
+    pub(super) draining: bool,
+    /// Set when the session is to end once `out` is written.
+    pub(super) closing: Option<CloseReason>,
+    pub(super) last_heard: Instant,
+    /// Set while reading stands still because our own side is full.
+    pub(super) paused: bool,
+    /// Set when nothing will be written any more.
+    ended: bool,
+}
+
+struct Pending<T> {
+    waiter: oneshot::Sender<Result<Response, SubmitError>>,
+    token: T,
+    /// Value of `batch` when it was queued: it is untouched as long as `batch` has not moved on.
+    batch: u64,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl<T> Shared<T> {
+    pub(super) fn new(role: Role, bind: BindKind, options: SessionOptions, first_sequence: u32) -> Self {
+        Self {
+            role,
+            bind,
+            options,
+            work: Notify::new(),
+            progress: Notify::new(),
+            window: Arc::new(Semaphore::new(options.window)),
+            inbound: Arc::new(Semaphore::new(options.incoming_window)),
+            closed: watch::Sender::new(None),
+            state: Mutex::new(State {
+                out: BytesMut::new(),
+                batch: 0,
+                next_sequence: first_sequence,
+                pending: HashMap::new(),
+                deadlines: VecDeque::new(),
+                late: HashMap::new(),
+                late_order: VecDeque::new(),
+                enquiry: None,
+                unbinding: None,
+                draining: false,
+                closing: None,
+                last_heard: Instant::now(),
+                paused: false,
+                ended: false,
+            }),
+        }
+    }
+
+    /// The state. A panic elsewhere leaves it usable: every section under the lock keeps it whole.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether our side may send messages on this bind.
+    pub(super) const fn may_send(&self) -> bool {
+        match self.role {
+            Role::Client => self.bind.submits(),
+            Role::Server => self.bind.receives(),
+        }
+    }
+
+    /// Whether the peer may send messages on this bind.
+    pub(super) const fn may_receive(&self) -> bool {
+        match self.role {
+            Role::Client => self.bind.receives(),
+            Role::Server => self.bind.submits(),
+        }
+    }
+
+    /// Queues a request and its place in the table.
+    pub(super) fn queue_request(
+        &self,
+        slot: OwnedSemaphorePermit,
+        pdu: Pdu,
+        token: T,
+    ) -> Result<PendingResponse, NotSent<T>> {
+        if !self.may_send() {
+            return Err(NotSent { reason: NotSentReason::Direction, token });
+        }
+        let mut state = self.lock();
+        if state.draining || state.closing.is_some() {
+            return Err(NotSent { reason: NotSentReason::Closing, token });
+        }
+        let sequence = state.take_sequence();
+        let command = Command { status: CommandStatus::ESME_ROK, sequence, pdu };
+        if let Err(error) = command.encode(&mut state.out) {
+            return Err(NotSent { reason: NotSentReason::Encode(error), token });
+        }
+        let (waiter, response) = oneshot::channel();
+        let batch = state.batch;
+        state.pending.insert(sequence, Pending { waiter, token, batch, _slot: slot });
+        state.note_deadline(Instant::now() + self.options.response_timeout, sequence);
+        drop(state);
+        self.work.notify_one();
+        Ok(PendingResponse::new(sequence, response))
+    }
+
+    /// Queues a PDU that needs no answer.
+    pub(super) fn queue(&self, command: &Command) -> Result<(), EncodeError> {
+        self.queue_octets(|out| command.encode(out)).unwrap_or(Ok(()))
+    }
+
+    /// Queues a PDU without a body.
+    pub(super) fn queue_header(&self, header: Header) {
+        self.queue_octets(|out| header.encode_alone(out));
+    }
+
+    /// Lets `write` append to what is queued; not once the session has ended, when it would only pile up.
+    pub(super) fn queue_octets<R>(&self, write: impl FnOnce(&mut BytesMut) -> R) -> Option<R> {
+        let mut state = self.lock();
+        if state.ended {
+            return None;
+        }
+        let result = write(&mut state.out);
+        drop(state);
+        self.work.notify_one();
+        Some(result)
+    }
+
+    /// Ends the session once everything queued is written. The first reason stands.
+    pub(super) fn begin_close(&self, reason: CloseReason) {
+        let mut state = self.lock();
+        state.closing.get_or_insert(reason);
+        drop(state);
+        self.window.close();
+        self.work.notify_one();
+    }
+
+    /// Settles a request, or finds the token of one that was given up.
+    pub(super) fn settle(&self, response: Response) -> Option<LateResponse<T>> {
+        let mut state = self.lock();
+        let sequence = response.sequence;
+        let Some(pending) = state.pending.remove(&sequence) else {
+            return state.late.remove(&sequence).map(|token| LateResponse { token, response });
+        };
+        drop(state);
+        let Pending { waiter, token, .. } = pending;
+        let unheard = waiter.send(Ok(response)).err();
+        self.progress.notify_waiters();
+        // Nobody waits any more, yet the answer must not be lost: it goes the way of the late ones.
+        unheard.and_then(Result::ok).map(|response| LateResponse { token, response })
+    }
+
+    /// Gives up the requests whose time is over and tells when the next one's is.
+    pub(super) fn expire(&self, now: Instant) -> Option<Instant> {
+        let mut state = self.lock();
+        let mut settled = false;
+        let next = loop {
+            let Some(&(deadline, sequence)) = state.deadlines.front() else { break None };
+            if !state.pending.contains_key(&sequence) {
+                state.deadlines.pop_front();
+                continue;
+            }
+            if deadline > now {
+                break Some(deadline);
+            }
+            state.deadlines.pop_front();
+            if let Some(Pending { waiter, token, .. }) = state.pending.remove(&sequence) {
+                // The waiter may be gone; the token then still stands for it.
+                drop(waiter.send(Err(SubmitError::TimedOut)));
+                state.remember_late(sequence, token, self.options.late_capacity);
+                settled = true;
+            }
+        };
+        drop(state);
+        if settled {
+            self.progress.notify_waiters();
+        }
+        next
+    }
+
+    /// Ends the session for everyone: each request under way learns whether it was written.
+    pub(super) fn finish(&self, reason: CloseReason) {
+        let mut state = self.lock();
+        let reason = *state.closing.get_or_insert(reason);
+        let batch = state.batch;
+        let pending: Vec<_> = state.pending.drain().map(|(_, pending)| pending).collect();
+        state.deadlines.clear();
+        state.late.clear();
+        state.out = BytesMut::new();
+        state.ended = true;
+        drop(state);
+        for Pending { waiter, batch: queued, .. } in pending {
+            let error =
+                if queued < batch { SubmitError::LinkLost(reason) } else { SubmitError::NotWritten(reason) };
+            drop(waiter.send(Err(error)));
+        }
+        self.window.close();
+        self.inbound.close();
+        self.closed.send_if_modified(|closed| closed.replace(reason).is_none());
+        self.progress.notify_waiters();
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.lock().pending.len()
+    }
+}
+
+impl<T> State<T> {
+    /// Hands the queued octets to the writer by swapping them with `spare`, which must be empty.
+    /// From here on the requests among them count as written.
+    pub(super) fn take_out(&mut self, spare: &mut BytesMut) -> bool {
+        if self.out.is_empty() {
+            return false;
+        }
+        std::mem::swap(&mut self.out, spare);
+        self.batch = self.batch.wrapping_add(1);
+        true
+    }
+
+    /// The next sequence number that nothing under way uses.
+    pub(super) fn take_sequence(&mut self) -> u32 {
+        loop {
+            let sequence = self.next_sequence;
+            self.next_sequence = if sequence >= MAX_SEQUENCE { 1 } else { sequence.saturating_add(1) };
+            let enquiry = self.enquiry.is_some_and(|(enquiry, _)| enquiry == sequence);
+            if !enquiry && !self.pending.contains_key(&sequence) && !self.late.contains_key(&sequence) {
+                return sequence;
+            }
+        }
+    }
+
+    fn note_deadline(&mut self, deadline: Instant, sequence: u32) {
+        // Settled requests leave their deadline behind: swept before they outnumber the live ones.
+        if self.deadlines.len() > self.pending.len().saturating_mul(2).saturating_add(64) {
+            let Self { deadlines, pending, .. } = self;
+            deadlines.retain(|(_, sequence)| pending.contains_key(sequence));
+        }
+        self.deadlines.push_back((deadline, sequence));
+    }
+
+    fn remember_late(&mut self, sequence: u32, token: T, capacity: usize) {
+        self.late.insert(sequence, token);
+        self.late_order.push_back(sequence);
+        while self.late_order.len() > capacity {
+            if let Some(oldest) = self.late_order.pop_front() {
+                self.late.remove(&oldest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(shared: &Shared<u8>) -> OwnedSemaphorePermit {
+        Arc::clone(&shared.window).try_acquire_owned().unwrap()
+    }
+
+    fn shared(first_sequence: u32) -> Shared<u8> {
+        Shared::new(Role::Client, BindKind::Transceiver, SessionOptions::default(), first_sequence)
+    }
+
+    #[tokio::test]
+    async fn sequence_numbers_wrap_past_those_under_way() {
+        let shared = shared(1);
+        let mut sent = Vec::new();
+        for first in [1, 2, MAX_SEQUENCE] {
+            shared.lock().next_sequence = first;
+            sent.push(shared.queue_request(slot(&shared), Pdu::Unbind, 0).unwrap());
+        }
+        let mut state = shared.lock();
+        state.remember_late(3, 0, 8);
+        state.enquiry = Some((4, Instant::now()));
+        assert_eq!(state.next_sequence, 1);
+        assert_eq!(state.take_sequence(), 5, "1 and 2 wait, 3 may come late, 4 is our enquiry");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deadlines_of_settled_requests_are_swept() {
+        let shared = shared(1);
+        let slowest = shared.queue_request(slot(&shared), Pdu::Unbind, 0).unwrap();
+        for _ in 0..1000 {
+            let pending = shared.queue_request(slot(&shared), Pdu::Unbind, 0).unwrap();
+            let status = CommandStatus::ESME_ROK;
+            shared.settle(Response { sequence: pending.sequence(), status, message_id: None });
+        }
+        assert!(shared.lock().deadlines.len() < 100);
+        tokio::time::advance(SessionOptions::default().response_timeout).await;
+        assert_eq!(shared.expire(Instant::now()), None);
+        assert_eq!(slowest.await, Err(SubmitError::TimedOut));
+    }
+}

@@ -1,0 +1,9 @@
+//! The crate from outside: generated and hostile octets, sessions in memory, other implementations, TLS.
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+mod codec;
+mod interop;
+mod oracle;
+mod session;
+mod support;
+mod tls;

@@ -1,0 +1,89 @@
+//! Finds many patterns in one pass.
+
+use std::collections::BTreeSet;
+
+use super::Encoding;
+
+/// Bytes to find; only the bits set in the mask count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pattern {
+    bytes: Vec<(u8, u8)>,
+}
+
+impl Pattern {
+    /// All bits count.
+    pub(super) fn exact(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.iter().map(|byte| (*byte, 0xff)).collect() }
+    }
+
+    /// Pairs of value and mask.
+    pub(super) fn masked(bytes: Vec<(u8, u8)>) -> Self {
+        Self { bytes: bytes.into_iter().map(|(value, mask)| (value & mask, mask)).collect() }
+    }
+
+    /// The first byte of which all bits count.
+    fn anchor(&self) -> Option<(usize, u8)> {
+        self.bytes
+            .iter()
+            .enumerate()
+            .find(|(_, (_, mask))| *mask == 0xff)
+            .map(|(at, (value, _))| (at, *value))
+    }
+
+    fn matches(&self, bytes: &[u8]) -> bool {
+        bytes.len() == self.bytes.len()
+            && self.bytes.iter().zip(bytes).all(|((value, mask), byte)| byte & mask == *value)
+    }
+}
+
+/// A place where a pattern matched.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hit {
+    pub(super) secret: usize,
+    pub(super) encoding: Encoding,
+    pub(super) offset: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    secret: usize,
+    encoding: Encoding,
+    pattern: Pattern,
+    anchor: usize,
+}
+
+/// All patterns, by the value of their anchor byte.
+#[derive(Debug)]
+pub(super) struct Scanner(Vec<Vec<Entry>>);
+
+impl Default for Scanner {
+    fn default() -> Self {
+        Self((0..256).map(|_| Vec::new()).collect())
+    }
+}
+
+impl Scanner {
+    pub(super) fn add(&mut self, secret: usize, encoding: Encoding, pattern: Pattern) {
+        let Some((anchor, value)) = pattern.anchor() else { return };
+        if let Some(entries) = self.0.get_mut(usize::from(value)) {
+            entries.push(Entry { secret, encoding, pattern, anchor });
+        }
+    }
+
+    /// The first place of each secret and encoding.
+    pub(super) fn scan(&self, bytes: &[u8]) -> Vec<Hit> {
+        let mut seen = BTreeSet::new();
+        let mut hits = Vec::new();
+        for (at, byte) in bytes.iter().enumerate() {
+            let Some(entries) = self.0.get(usize::from(*byte)) else { continue };
+            for Entry { secret, encoding, pattern, anchor } in entries {
+                let Some(offset) = at.checked_sub(*anchor) else { continue };
+                let Some(part) = bytes.get(offset..offset + pattern.bytes.len()) else { continue };
+                if pattern.matches(part) && seen.insert((*secret, *encoding)) {
+                    hits.push(Hit { secret: *secret, encoding: *encoding, offset });
+                }
+            }
+        }
+        hits
+    }
+}

@@ -1,0 +1,30 @@
+//! Real servers and processes for tests: NATS, Redis, certificates, a network that fails on command.
+//!
+//! Dev only. What is missing on the machine fails the test with the command that installs it; nothing is skipped.
+//! Everything started here ends with its value. Waiting is always for a condition, with a bound; the polling in
+//! [`wait`] is the only sleep that tests need.
+#![expect(
+    clippy::panic,
+    reason = "a broken test environment must fail the test at once and say why; there is no one to handle an error"
+)]
+
+pub mod canary;
+pub mod chaos;
+pub mod nats;
+pub mod pki;
+pub mod process;
+pub mod redis;
+pub mod tools;
+pub mod wait;
+
+pub use chaos::ChaosProxy;
+pub use nats::{NatsOptions, NatsServer};
+pub use pki::{CertFiles, Pki};
+pub use process::Process;
+pub use redis::{RedisOptions, RedisServer};
+pub use wait::{eventually, eventually_ok};
+
+/// The workspace's folder.
+pub fn workspace() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map(Into::into).unwrap_or_default()
+}

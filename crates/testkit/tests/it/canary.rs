@@ -1,0 +1,64 @@
+use std::fs;
+
+use sotto_testkit::canary::{Canary, Encoding};
+
+fn canary() -> Canary {
+    Canary::new([
+        ("number", "912345678"),
+        ("short code body", "482913"),
+        ("word", "Zyxwvut"),
+        ("body", "Mã xác nhận 482913"),
+    ])
+}
+
+#[test]
+fn finds_everything_it_plants() {
+    canary().prove();
+}
+
+#[test]
+fn finds_what_standards_spell_out() {
+    let canary = canary();
+    let number = |bytes: &[u8], encoding| {
+        let found = canary.search_bytes("bytes", bytes);
+        assert!(
+            found.iter().any(|f| f.label == "number" && f.encoding == encoding),
+            "{encoding:?}: {found:?}"
+        );
+    };
+    // +84912345678 as a TP-DA address: length 11, type 91, semi-octets swapped (3GPP TS 23.040 §9.1.2.5).
+    number(&[11, 0x91, 0x48, 0x19, 0x32, 0x54, 0x76, 0xf8], Encoding::SwappedBcd);
+    number(b"da=0B914819325476F8", Encoding::Hex);
+}
+
+#[test]
+fn packs_septets_as_the_known_example() {
+    // "hellohello" is E8329BFD4697D9EC37, the usual worked example of GSM-7 packing.
+    let canary = Canary::new([("word", "hellohello")]);
+    let found = canary.search_bytes("bytes", &[0xe8, 0x32, 0x9b, 0xfd, 0x46, 0x97, 0xd9, 0xec, 0x37]);
+    assert!(found.iter().any(|f| f.encoding == Encoding::PackedGsm7), "{found:?}");
+}
+
+#[test]
+fn finds_nothing_in_other_data() {
+    // Not a secret, not random: every 16-bit pattern in order.
+    let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_be_bytes).collect();
+    assert_eq!(canary().search_bytes("all pairs", &bytes), []);
+}
+
+#[test]
+fn searches_files_and_their_names() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let inner = folder.path().join("stream").join("912345678");
+    fs::create_dir_all(&inner).unwrap();
+    fs::write(inner.join("1.blk"), [b"\x00\x01".as_slice(), b"Zyxwvut", b"\xff"].concat()).unwrap();
+    fs::write(inner.join("2.blk"), "nothing").unwrap();
+    let found = canary().search_files(folder.path()).unwrap();
+    assert!(
+        found.iter().any(|f| f.label == "word" && f.place.ends_with("1.blk") && f.offset == 2),
+        "{found:?}"
+    );
+    assert!(found.iter().any(|f| f.label == "number" && f.place.starts_with("the name ")), "{found:?}");
+    assert!(!found.iter().any(|f| f.place.ends_with("/2.blk") && !f.place.starts_with("the name ")));
+    assert!(canary().search_files(&folder.path().join("missing")).is_err());
+}

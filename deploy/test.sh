@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# All that CI runs, in the order in which it fails fastest. With an argument, one stage: lint, unit or e2e.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH="$PWD/.tools/bin:$PATH"
+export PATH CARGO_TERM_PROGRESS_WHEN=never
+
+stage() { printf '\n== %s\n' "$*"; }
+profile=$([ "${CI:-}" = true ] && echo ci || echo default)
+
+lint() {
+  stage "formatting"
+  cargo fmt --all --check
+  stage "protocol files (buf lint)"
+  (cd proto && buf lint)
+  stage "lints (clippy)"
+  cargo clippy --workspace --all-targets --locked -- -D warnings
+  stage "dependencies (cargo deny)"
+  cargo deny --log-level error check bans licenses sources
+  stage "documentation builds"
+  RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+}
+
+unit() {
+  stage "programs"
+  cargo build --workspace --locked
+  stage "tests of each crate"
+  cargo nextest run --workspace --locked --profile "$profile" -E 'not (package(sotto-tests) and binary(e2e))'
+  stage "examples in the documentation"
+  cargo test --workspace --locked --doc --quiet
+}
+
+e2e() {
+  stage "programs"
+  cargo build --workspace --locked
+  stage "whole cells"
+  cargo nextest run --locked --profile "$profile" -p sotto-tests -E 'binary(e2e)'
+}
+
+case "${1:-all}" in
+  lint) lint ;;
+  unit) unit ;;
+  e2e) e2e ;;
+  all)
+    lint
+    unit
+    e2e
+    ;;
+  *)
+    echo "usage: deploy/test.sh [lint|unit|e2e]" >&2
+    exit 64
+    ;;
+esac

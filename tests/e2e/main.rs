@@ -1,0 +1,1 @@
+//! Whole cells of real processes.
