@@ -96,16 +96,26 @@ fn own(service: &str, new: &NewCell) -> String {
         "identity" => format!(
             "{listen}\n[keystore]\nslot_file = \"keystore/identity.sks\"\n{unlock}\n\
              [store]\nclients_file = \"data/identity/clients.json\"\n\
-             invitation_file = \"identity/invitation.json\"\n"
+             invitation_file = \"identity/invitation.json\"\n\n{}",
+            tokens(&new.id)
         ),
         "audit" => format!(
             "{listen}\n[keystore]\nfile = \"keystore/audit.sks\"\n{unlock}\n\
              [log]\nfolder = \"{LOG_DIR}\"\norigin = \"{}\"\n",
             log_origin(&new.id)
         ),
-        "ingress" => format!("[keystore]\nfile = \"keystore/ingress.sks\"\n{unlock}"),
+        "ingress" => {
+            format!("[keystore]\nfile = \"keystore/ingress.sks\"\n{unlock}\n{}", tokens(&new.id))
+        }
         _ => String::new(),
     }
+}
+
+/// What tokens say: identity writes it into them and ingress demands it.
+fn tokens(cell: &CellId) -> String {
+    format!(
+        "[tokens]\nissuer = \"https://identity.sotto.internal\"\naudience = \"https://{cell}.sotto.internal\"\n"
+    )
 }
 
 /// The name of the cell's audit log.
