@@ -38,7 +38,8 @@ say "a cell is born: keys, certificates, configuration"
 show sotto init --id demo
 
 say "it starts: broker, Redis, the carrier simulator, six services"
-sotto up --listen 127.0.0.1:0 --token-listen 127.0.0.1:0 >"$cell/up.log" 2>&1 &
+# Not through the function: the process to end is sotto itself, not a shell around it.
+"$root/target/debug/sotto" --cell "$cell/demo" up --listen 127.0.0.1:0 --token-listen 127.0.0.1:0 >"$cell/up.log" 2>&1 &
 up=$!
 tail -n +1 -f "$cell/up.log" --pid "$up" 2>/dev/null &
 follow=$!

@@ -69,7 +69,8 @@ impl Service for Carrier {
 
         let witness: Arc<dyn Witness> = Arc::new(audit);
         let accounts = accounts(&config, &context, &carriers, &tls, &bus, Arc::clone(&witness))?;
-        let not_ready = accounts.first().map(|account| Arc::clone(&account.shared.not_ready)).unwrap_or_default();
+        let not_ready =
+            accounts.first().map(|account| Arc::clone(&account.shared.not_ready)).unwrap_or_default();
         let rebuilder = Rebuilder::new(accounts.clone(), not_ready);
         let watching = Arc::clone(&rebuilder).watch(reliable, context.stop.clone());
         context.tasks.spawn_critical("redis watch", watching);
@@ -86,7 +87,8 @@ impl Service for Carrier {
         let folder = config.carriers.file.parent().unwrap_or(Path::new("")).to_owned();
         let mut workers = Vec::new();
         for account in &accounts {
-            let bound = keep_bound(Arc::clone(account), folder.clone(), context.stop.clone(), drained.clone());
+            let bound =
+                keep_bound(Arc::clone(account), folder.clone(), context.stop.clone(), drained.clone());
             context.tasks.spawn_critical(format!("carrier {}", account.settings.id), bound);
             workers.push(work(&config, &bus, account).await?);
         }
@@ -95,7 +97,8 @@ impl Service for Carrier {
         context.stop.requested().await;
         working.set(false);
         witness.tell(Act::Stopped, &context.instance, "ok");
-        let longest = accounts.iter().map(|account| account.settings.response_timeout).max().unwrap_or_default();
+        let longest =
+            accounts.iter().map(|account| account.settings.response_timeout).max().unwrap_or_default();
         let stopping = workers.iter().map(|worker| worker.stop(longest + config.connector.skew.get()));
         let finished = futures::future::join_all(stopping).await.into_iter().all(|finished| finished);
         drained.cancel();

@@ -4,7 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
     sync::Arc,
 };
 
@@ -37,17 +37,16 @@ fn grown(folder: &Path) {
 }
 
 fn independent(folder: &Path) -> Result<String, String> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/verify.py");
-    let key = TestSigner::new(1).current().unwrap().to_string();
-    let output = Command::new(sotto_testkit::tools::python())
-        .arg("-B")
-        .arg(script)
-        .arg(folder)
-        .arg(key)
-        .output()
-        .unwrap();
+    let output = run_verifier(folder);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+fn run_verifier(folder: &Path) -> Output {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/verify.py");
+    let key = TestSigner::new(1).current().unwrap().to_string();
+    let python = sotto_testkit::tools::python();
+    Command::new(python).arg("-B").arg(script).arg(folder).arg(key).output().unwrap()
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

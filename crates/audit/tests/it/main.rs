@@ -1,6 +1,6 @@
 //! The audit service on real parts: a disk that crashes, a real broker, real TLS, and a verifier that shares no code.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "test code")]
+#![expect(clippy::unwrap_used, reason = "test code")]
 
 mod api;
 mod cell;

@@ -181,7 +181,8 @@ impl Ledger {
             let (letter, detail) = enter.words();
             call.arg(parts.parts.len()).arg(millis(parts.keep)).arg(letter.to_string()).arg(detail);
         }
-        let answer: Vec<String> = call.invoke_async(&mut self.redis.connection()).await.map_err(LedgerError::Redis)?;
+        let answer: Vec<String> =
+            call.invoke_async(&mut self.redis.connection()).await.map_err(LedgerError::Redis)?;
         let mut answer = answer.into_iter();
         let mark = answer.next().unwrap_or_default();
         if mark.is_empty() {
@@ -220,14 +221,19 @@ impl Ledger {
         items: &[Parts],
     ) -> Result<Option<Vec<bool>>, LedgerError> {
         let mut call = self.intend.prepare_invoke();
-        call.key(self.key("ready")).arg(mark.unwrap_or_default()).arg(token).arg(millis(lease)).arg(items.len());
+        call.key(self.key("ready"))
+            .arg(mark.unwrap_or_default())
+            .arg(token)
+            .arg(millis(lease))
+            .arg(items.len());
         for parts in items {
             for key in self.keys(parts) {
                 call.key(key);
             }
             call.arg(parts.parts.len()).arg(millis(parts.keep));
         }
-        let answer: Vec<String> = call.invoke_async(&mut self.redis.connection()).await.map_err(LedgerError::Redis)?;
+        let answer: Vec<String> =
+            call.invoke_async(&mut self.redis.connection()).await.map_err(LedgerError::Redis)?;
         let ready = answer.first().is_some_and(|mark| !mark.is_empty());
         Ok(ready.then(|| answer.iter().skip(1).map(|won| won == "1").collect()))
     }
@@ -263,7 +269,8 @@ impl Ledger {
                 .arg(entry)
                 .arg(millis(self.receipt_wait));
         }
-        let answer: Vec<String> = call.invoke_async(&mut self.redis.connection()).await.map_err(LedgerError::Redis)?;
+        let answer: Vec<String> =
+            call.invoke_async(&mut self.redis.connection()).await.map_err(LedgerError::Redis)?;
         let mut answer = answer.into_iter();
         let mut early = Vec::new();
         for Ended { part, .. } in ends {
@@ -302,7 +309,8 @@ impl Ledger {
         for (id, said) in receipts {
             call.key(self.id_key(id.as_str())).key(self.parked_key(id.as_str())).arg(said.to_entry());
         }
-        let answer: Vec<String> = call.invoke_async(&mut self.redis.connection()).await.map_err(LedgerError::Redis)?;
+        let answer: Vec<String> =
+            call.invoke_async(&mut self.redis.connection()).await.map_err(LedgerError::Redis)?;
         if answer.first().is_none_or(String::is_empty) {
             return Ok(None);
         }
@@ -330,7 +338,10 @@ impl Ledger {
 
     /// Says that nothing here can be relied on: it will be rebuilt from the log.
     pub(crate) async fn distrust(&self) -> Result<(), LedgerError> {
-        one("DEL", &self.key("ready")).query_async(&mut self.redis.connection()).await.map_err(LedgerError::Redis)
+        one("DEL", &self.key("ready"))
+            .query_async(&mut self.redis.connection())
+            .await
+            .map_err(LedgerError::Redis)
     }
 
     /// Keeps the right to rebuild. False if it was lost, and perhaps Redis with it.
@@ -342,7 +353,11 @@ impl Ledger {
     }
 
     /// Puts back what the log tells, in its order, and returns receipts whose part was found.
-    pub(crate) async fn restore(&self, keep: Duration, entries: &[Restored]) -> Result<Vec<Match>, LedgerError> {
+    pub(crate) async fn restore(
+        &self,
+        keep: Duration,
+        entries: &[Restored],
+    ) -> Result<Vec<Match>, LedgerError> {
         if entries.is_empty() {
             return Ok(Vec::new());
         }

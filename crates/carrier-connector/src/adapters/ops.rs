@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use futures::{StreamExt as _, channel::mpsc, stream::BoxStream};
 use sotto_proto::ops::v1::{
-    RebuildRequest, RebuildResponse, rebuild_response::Scope,
+    RebuildRequest, RebuildResponse,
+    rebuild_response::Scope,
     rebuild_service_server::{RebuildService, RebuildServiceServer},
 };
 use sotto_runtime::{Tasks, grpc::peer_service, telemetry::chain, tls::PeerService};

@@ -125,7 +125,10 @@ const fn open_to_all(_: &std::fs::Metadata) -> bool {
 }
 
 /// How to make the connection safe; `None` where it was waived.
-fn tls(settings: &Settings, folder: &Path) -> Result<Option<(TlsConnector, ServerName<'static>)>, ConnectError> {
+fn tls(
+    settings: &Settings,
+    folder: &Path,
+) -> Result<Option<(TlsConnector, ServerName<'static>)>, ConnectError> {
     let Tls::Required { ca_file, server_name } = &settings.tls else { return Ok(None) };
     let mut roots = RootCertStore::empty();
     let from = match ca_file {
@@ -184,7 +187,12 @@ async fn connect(settings: &Settings, folder: &Path) -> Result<Session<Submitted
 }
 
 /// Keeps an account bound until the process stops, then unbinds once `drained` says that no work is under way.
-pub(crate) async fn keep_bound(account: Arc<Account>, folder: PathBuf, stop: Stop, drained: CancellationToken) {
+pub(crate) async fn keep_bound(
+    account: Arc<Account>,
+    folder: PathBuf,
+    stop: Stop,
+    drained: CancellationToken,
+) {
     let settings = &account.settings;
     if let Tls::Waived { reason } = &settings.tls {
         tracing::warn!(account = %settings.id, reason, "the way to this carrier is not encrypted");

@@ -25,7 +25,8 @@ impl Account {
             {
                 batch.push(next);
             }
-            let receipts = batch.into_iter().filter_map(|(sm, responder)| self.read(&sm, responder, &mut refused));
+            let receipts =
+                batch.into_iter().filter_map(|(sm, responder)| self.read(&sm, responder, &mut refused));
             self.store(receipts.collect()).await;
         }
     }
@@ -52,8 +53,7 @@ impl Account {
             responder.respond(CommandStatus::ESME_RX_R_APPN);
             return None;
         };
-        let said =
-            Said { state: receipt_state(receipt.state), error: receipt.error.unwrap_or_default() };
+        let said = Said { state: receipt_state(receipt.state), error: receipt.error.unwrap_or_default() };
         Some((id, said, responder))
     }
 

@@ -124,7 +124,8 @@ impl Account {
             }
         }
         drop(place);
-        let answers = join_all(pending.into_iter().map(async |(part, response)| (part, response.await))).await;
+        let answers =
+            join_all(pending.into_iter().map(async |(part, response)| (part, response.await))).await;
         ends.extend(answers.into_iter().map(|(part, answer)| (part, self.end(answer))));
         ends.sort_unstable_by_key(|(part, _)| *part);
         ends
@@ -137,8 +138,7 @@ impl Account {
         message: Box<Sm>,
         token: Submitted,
     ) -> Result<PendingResponse, PartEnd> {
-        let permit =
-            place.next(link).await.ok_or(PartEnd::Unsent { end: AttemptEnd::LinkDown })?;
+        let permit = place.next(link).await.ok_or(PartEnd::Unsent { end: AttemptEnd::LinkDown })?;
         link.send(permit, message, token).map_err(|refused| {
             let end = match refused.reason {
                 NotSentReason::Closing => AttemptEnd::LinkDown,

@@ -31,8 +31,7 @@ pub(crate) fn settle(
     ends: &[(u8, PartEnd)],
     now: Timestamp,
 ) -> Settled {
-    let held =
-        |end: &PartEnd| matches!(end, PartEnd::Submitted { .. } | PartEnd::NoResponse);
+    let held = |end: &PartEnd| matches!(end, PartEnd::Submitted { .. } | PartEnd::NoResponse);
     // Once a part is, or may be, with the carrier, the message stays with this account.
     let pinned = item.pinned || ends.iter().any(|(_, end)| held(end));
     let refused_before = item

@@ -166,7 +166,10 @@ mod tests {
         let messages = content("VIETBANK", text).messages(&item(text)).unwrap();
         let [(1, sm)] = messages.as_slice() else { panic!("one part") };
         assert_eq!((sm.source.ton, sm.source.npi, sm.source.value.as_str()), (5, 0, Some("VIETBANK")));
-        assert_eq!((sm.destination.ton, sm.destination.npi, sm.destination.value.as_str()), (1, 1, Some("84981234567")));
+        assert_eq!(
+            (sm.destination.ton, sm.destination.npi, sm.destination.value.as_str()),
+            (1, 1, Some("84981234567"))
+        );
         assert_eq!((sm.esm_class, sm.data_coding, sm.registered_delivery), (0, 0, 1));
         // Unpacked septets: { and } are escape pairs, @ is zero (3GPP TS 23.038 §6.2.1).
         assert_eq!(sm.short_message.as_ref(), b"Ma xac thuc \x1b\x281\x1b\x29: 482913 \x00");
@@ -182,7 +185,10 @@ mod tests {
         assert_eq!(messages.len(), 3);
         for (number, sm) in &messages {
             assert_eq!(sm.esm_class, 0x40);
-            assert_eq!(sm.short_message.get(..6).unwrap(), [5, 0, 3, reference(&item.facts.message), 3, *number]);
+            assert_eq!(
+                sm.short_message.get(..6).unwrap(),
+                [5, 0, 3, reference(&item.facts.message), 3, *number]
+            );
         }
         let lengths: Vec<_> = messages.iter().map(|(_, sm)| sm.short_message.len() - 6).collect();
         assert_eq!(lengths, [153, 153, 1]);

@@ -207,13 +207,16 @@ mod key {
 
 /// `nil`: not ready. Else the value found, or a plain word when there was none.
 fn claimed(answer: &Value) -> Result<Claimed, StoreError> {
-    match answer {
-        Value::BulkString(bytes) if bytes == CLOSED => Ok(Claimed::Moved),
-        Value::BulkString(bytes) => Entry::decode(bytes).map(Claimed::Used).ok_or(StoreError::Refused),
-        Value::Int(_) => Ok(Claimed::Free),
-        Value::Nil => Err(StoreError::Rebuilding),
-        _ => Err(StoreError::Refused),
+    if let Value::BulkString(bytes) = answer {
+        return match bytes.as_slice() {
+            CLOSED => Ok(Claimed::Moved),
+            entry => Entry::decode(entry).map(Claimed::Used).ok_or(StoreError::Refused),
+        };
     }
+    if matches!(answer, Value::Int(_)) {
+        return Ok(Claimed::Free);
+    }
+    Err(if matches!(answer, Value::Nil) { StoreError::Rebuilding } else { StoreError::Refused })
 }
 
 impl Claims for Store {

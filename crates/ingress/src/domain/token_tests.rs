@@ -29,8 +29,12 @@ fn token(key: &SigningKey, header: &Value, claims: &Value) -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
+fn key() -> SigningKey {
+    SigningKey::from_seed(&[7; 32]).unwrap()
+}
+
 fn judge(header: &Value, claims: &Value) -> Result<Caller, TokenError> {
-    let key = SigningKey::from_seed(&[7; 32]).unwrap();
+    let key = key();
     let text = token(&key, header, claims);
     Unverified::parse(&text)?.verify(&key.public(), &expected(), Timestamp::from_unix_seconds(NOW))
 }

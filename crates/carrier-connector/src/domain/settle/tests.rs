@@ -59,7 +59,10 @@ fn back(item: &WorkItem, ends: &[(u8, PartEnd)]) -> Option<WorkItem> {
 #[test]
 fn a_refused_message_goes_elsewhere() {
     let back = back(&item(1), &[(1, ELSEWHERE)]).unwrap();
-    assert_eq!((back.pinned, back.parts.len(), back.account.clone(), back.not_before), (false, 0, None, None));
+    assert_eq!(
+        (back.pinned, back.parts.len(), back.account.clone(), back.not_before),
+        (false, 0, None, None)
+    );
     let attempt = Attempt { number: 1, account: account(), end: AttemptEnd::Refused, status: 0x45 };
     assert_eq!(back.history, [attempt]);
 }
@@ -74,7 +77,8 @@ fn a_throttled_message_waits() {
 #[test]
 fn an_invalid_number_ends_the_message_everywhere() {
     assert_eq!(back(&item(1), &[(1, NO_SUCH_NUMBER)]), None);
-    let settled = settle(&item(3), &account(), &[(1, NO_SUCH_NUMBER), (2, THROTTLED), (3, NOT_WRITTEN)], now());
+    let settled =
+        settle(&item(3), &account(), &[(1, NO_SUCH_NUMBER), (2, THROTTLED), (3, NOT_WRITTEN)], now());
     assert_eq!(settled.back, None);
     assert_eq!(settled.events.last().unwrap().kind, EventKind::Rejected { cause: RejectCause::Carrier });
 }
