@@ -98,7 +98,8 @@ impl Cause {
     pub(crate) fn outgoing(self, bus: &Bus, topic: Topic, origin: &Origin<'_>) -> Outgoing {
         let stream = stream_of(bus, origin.subject);
         let index = self.index.map_or_else(|| "all".to_owned(), |index| index.to_string());
-        let id = format!("quarantine-{stream}-{}-{index}", origin.sequence);
+        // Two services that read one stream (EVENTS) each leave a record.
+        let id = format!("quarantine-{}-{stream}-{}-{index}", bus.service().name(), origin.sequence);
         let record = QuarantineRecord {
             subject: origin.subject.to_owned(),
             stream,

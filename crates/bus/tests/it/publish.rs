@@ -5,7 +5,10 @@ use std::{collections::HashSet, sync::Arc};
 use futures::future::join_all;
 use sotto_bus::{AuditCategory, PublishError, Publisher, PublisherConfig, Service, StreamReader, Subject};
 use sotto_core::{AccountId, Classified as _, ErrorClass, Lane};
-use tokio::time::{Duration, Instant};
+use tokio::{
+    task::unconstrained,
+    time::{Duration, Instant},
+};
 
 use crate::cell::{BOUND, TestCell, Texts, accepted, publisher, texts};
 
@@ -26,7 +29,9 @@ async fn under_load_many_share_a_batch_and_keep_their_order() {
     let publisher = publisher(&cell.bus(Service::Ingress).await);
     let subject = accepted(Lane::Otp);
     let sent: Vec<_> = (0..3_000).map(|n| format!("m{n:04}")).collect();
-    let stored = join_all(sent.iter().map(|item| publisher.publish(&subject, item.clone()))).await;
+    // Unconstrained: tokio's cooperative budget would make the futures of one task queue by the dozen.
+    let all = join_all(sent.iter().map(|item| publisher.publish(&subject, item.clone())));
+    let stored = unconstrained(all).await;
     let sequences: HashSet<_> = stored.into_iter().map(|stored| stored.unwrap().stream_sequence).collect();
     let messages = cell.messages("INTAKE").await;
     assert_eq!(u64::try_from(sequences.len()).unwrap(), messages);
@@ -115,7 +120,7 @@ async fn closing_stores_what_was_taken_and_takes_nothing_more() {
     let publisher = Arc::new(publisher(&bus));
     let subject = accepted(Lane::Otp);
     let sent: Vec<_> = (0..500).map(|n| format!("m{n}")).collect();
-    let all = join_all(sent.iter().map(|item| publisher.publish(&subject, item.clone())));
+    let all = unconstrained(join_all(sent.iter().map(|item| publisher.publish(&subject, item.clone()))));
     let (stored, closed) = tokio::join!(all, publisher.close(BOUND));
     assert!(closed);
     assert!(stored.iter().all(Result::is_ok));

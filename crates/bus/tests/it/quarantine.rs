@@ -51,8 +51,9 @@ async fn malformed_bytes_on_every_consumer_go_to_quarantine_without_them() {
         let worker = Worker::<Texts>::start(&bus, stream, name, Script::all_done(), quick()).await.unwrap();
         workers.push(worker);
     }
-    // Two consumers read `event.0` and each says so; every other subject has one consumer.
-    let wanted = expected.len() + 1 + 1;
+    // Two services read each shard's events and each says so; every other subject has one consumer.
+    let shards = expected.iter().filter(|subject| subject.contains(".event.")).count();
+    let wanted = expected.len() + shards;
     eventually(BOUND, "every record", || async { cell.quarantined().await.len() >= wanted }).await;
     let records = cell.quarantined().await;
     for subject in &expected {
