@@ -1,5 +1,6 @@
 //! The public gRPC service: tokens, scopes, and the translation of requests and answers.
 
+mod load;
 mod ops;
 mod refusal;
 mod stream;
@@ -15,24 +16,29 @@ use sotto_proto::message::v1::{
 };
 use sotto_proto::to_wire_time;
 use sotto_runtime::{Stop, Tasks};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 pub use ops::Operations;
 
 use crate::{
     adapters::{audit::AuditTrail, tokens::Tokens},
-    app::intake::{Accepted, Intake},
+    app::intake::{Accepted, Intake, Seen},
     domain::{
+        pace::{LocalPace, Pace},
         request::Asked,
         token::{Caller, TokenError},
     },
     error::Refusal,
-    ports::Found,
 };
 
-/// The largest request, in bytes: ten parts of text have at most 6 KiB.
-const MAX_REQUEST: usize = 64 * 1024;
+use load::Load;
+
+/// The largest request, in bytes: ten parts of text have at most 6 KiB, also with every accent a character of its own.
+const MAX_REQUEST: usize = 16 * 1024;
 
 const SEND: &str = "message:send";
 const READ: &str = "message:read";
@@ -42,6 +48,10 @@ const READ: &str = "message:read";
 pub struct Bounds {
     /// Messages under way.
     pub in_flight: usize,
+    /// Questions under way.
+    pub reads_in_flight: usize,
+    /// The pace of a tenant's questions.
+    pub reading: Pace,
     /// Results outstanding on one stream.
     pub outstanding: usize,
     /// Streams at a time.
@@ -50,6 +60,8 @@ pub struct Bounds {
     pub streams_of_tenant: usize,
     /// How long results may wait to be read.
     pub stall: Duration,
+    /// How long a stream may be silent.
+    pub idle: Duration,
 }
 
 /// The public service. Clones share everything.
@@ -62,7 +74,10 @@ struct Inner {
     tokens: Tokens,
     audit: AuditTrail,
     bounds: Bounds,
-    in_flight: Arc<Semaphore>,
+    load: Load,
+    reads: Semaphore,
+    reading: std::sync::Mutex<LocalPace>,
+    started: Instant,
     streams: Arc<Semaphore>,
     of_tenant: std::sync::Mutex<HashMap<TenantId, Arc<Semaphore>>>,
     tasks: Tasks,
@@ -84,7 +99,10 @@ impl Messages {
             tokens,
             audit,
             bounds,
-            in_flight: Arc::new(Semaphore::new(bounds.in_flight)),
+            load: Load::new(bounds.in_flight),
+            reads: Semaphore::new(bounds.reads_in_flight),
+            reading: std::sync::Mutex::new(LocalPace::new(bounds.reading)),
+            started: Instant::now(),
             streams: Arc::new(Semaphore::new(bounds.streams)),
             of_tenant: std::sync::Mutex::default(),
             tasks,
@@ -110,6 +128,12 @@ impl Messages {
             return Err(refusal::insufficient_scope(scope));
         }
         Ok(caller)
+    }
+
+    /// One more question of this tenant.
+    fn pace_reading(&self, tenant: &TenantId) -> Result<(), Refusal> {
+        let mut reading = self.0.reading.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        reading.take(tenant, self.0.started.elapsed()).map_err(|after| Refusal::TooFast { after })
     }
 
     /// Room for one more stream of this tenant.
@@ -170,8 +194,9 @@ impl MessageService for Messages {
         let caller = self.authorise(request.metadata(), SEND).await?;
         let SendRequest { message, idempotency_key } = request.into_inner();
         let asked = asked(message, idempotency_key);
-        let _under_way = self.0.in_flight.try_acquire().map_err(|_| refusal::status(&Refusal::Overloaded))?;
-        match self.0.intake.send(&caller, asked).await {
+        // The place is held until the message is accepted or refused, also when the client hangs up before.
+        let place = self.0.load.try_take(asked.class).ok_or_else(|| refusal::status(&Refusal::Overloaded))?;
+        match self.0.intake.send(&caller, asked, place).await {
             Ok(accepted) => Ok(Response::new(response(accepted))),
             Err(refused) => Err(refusal::status(&refused)),
         }
@@ -195,12 +220,14 @@ impl MessageService for Messages {
         let caller = self.authorise(request.metadata(), READ).await?;
         let id = MessageId::from_str(&request.into_inner().message_id)
             .map_err(|error| refusal::invalid("message_id", "MESSAGE_ID_INVALID", error.to_string()))?;
+        self.pace_reading(&caller.tenant).map_err(|refused| refusal::status(&refused))?;
+        let _under_way = self.0.reads.try_acquire().map_err(|_| refusal::status(&Refusal::Overloaded))?;
         match self.0.intake.find(&caller, &id).await {
-            Ok(Found::Known(journal)) => {
+            Ok(Seen::Known(journal)) => {
                 view::response(&journal).map(Response::new).ok_or_else(refusal::not_yet)
             }
-            Ok(Found::NotYet) => Err(refusal::not_yet()),
-            Ok(Found::Unknown) => Err(Status::not_found("no message of this tenant has this id")),
+            Ok(Seen::NotYet) => Err(refusal::not_yet()),
+            Ok(Seen::Unknown) => Err(Status::not_found("no message of this tenant has this id")),
             Err(error) => Err(refusal::unreadable(error)),
         }
     }
