@@ -9,7 +9,10 @@ use std::{collections::HashMap, fmt, marker::PhantomData, sync::OnceLock};
 
 use bytes::Buf as _;
 use prost::{Message, Name, encoding::decode_varint};
-use prost_types::{FileDescriptorSet, field_descriptor_proto::{Label, Type}};
+use prost_types::{
+    FileDescriptorSet,
+    field_descriptor_proto::{Label, Type},
+};
 use tonic::{
     Status,
     codec::{Codec, DecodeBuf, Decoder},
@@ -81,7 +84,9 @@ impl<U: Message + Name + Default> Decoder for ClosedDecoder<U> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unknown {
     /// A field that the schema does not have.
-    #[error("field {path} is not in this version of the schema: remove it or check the client's .proto files")]
+    #[error(
+        "field {path} is not in this version of the schema: remove it or check the client's .proto files"
+    )]
     Field {
         /// The path, with the field's number at its end.
         path: String,

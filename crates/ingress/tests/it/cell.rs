@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -17,7 +17,7 @@ use sotto_bus::{
     Bus, BusOptions, NatsConfig, Service as Party, Topology,
     topology::{self, ServerOptions},
 };
-use sotto_core::{Clock as _, Shards, SystemClock, work::KeyWrap};
+use sotto_core::{Clock as _, Shards, SystemClock, Timestamp, work::KeyWrap};
 use sotto_crypto::hash::sha256;
 use sotto_ingress::{
     adapters::store::{Store, StoreOptions, Terms},
@@ -204,6 +204,7 @@ impl Broker {
 pub(crate) struct Peers {
     pub(crate) jwks: u16,
     pub(crate) privacy: u16,
+    pub(crate) keys: FakePrivacy,
     stop: Stop,
 }
 
@@ -220,11 +221,12 @@ impl Peers {
         let server =
             GrpcServer::bind(address, &tls(pki, "privacy"), ClientAuth::Required, limits).await.unwrap();
         let privacy = server.local_addr().port();
-        let until = stop.clone();
+        let (until, keys) = (stop.clone(), FakePrivacy::default());
+        let served = keys.clone();
         tasks.spawn_background("privacy", async move {
-            server.serve(&until, |server| server.add_service(KeyServiceServer::new(FakePrivacy))).await
+            server.serve(&until, |server| server.add_service(KeyServiceServer::new(served))).await
         });
-        Self { jwks, privacy, stop }
+        Self { jwks, privacy, keys, stop }
     }
 }
 
@@ -256,8 +258,19 @@ async fn serve_jwks(mut listener: TlsListener, stop: Stop) {
     }
 }
 
-#[derive(Debug)]
-struct FakePrivacy;
+/// Where the bucket of a need dies.
+fn hour_after(needed_until: Timestamp) -> Timestamp {
+    const HOUR_MS: i64 = 3_600_000;
+    let hours = (needed_until.unix_millis() + HOUR_MS - 1).div_euclid(HOUR_MS);
+    Timestamp::from_unix_millis(hours * HOUR_MS)
+}
+
+/// Privacy that makes keys, as long as it may, and counts them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakePrivacy {
+    pub(crate) made: Arc<AtomicU32>,
+    pub(crate) down: Arc<AtomicBool>,
+}
 
 #[tonic::async_trait]
 impl KeyService for FakePrivacy {
@@ -265,6 +278,10 @@ impl KeyService for FakePrivacy {
         &self,
         request: Request<CreateSessionKeyRequest>,
     ) -> Result<Response<CreateSessionKeyResponse>, Status> {
+        if self.down.load(Ordering::SeqCst) {
+            return Err(Status::unavailable("away"));
+        }
+        self.made.fetch_add(1, Ordering::SeqCst);
         let CreateSessionKeyRequest { tenant, class, needed_until } = request.into_inner();
         let needed_until = sotto_proto::from_wire_time(needed_until.unwrap());
         let class = WireClass::try_from(class).unwrap();
@@ -279,7 +296,7 @@ impl KeyService for FakePrivacy {
             wrap: Some(pipeline::KeyWrap::from(&wrap)),
             key: bytes::Bytes::from_static(&[2; 32]),
             seal_until: Some(to_wire_time(SystemClock.now().plus(Duration::from_secs(300)))),
-            dies_at: Some(to_wire_time(needed_until.plus(Duration::from_secs(60)))),
+            dies_at: Some(to_wire_time(hour_after(needed_until))),
         }))
     }
 

@@ -62,6 +62,11 @@ impl FakeLog {
         self.plans.lock().unwrap().extend(plans);
     }
 
+    /// What was planned and not asked for is over.
+    pub(crate) fn clear_plans(&self) {
+        self.plans.lock().unwrap().clear();
+    }
+
     pub(crate) fn ids(&self) -> Vec<MessageId> {
         self.stored.lock().unwrap().iter().map(|delivery| delivery.item.facts.message).collect()
     }

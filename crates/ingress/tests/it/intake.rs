@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::join_all};
+use proptest::{prelude::*, test_runner::TestCaseError};
 use sotto_core::{MessageClass, MessageId};
 use sotto_ingress::{
     app::intake::{Accepted, IDEMPOTENCY_RING, Intake, Seen},
-    domain::{journal::Journal, request::Asked},
+    domain::{idempotency::Entry, journal::Journal, request::Asked},
     error::Refusal,
     ports::{KeyError, LogError, StoreError},
 };
@@ -316,4 +317,104 @@ async fn not_found_is_said_only_by_a_memory_that_is_whole() {
     assert_eq!(find(&old).await.unwrap(), Seen::NotYet);
     world.redis.lock().failing = Some(StoreError::Down);
     assert_eq!(find(&old).await, Err(StoreError::Down));
+}
+
+/// What may happen between one use of a key and the next.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Send {
+        replica: usize,
+        plan: Plan,
+        forgets: bool,
+    },
+    /// Routing and projection read what is stored.
+    Fold,
+    /// Redis is emptied and rebuilt from what is stored.
+    Burn,
+    /// The processes start anew.
+    Restart,
+    Wait {
+        minutes: u64,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let plan = prop_oneof![
+        4 => Just(Plan::Store),
+        2 => Just(Plan::StoreInDoubt),
+        2 => Just(Plan::LoseInDoubt),
+        1 => Just(Plan::Refuse(LogError::Unavailable { after: Duration::from_secs(1) })),
+    ];
+    prop_oneof![
+        4 => (0..2_usize, plan, any::<bool>())
+            .prop_map(|(replica, plan, forgets)| Step::Send { replica, plan, forgets }),
+        2 => Just(Step::Fold),
+        1 => Just(Step::Burn),
+        1 => Just(Step::Restart),
+        2 => (1..30_u64).prop_map(|minutes| Step::Wait { minutes }),
+    ]
+}
+
+/// The log as a rebuild reads it: the first acceptance counts.
+fn fold(world: &World) {
+    for delivery in world.log.stored.lock().unwrap().iter() {
+        let facts = &delivery.item.facts;
+        let mut memory = world.redis.lock();
+        let journal =
+            memory.journals.entry(facts.message).or_insert_with(|| Journal::accepted(facts.clone()));
+        let entry = Entry::of(journal.delivery().unwrap().facts()).unwrap();
+        memory.entries.insert(facts.message, entry);
+    }
+}
+
+async fn one_key_one_message(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let world = World::new();
+    let mut replicas = [world.intake(), world.intake()];
+    let (mut id, mut read) = (None, false);
+    for step in steps {
+        match step {
+            Step::Send { replica, plan, forgets } => {
+                let before = world.log.ids().len();
+                world.log.plan([plan]);
+                world.redis.lock().forgets = forgets;
+                let sent = send(&world, &replicas[replica], "k").await;
+                world.redis.lock().forgets = false;
+                world.log.clear_plans();
+                let after = world.log.ids().len();
+                if let Ok(accepted) = sent {
+                    prop_assert_eq!(*id.get_or_insert(accepted.id), accepted.id);
+                    prop_assert!(after > 0, "accepted, and the log has nothing");
+                }
+                // Once the log was read, nothing makes a second one, however late.
+                prop_assert!(!read || after == before, "{} after the log was read", after - before);
+            }
+            Step::Fold => {
+                fold(&world);
+                read |= !world.log.ids().is_empty();
+            }
+            Step::Burn => {
+                let mut memory = world.redis.lock();
+                memory.entries.clear();
+                memory.journals.clear();
+                drop(memory);
+                fold(&world);
+                read |= !world.log.ids().is_empty();
+            }
+            Step::Restart => replicas = [world.intake(), world.intake()],
+            Step::Wait { minutes } => world.clock.advance(Duration::from_secs(60 * minutes)),
+        }
+    }
+    // Every record of it bears the one id.
+    let ids = world.log.ids();
+    prop_assert!(ids.windows(2).all(|pair| pair[0] == pair[1]), "{:?}", ids);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn whatever_happens_a_key_is_one_message(steps in proptest::collection::vec(step(), 1..25)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(one_key_one_message(steps))?;
+    }
 }

@@ -6,6 +6,7 @@ mod clients;
 mod config;
 mod fakes;
 mod intake;
+mod keys;
 mod outages;
 mod rebuild;
 mod store;

@@ -2,10 +2,18 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use sotto_core::{Clock as _, SystemClock};
+use sotto_bus::{Publisher, PublisherConfig, Service as Party, Subject};
+use sotto_core::{
+    Clock as _, MessageId, SystemClock,
+    delivery::{Event, EventKind},
+};
 use sotto_crypto::sign::SigningKey;
-use sotto_proto::message::v1::{MessageState, OutboundMessage, SendRequest};
-use sotto_testkit::eventually;
+use sotto_proto::{
+    LogEvent,
+    message::v1::{MessageState, OutboundMessage, PartState, SendRequest},
+    pipeline::v1::EventBatch,
+};
+use sotto_testkit::{eventually, eventually_ok};
 use tonic::{Code, Status};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -13,7 +21,7 @@ use tonic_health::pb::{
 use tonic_types::StatusExt as _;
 
 use crate::{
-    cell::BOUND,
+    cell::{self, BOUND},
     clients::{Client, World, and, around, code, with_key},
     tokens,
 };
@@ -97,6 +105,40 @@ async fn a_message_is_found_by_its_tenant_alone() {
     let mut other = with_key("k");
     other.message.as_mut().unwrap().text.push('!');
     assert_eq!(client.send(other).await.unwrap_err().code(), Code::AlreadyExists);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_happens_to_a_message_is_told() {
+    let world = World::start("").await;
+    let client = world.client();
+    let sent = client.send(with_key("")).await.unwrap();
+    let message: MessageId = sent.message_id.parse().unwrap();
+    // Routing's words, as the log has them.
+    let routing = world.broker.bus(&world.pki, Party::Routing).await;
+    let shard = cell::shards().of(&message);
+    let event = |kind| LogEvent::Delivery(Event { message, at: SystemClock.now(), kind });
+    let account = "one".parse().unwrap();
+    let events = vec![
+        event(EventKind::Routed { attempt: 1, account, table_version: "t1".to_owned() }),
+        event(EventKind::Cancelled),
+    ];
+    let publisher = Publisher::<EventBatch>::new(&routing, PublisherConfig::default());
+    let stored = publisher.publish_all(&Subject::Event(shard), events).await.unwrap();
+    let found = eventually_ok(BOUND, "the end", async || {
+        let found = client.get(&sent.message_id).await.map_err(|status| status.to_string())?;
+        (found.state() == MessageState::Cancelled).then_some(found).ok_or_else(|| "not yet".to_owned())
+    })
+    .await;
+    let told: Vec<_> = found
+        .journey
+        .iter()
+        .map(|step| (step.kind.as_str(), step.account.as_str(), step.event_sequence))
+        .collect();
+    let sequence = stored.stream_sequence;
+    assert_eq!(told, [("accepted", "", 0), ("routed", "one", sequence), ("cancelled", "", sequence)]);
+    assert_eq!(found.parts.len(), 1);
+    assert_eq!(found.parts[0].state(), PartState::Cancelled, "it was never submitted, and never will be");
     world.stop().await;
 }
 
