@@ -153,7 +153,7 @@ pub struct LoadConfig {
     pub streams: usize,
     /// Streams of one tenant.
     pub streams_of_tenant: usize,
-    /// How long results may wait to be read.
+    /// How long results may wait to be read, and a single request may take to come.
     pub stall: ConfigDuration,
     /// How long a stream may be silent.
     pub idle: ConfigDuration,

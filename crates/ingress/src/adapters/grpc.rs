@@ -1,5 +1,6 @@
 //! The public gRPC service: tokens, scopes, and the translation of requests and answers.
 
+mod door;
 mod load;
 mod ops;
 mod refusal;
@@ -8,6 +9,7 @@ mod view;
 
 use std::{collections::HashMap, str::FromStr as _, sync::Arc, time::Duration};
 
+use http::{HeaderMap, header::AUTHORIZATION};
 use sotto_core::{MessageClass, MessageId, TenantId};
 use sotto_proto::message::v1::{
     self as public, GetMessageRequest, GetMessageResponse, OutboundMessage, SendRequest, SendResponse,
@@ -20,8 +22,9 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+use tonic::{Request, Response, Status, Streaming};
 
+pub use door::Door;
 pub use ops::Operations;
 
 use crate::{
@@ -58,7 +61,7 @@ pub struct Bounds {
     pub streams: usize,
     /// Streams of one tenant.
     pub streams_of_tenant: usize,
-    /// How long results may wait to be read.
+    /// How long results may wait to be read, and a single request may take to come.
     pub stall: Duration,
     /// How long a stream may be silent.
     pub idle: Duration,
@@ -75,6 +78,8 @@ struct Inner {
     audit: AuditTrail,
     bounds: Bounds,
     load: Load,
+    /// Single calls, from before they are decoded.
+    calls: Semaphore,
     reads: Semaphore,
     reading: std::sync::Mutex<LocalPace>,
     started: Instant,
@@ -100,6 +105,7 @@ impl Messages {
             audit,
             bounds,
             load: Load::new(bounds.in_flight),
+            calls: Semaphore::new(bounds.in_flight.saturating_add(bounds.reads_in_flight)),
             reads: Semaphore::new(bounds.reads_in_flight),
             reading: std::sync::Mutex::new(LocalPace::new(bounds.reading)),
             started: Instant::now(),
@@ -111,17 +117,18 @@ impl Messages {
     }
 
     /// As tonic serves it.
-    pub fn service(&self) -> MessageServiceServer<Self> {
-        MessageServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST)
+    pub fn service(&self) -> Door {
+        let server = MessageServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST);
+        Door::new(self.clone(), server)
     }
 
     /// Who calls, if a token for `scope` says so.
-    async fn authorise(&self, metadata: &MetadataMap, scope: &'static str) -> Result<Arc<Caller>, Status> {
+    async fn authorise(&self, headers: &HeaderMap, scope: &'static str) -> Result<Arc<Caller>, Status> {
         let denied = |error: TokenError| {
             self.0.audit.denied(error.name());
             refusal::unauthenticated(error)
         };
-        let token = bearer(metadata).ok_or_else(|| denied(TokenError::Missing))?;
+        let token = bearer(headers).ok_or_else(|| denied(TokenError::Missing))?;
         let caller = self.0.tokens.verify(token).await.map_err(denied)?;
         if !caller.may(scope) {
             self.0.audit.denied("insufficient_scope");
@@ -154,11 +161,17 @@ impl Messages {
 }
 
 /// The token of `authorization: Bearer <token>` (RFC 6750 §2.1); the scheme in any case (RFC 9110 §11.1).
-fn bearer(metadata: &MetadataMap) -> Option<&str> {
-    let mut given = metadata.get_all("authorization").iter();
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
     let (scheme, token) = given.next()?.to_str().ok()?.split_once(' ')?;
     let only = given.next().is_none();
     (only && scheme.eq_ignore_ascii_case("bearer")).then_some(token.trim_start_matches(' '))
+}
+
+/// Who the door let in.
+fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
+    let caller = request.extensions().get::<Arc<Caller>>().cloned();
+    caller.ok_or_else(|| Status::internal("nobody was let in"))
 }
 
 /// Takes a request apart; its strings move into memory that is wiped.
@@ -191,7 +204,7 @@ fn response(accepted: Accepted) -> SendResponse {
 #[tonic::async_trait]
 impl MessageService for Messages {
     async fn send(&self, request: Request<SendRequest>) -> Result<Response<SendResponse>, Status> {
-        let caller = self.authorise(request.metadata(), SEND).await?;
+        let caller = caller(&request)?;
         let SendRequest { message, idempotency_key } = request.into_inner();
         let asked = asked(message, idempotency_key);
         // The place is held until the message is accepted or refused, also when the client hangs up before.
@@ -208,7 +221,7 @@ impl MessageService for Messages {
         &self,
         request: Request<Streaming<SendStreamRequest>>,
     ) -> Result<Response<Self::SendStreamStream>, Status> {
-        let caller = self.authorise(request.metadata(), SEND).await?;
+        let caller = caller(&request)?;
         let room = self.room(&caller.tenant).map_err(|refused| refusal::status(&refused))?;
         Ok(Response::new(stream::start(self, caller, request.into_inner(), room)))
     }
@@ -217,7 +230,7 @@ impl MessageService for Messages {
         &self,
         request: Request<GetMessageRequest>,
     ) -> Result<Response<GetMessageResponse>, Status> {
-        let caller = self.authorise(request.metadata(), READ).await?;
+        let caller = caller(&request)?;
         let id = MessageId::from_str(&request.into_inner().message_id)
             .map_err(|error| refusal::invalid("message_id", "MESSAGE_ID_INVALID", error.to_string()))?;
         self.pace_reading(&caller.tenant).map_err(|refused| refusal::status(&refused))?;

@@ -144,6 +144,15 @@ impl Client {
         grpc.unary(self.request(bytes), path, Raw::default()).await.map(tonic::Response::into_inner)
     }
 
+    /// Begins a request of `Send` and never ends it.
+    pub(crate) async fn send_nothing(&self) -> Result<SendResponse, Status> {
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone());
+        grpc.ready().await.unwrap();
+        let path = "/sotto.message.v1.MessageService/Send".parse().unwrap();
+        let never = self.request(futures::stream::pending::<Bytes>());
+        grpc.client_streaming(never, path, Raw::default()).await.map(tonic::Response::into_inner)
+    }
+
     /// Sends these bytes as requests of `SendStream`.
     pub(crate) async fn stream_raw(
         &self,

@@ -14,6 +14,7 @@ use sotto_proto::{
     pipeline::v1::EventBatch,
 };
 use sotto_testkit::{eventually, eventually_ok};
+use tokio::time::timeout;
 use tonic::{Code, Status};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -105,6 +106,32 @@ async fn a_message_is_found_by_its_tenant_alone() {
     let mut other = with_key("k");
     other.message.as_mut().unwrap().text.push('!');
     assert_eq!(client.send(other).await.unwrap_err().code(), Code::AlreadyExists);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_read_of_strangers_nor_of_more_calls_than_there_may_be() {
+    let world = World::start("load.in_flight = 1\nload.reads_in_flight = 1\nload.stall = '2 s'\n").await;
+    let stranger = Client::new(world.channel(), "x");
+    // Its request never comes to an end; the answer does not wait for that.
+    let refused = timeout(BOUND, stranger.send_nothing()).await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+
+    let client = world.client();
+    let (one, two) = (client.send_nothing(), client.send_nothing());
+    let others = async {
+        eventually(BOUND, "a refusal", async || {
+            let refused = client.get("x").await.unwrap_err();
+            refused.code() == Code::ResourceExhausted
+        })
+        .await;
+    };
+    let (one, two, ()) = tokio::join!(one, two, others);
+    // They are not waited for for ever.
+    for given_up in [one.unwrap_err(), two.unwrap_err()] {
+        assert_eq!(given_up.code(), Code::DeadlineExceeded, "{given_up:?}");
+    }
+    assert_eq!(client.get("x").await.unwrap_err().code(), Code::InvalidArgument);
     world.stop().await;
 }
 
