@@ -150,7 +150,7 @@ impl Broker {
         for party in Party::ALL {
             let keys = nkeys::KeyPair::new_user();
             let file = pki.dir().join(format!("{party}.nkey"));
-            fs::write(&file, keys.seed().unwrap()).unwrap();
+            sotto_testkit::write_secret(&file, keys.seed().unwrap());
             seeds.insert(party, file);
             users.push((party, vec![keys.public_key()]));
         }
