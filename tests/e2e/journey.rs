@@ -94,6 +94,8 @@ async fn a_message_crosses_the_platform_and_everything_tells_the_same_story() {
         assert_eq!(ledger[what], count, "{what}: {ledger}");
     }
     the_audit_log_holds_it(&cell, &told).await;
+    // Nothing that a sound cell says is refused by another part of it.
+    assert_eq!(cell.json(["quarantine", "list"]).await, Vec::<Value>::new());
     cell.stop().await;
     assert_eq!(cell.try_run(["message", "show", "x", "--client", "shop"]).await.status.code(), Some(1));
     verified_by_others(&cell).await;

@@ -277,8 +277,8 @@ impl Inner {
 
     fn tell(&self, one: Use, keys: u64) {
         let object = match &one.deed {
-            Deed::Open { account: Some(account) } => format!("account={account} keys={keys}"),
-            Deed::Make { class } => format!("class={class} keys={keys}"),
+            Deed::Open { account: Some(account) } => format!("account={account},keys={keys}"),
+            Deed::Make { class } => format!("class={class},keys={keys}"),
             Deed::Open { account: None } | Deed::Other => format!("keys={keys}"),
         };
         self.deps.audit.tell(AuditEntry {
@@ -433,7 +433,7 @@ impl Inner {
             actor: "privacy",
             tenant: None,
             // The generation shows a restored old file (docs/formats/keystore.md §5).
-            object: format!("{} generation={}", destruction.bucket, destruction.generation),
+            object: format!("{},generation={}", destruction.bucket, destruction.generation),
             outcome: "ok",
         });
     }

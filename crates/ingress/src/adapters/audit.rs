@@ -53,7 +53,7 @@ impl AuditTrail {
     /// Tells the denials since the last time. Called every [`SUM_OVER`] and at the end.
     pub fn tell_denied(&self) {
         for (reason, times) in self.denials.take() {
-            self.tell(Category::Authentication, "token.denied", "", None, format!("{times} calls"), reason);
+            self.tell(Category::Authentication, "token.denied", "", None, format!("calls={times}"), reason);
         }
     }
 }

@@ -68,8 +68,8 @@ async fn each_method_is_for_one_service() {
         assert!(matches!(refused(opened), KeyError::NotThisService), "{other}");
     }
     let told = world.told.take();
-    assert!(told.contains(&"session_key.made class=otp keys=1 not_this_service".to_owned()), "{told:?}");
-    assert!(told.contains(&"session_key.opened account=viettel-otp keys=1 not_this_service".to_owned()));
+    assert!(told.contains(&"session_key.made class=otp,keys=1 not_this_service".to_owned()), "{told:?}");
+    assert!(told.contains(&"session_key.opened account=viettel-otp,keys=1 not_this_service".to_owned()));
 }
 
 #[tokio::test]
@@ -146,13 +146,13 @@ async fn policy_judges_every_wrap_by_account_and_tenant() {
 
     let told = world.told.take();
     assert!(
-        told.contains(&"session_key.opened account=viettel-otp keys=1 not_allowed".to_owned()),
+        told.contains(&"session_key.opened account=viettel-otp,keys=1 not_allowed".to_owned()),
         "{told:?}"
     );
-    assert!(told.contains(&"session_key.opened account=vina keys=1 not_allowed".to_owned()), "{told:?}");
+    assert!(told.contains(&"session_key.opened account=vina,keys=1 not_allowed".to_owned()), "{told:?}");
     keys.report();
     let told = world.told.take();
-    assert!(told.contains(&"session_key.opened account=viettel-otp keys=2 ok".to_owned()), "{told:?}");
+    assert!(told.contains(&"session_key.opened account=viettel-otp,keys=2 ok".to_owned()), "{told:?}");
 }
 
 #[tokio::test]
@@ -223,5 +223,5 @@ async fn an_account_opens_no_more_than_its_rate() {
     let KeyError::TooMany { retry_after } = error else { panic!("{error}") };
     assert!(retry_after > 200 * MINUTE / 60 && retry_after <= 212 * MINUTE / 60, "{retry_after:?}");
     keys.open("carrier", account("mobi"), many(256)).await.unwrap();
-    assert_eq!(world.told.take(), ["session_key.opened account=vina keys=256 too_many"]);
+    assert_eq!(world.told.take(), ["session_key.opened account=vina,keys=256 too_many"]);
 }

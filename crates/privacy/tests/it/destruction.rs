@@ -56,8 +56,8 @@ async fn nothing_dies_before_its_time_and_everything_at_it() {
     let told: Vec<_> =
         world.told.take().into_iter().filter(|one| one.starts_with("bucket.destroyed")).collect();
     assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told[0].starts_with("bucket.destroyed otp/2026-11-24T05 generation="), "{told:?}");
-    assert!(told[1].starts_with("bucket.destroyed promotional/2026-11-25 generation="), "{told:?}");
+    assert!(told[0].starts_with("bucket.destroyed otp/2026-11-24T05,generation="), "{told:?}");
+    assert!(told[1].starts_with("bucket.destroyed promotional/2026-11-25,generation="), "{told:?}");
 }
 
 #[tokio::test]

@@ -158,7 +158,7 @@ async fn one_key_from_ingress_to_connector_and_to_its_death() {
     let mut heard = Vec::new();
     eventually(BOUND, "the destruction", || {
         heard.extend(told.take());
-        let destroyed = heard.iter().any(|one| one.starts_with("bucket.destroyed otp/2026-11-24T05 "));
+        let destroyed = heard.iter().any(|one| one.starts_with("bucket.destroyed otp/2026-11-24T05,"));
         async move { destroyed }
     })
     .await;
@@ -166,8 +166,8 @@ async fn one_key_from_ingress_to_connector_and_to_its_death() {
 
     let pki = served.stop().await;
     let told = world.told.take().join("\n");
-    assert!(told.contains("session_key.opened account=viettel-otp keys=1 ok"), "the end sums up: {told}");
-    assert!(told.contains("session_key.made class=otp keys=1 ok"), "{told}");
+    assert!(told.contains("session_key.opened account=viettel-otp,keys=1 ok"), "the end sums up: {told}");
+    assert!(told.contains("session_key.made class=otp,keys=1 ok"), "{told}");
     let served = Served::start_with(&world, pki, "").await;
     let mut carrier = served.client("carrier");
     assert_eq!(refusal(&unwrap(&mut carrier, &made).await.unwrap()), Some(UnwrapRefusal::Destroyed));
