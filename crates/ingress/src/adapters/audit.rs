@@ -130,7 +130,7 @@ pub async fn publish(
 
 async fn store(publisher: &Publisher<AuditBatch>, record: AuditRecord) {
     let category = Category::ALL.into_iter().find(|category| category.name() == record.category);
-    let subject = Subject::Audit(category.unwrap_or(AuditCategory::Lifecycle));
+    let subject = Subject::Audit(sotto_bus::Service::Ingress, category.unwrap_or(AuditCategory::Lifecycle));
     if let Err(error) = publisher.publish(&subject, record).await {
         // Its number shows as a gap in the audit log.
         tracing::warn!(%error, "an audit record was not stored");

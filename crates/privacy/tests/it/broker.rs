@@ -1,4 +1,4 @@
-//! The whole process against a real broker: what it does is in `audit.keys`, and an absent broker holds up no key.
+//! The whole process against a real broker: what it does is in `audit.privacy.keys`, and an absent broker holds up no key.
 
 use std::{collections::BTreeMap, fs, num::NonZeroU16, path::PathBuf, sync::Arc};
 
@@ -33,7 +33,7 @@ impl Broker {
         for party in Party::ALL {
             let keys = nkeys::KeyPair::new_user();
             let file = pki.dir().join(format!("{party}.nkey"));
-            fs::write(&file, keys.seed().unwrap()).unwrap();
+            sotto_testkit::write_secret(&file, keys.seed().unwrap());
             seeds.insert(party, file);
             users.push((party, vec![keys.public_key()]));
         }
@@ -115,7 +115,7 @@ async fn read(bus: &Bus) -> Result<Vec<AuditRecord>, sotto_bus::ReadError> {
     let mut reading = reader.read(1, u64::MAX);
     let mut records = Vec::new();
     while let Some(batch) = reading.next().await? {
-        assert_eq!(batch.subject, Some(Subject::Audit(AuditCategory::Keys)));
+        assert_eq!(batch.subject, Some(Subject::Audit(Party::Privacy, AuditCategory::Keys)));
         records.extend(batch.batch.records);
     }
     Ok(records)
