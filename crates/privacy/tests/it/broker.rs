@@ -7,9 +7,9 @@ use sotto_bus::{
     topology::{self, Cell, ServerOptions},
 };
 use sotto_core::{Shards, SystemClock};
-use sotto_privacy::service::Privacy;
+use sotto_privacy::service::run;
 use sotto_proto::pipeline::v1::{AuditBatch, AuditRecord};
-use sotto_runtime::{Context, Service as _};
+use sotto_runtime::Context;
 use sotto_testkit::{CertFiles, NatsOptions, NatsServer, Pki, eventually, eventually_ok};
 
 use crate::{
@@ -97,7 +97,7 @@ impl Process {
     async fn start(world: &World, pki: &Pki, more: &str) -> Self {
         let context = Context::detached(world.clock.clone(), "run-1");
         let config = config(world, pki, more);
-        context.tasks.spawn_critical("service", Privacy::run(config, context.clone()));
+        context.tasks.spawn_critical("service", run(config, context.clone(), world.steady.clone()));
         eventually(BOUND, "a listener", async || context.ready.conditions().get("listening") == Some(&true))
             .await;
         let port = context.info.addresses()["grpc"].rsplit(':').next().unwrap().to_owned();
