@@ -112,6 +112,12 @@ async fn keys_keep_their_one_message_while_everything_around_goes_away() {
                 }
             }
         }
+        // At the end everything is back, and every key is answered.
+        for number in 0..KEYS {
+            let key = format!("k{number}");
+            let sent = eventually_ok(BOUND, "the key", async || client.send(with_key(&key)).await).await;
+            heard.entry(number).or_default().insert(sent.message_id);
+        }
         heard
     });
     let trouble = async {
