@@ -43,7 +43,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// After a failure privacy is left alone for so long.
 const REST: Duration = Duration::from_millis(500);
 
-/// Keys of one tenant and class at a time; the oldest goes first.
+/// Keys of one tenant and class at a time, each of another bucket; the oldest goes first.
 const MOST_OF_ONE: usize = 16;
 
 /// Buckets die on whole hours or at midnight UTC (docs/services/privacy.md).
@@ -233,12 +233,15 @@ impl SessionKeys {
             KeyError::Refused
         })?;
         let mut held = lock(&slot.held);
-        held.retain(|held| held.seals(now));
+        // What is known of the bucket from before holds for the new key too, which takes the place of the old one.
+        let same = held.iter().filter(|held| held.session.dies_at == session.dies_at);
+        let after = same.map(|held| held.after).fold(hour_before(needed_until), Timestamp::min);
+        held.retain(|held| held.seals(now) && held.session.dies_at != session.dies_at);
         if held.len() >= MOST_OF_ONE {
             held.remove(0);
         }
         held.push(Arc::new(Held {
-            after: hour_before(needed_until),
+            after,
             fetched: asked_at,
             life: session.seal_until.since(now.wall),
             session: Arc::new(session),

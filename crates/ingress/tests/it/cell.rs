@@ -258,11 +258,10 @@ async fn serve_jwks(mut listener: TlsListener, stop: Stop) {
     }
 }
 
-/// Where the bucket of a need dies.
-fn hour_after(needed_until: Timestamp) -> Timestamp {
-    const HOUR_MS: i64 = 3_600_000;
-    let hours = (needed_until.unix_millis() + HOUR_MS - 1).div_euclid(HOUR_MS);
-    Timestamp::from_unix_millis(hours * HOUR_MS)
+/// Where the bucket of a need dies: on the hour for one-time codes, at midnight for the others.
+fn death(class: WireClass, needed_until: Timestamp) -> Timestamp {
+    let grain = if class == WireClass::Otp { 3_600_000 } else { 86_400_000 };
+    Timestamp::from_unix_millis((needed_until.unix_millis() + grain - 1).div_euclid(grain) * grain)
 }
 
 /// Privacy that makes keys, as long as it may, and counts them.
@@ -296,7 +295,7 @@ impl KeyService for FakePrivacy {
             wrap: Some(pipeline::KeyWrap::from(&wrap)),
             key: bytes::Bytes::from_static(&[2; 32]),
             seal_until: Some(to_wire_time(SystemClock.now().plus(Duration::from_secs(300)))),
-            dies_at: Some(to_wire_time(hour_after(needed_until))),
+            dies_at: Some(to_wire_time(death(class, needed_until))),
         }))
     }
 

@@ -71,6 +71,26 @@ async fn one_key_serves_one_hour_of_needs_whatever_their_order() {
 }
 
 #[tokio::test]
+async fn days_of_needs_take_a_key_a_day_once_they_are_known() {
+    let world = World::start().await;
+    let (tenant, now) = ("acme".parse().unwrap(), world.clock.now());
+    let all = async || {
+        // Every ten minutes of three days, falling.
+        for minutes in (1..=3 * 24 * 6).rev() {
+            let need = now.plus(Duration::from_secs(600 * minutes));
+            let session = world.keys.session(&tenant, MessageClass::Transactional, need).await.unwrap();
+            assert!(session.dies_at >= need && session.dies_at.since(need) < Duration::from_secs(86_400));
+        }
+    };
+    all().await;
+    // An hour at a time at worst, as nobody says where the day's first hour is.
+    assert!(world.made() <= 74, "{}", world.made());
+    let before = world.made();
+    all().await;
+    assert_eq!(world.made(), before, "what was learned of a bucket stays known");
+}
+
+#[tokio::test]
 async fn what_is_held_serves_while_privacy_is_away_and_nobody_waits_for_it() {
     let world = World::start().await;
     let need = world.clock.now().plus(Duration::from_secs(600));

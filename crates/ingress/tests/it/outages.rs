@@ -1,8 +1,13 @@
 //! The whole process while broker, Redis and clients go away.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
-use sotto_proto::message::v1::MessageState;
+use sotto_bus::{Service as Party, StreamReader};
+use sotto_proto::{Batch as _, message::v1::MessageState, pipeline::v1::WorkBatch};
 use sotto_testkit::{eventually, eventually_ok};
 use tokio::time::{Instant, timeout};
 use tonic::Code;
@@ -88,5 +93,65 @@ async fn without_redis_keyed_messages_wait_the_others_go_on_and_nothing_is_forgo
     }
     let again = eventually_ok(BOUND, "the key", async || client.send(with_key("k")).await).await;
     assert_eq!((again.message_id, again.repeated), (first.message_id, true));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn keys_keep_their_one_message_while_everything_around_goes_away() {
+    const KEYS: usize = 60;
+    let mut world = World::start("").await;
+    let clients: Vec<_> = (0..4).map(|_| world.client()).collect();
+    let rounds = std::sync::atomic::AtomicUsize::new(0);
+    // Every client sends every key, again and again until the end, and notes each id that it hears.
+    let sending = clients.iter().map(async |client| {
+        let mut heard: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+        while rounds.load(Ordering::SeqCst) < 4 {
+            for number in 0..KEYS {
+                if let Ok(sent) = client.send(with_key(&format!("k{number}"))).await {
+                    heard.entry(number).or_default().insert(sent.message_id);
+                }
+            }
+        }
+        // At the end everything is back, and every key is answered.
+        for number in 0..KEYS {
+            let key = format!("k{number}");
+            let sent = eventually_ok(BOUND, "the key", async || client.send(with_key(&key)).await).await;
+            heard.entry(number).or_default().insert(sent.message_id);
+        }
+        heard
+    });
+    let trouble = async {
+        let settled = async || {
+            let client = clients[0].clone();
+            eventually(BOUND, "keyed messages again", async || client.send(with_key("k0")).await.is_ok())
+                .await;
+            rounds.fetch_add(1, Ordering::SeqCst);
+        };
+        settled().await;
+        world.redis.flush_all().await;
+        settled().await;
+        world.broker.server.restart().await;
+        settled().await;
+        world.redis.restart().await;
+        settled().await;
+    };
+    let (heard, ()) = tokio::join!(futures::future::join_all(sending), trouble);
+    let mut ids: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+    for (number, heard) in heard.into_iter().flatten() {
+        ids.entry(number).or_default().extend(heard);
+    }
+    assert_eq!(ids.len(), KEYS);
+    assert!(ids.values().all(|ids| ids.len() == 1), "{ids:?}");
+
+    // And the log has exactly those: nothing that nobody heard of, nothing missing.
+    let bus = world.broker.bus(&world.pki, Party::Ingress).await;
+    let reader = StreamReader::<WorkBatch>::new(&bus, "INTAKE").unwrap();
+    let mut reading = reader.read(1, u64::MAX);
+    let mut stored = BTreeSet::new();
+    while let Some(batch) = reading.next().await.unwrap() {
+        let items = batch.batch.into_items().into_iter().map(Result::unwrap);
+        stored.extend(items.map(|delivery| delivery.item.facts.message.to_string()));
+    }
+    assert_eq!(stored, ids.into_values().flatten().collect());
     world.stop().await;
 }
