@@ -177,7 +177,7 @@ impl Rebuilder {
             }
             tracing::info!(%shard, read = image.read, written, "the shard is rebuilt");
             tell(Progress { shard, read: image.read, written, done: true });
-            self.audit.tell(Category::Lifecycle, "redis.rebuilt", "", None, format!("shard {shard}"), "ok");
+            self.audit.tell(Category::Lifecycle, "redis.rebuilt", "", None, format!("shard-{shard}"), "ok");
         }
         Ok(())
     }
