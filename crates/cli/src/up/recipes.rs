@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Stdio,
     sync::Arc,
 };
 
@@ -23,11 +24,19 @@ use crate::{
 /// The account of the cell's own simulator.
 const SIMULATOR_ACCOUNT: &str = "simulator";
 
+/// Options with which our own programs end when `sotto up` ends without stopping them (kill -9).
+const TIED: [&str; 0] = [];
+
+/// Runs a program that ends when `sotto up` does, for programs that are not ours: `setpriv` of util-linux.
+const TIE: [&str; 3] = ["--pdeathsig", "TERM", "--"];
+
 pub(super) struct Recipes {
     dir: CellDir,
     cell: CellFile,
     options: UpOptions,
     programs: PathBuf,
+    /// `setpriv`, where it works.
+    tie: Option<PathBuf>,
     /// Parts of the environment that fix a service's addresses once they are known.
     pinned: Vec<(String, String, String)>,
 }
@@ -63,6 +72,7 @@ impl Recipes {
             cell: cell.clone(),
             options: options.clone(),
             programs,
+            tie: tie(),
             pinned: Vec::new(),
         };
         let ports = recipes.nats_ports_dir();
@@ -86,12 +96,21 @@ impl Recipes {
             "--ports_file_dir".to_owned(),
             self.nats_ports_dir().display().to_string(),
         ];
-        Ok(Recipe {
-            name: "nats-server".to_owned(),
-            program: tool("nats-server")?,
-            arguments,
-            environment: Vec::new(),
-        })
+        self.foreign("nats-server", arguments)
+    }
+
+    /// A program that is not ours. It ends with us if the machine can do that; if not, the lock that it holds keeps a
+    /// second one from its data.
+    fn foreign(&self, name: &str, arguments: Vec<String>) -> Result<Recipe, CliError> {
+        let program = tool(name)?;
+        let (program, arguments) = match &self.tie {
+            None => (program, arguments),
+            Some(tie) => {
+                let wrapped = TIE.map(str::to_owned).into_iter().chain([program.display().to_string()]);
+                (tie.clone(), wrapped.chain(arguments).collect())
+            }
+        };
+        Ok(Recipe { name: name.to_owned(), program, arguments, environment: Vec::new() })
     }
 
     /// Redis cannot choose a port itself: a free one is looked up, and taken a moment later.
@@ -100,12 +119,8 @@ impl Recipes {
             .and_then(|listener| listener.local_addr())
             .map_err(|error| CliError::caused_by("no free port for Redis", &error))?
             .port();
-        let recipe = Recipe {
-            name: "redis-server".to_owned(),
-            program: tool("redis-server")?,
-            arguments: vec!["redis/redis.conf".to_owned(), "--tls-port".to_owned(), port.to_string()],
-            environment: Vec::new(),
-        };
+        let arguments = vec!["redis/redis.conf".to_owned(), "--tls-port".to_owned(), port.to_string()];
+        let recipe = self.foreign("redis-server", arguments)?;
         Ok((recipe, format!("127.0.0.1:{port}")))
     }
 
@@ -129,7 +144,7 @@ impl Recipes {
         Some(Recipe {
             name: "simulator".to_owned(),
             program: self.programs.join("sotto-simulator"),
-            arguments: arguments.map(str::to_owned).to_vec(),
+            arguments: arguments.into_iter().chain(TIED).map(str::to_owned).collect(),
             environment: Vec::new(),
         })
     }
@@ -224,12 +239,9 @@ impl Recipes {
             return Err(CliError::new(format!("{} is not there", program.display()))
                 .fix("build the services (cargo build), or give --programs FOLDER"));
         }
-        Ok(Recipe {
-            name: service.to_owned(),
-            program,
-            arguments: vec!["--config".to_owned(), self.dir.config(service).display().to_string()],
-            environment,
-        })
+        let config = self.dir.config(service).display().to_string();
+        let arguments = ["--config", &config].into_iter().chain(TIED).map(str::to_owned).collect();
+        Ok(Recipe { name: service.to_owned(), program, arguments, environment })
     }
 
     /// Remembers the addresses that a service got, so that it gets them again.
@@ -325,11 +337,21 @@ fn simulator_routes() -> String {
         .concat()
 }
 
-/// The program on the PATH, or beside the project's own tools.
+/// `setpriv`, if the machine has it and it can tie a program's life to ours.
+fn tie() -> Option<PathBuf> {
+    let setpriv = on_path("setpriv")?;
+    let mut works = std::process::Command::new(&setpriv);
+    works.args(TIE).arg("true").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    works.status().is_ok_and(|status| status.success()).then_some(setpriv)
+}
+
+/// The program on the PATH.
 fn tool(name: &str) -> Result<PathBuf, CliError> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|program| program.is_file())
+    on_path(name)
         .ok_or_else(|| CliError::new(format!("{name} is not on the PATH")).fix("install it with: make setup"))
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
 }
