@@ -144,6 +144,9 @@ pub(crate) enum Audit {
     Act {
         /// What was done: token.issued, client.created, service.started …
         action: String,
+        /// Only acts by this client or service
+        #[arg(long)]
+        actor: Option<String>,
         /// Only acts about this object
         #[arg(long)]
         object: Option<String>,

@@ -82,8 +82,9 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
         Command::Audit(Audit::Prove { event_sequence, wait }) => {
             commands::audit::prove(&dir, event_sequence, wait, output).await
         }
-        Command::Audit(Audit::Act { action, object, wait }) => {
-            commands::audit::act(&dir, &action, object.as_deref(), wait, output).await
+        Command::Audit(Audit::Act { action, actor, object, wait }) => {
+            let wanted = commands::audit::Wanted { action, actor, object };
+            commands::audit::act(&dir, &wanted, wait, output).await
         }
         Command::Audit(Audit::Verify { log, key, checkpoint }) => {
             commands::audit::verify(&dir, log, key, checkpoint, output)

@@ -95,17 +95,32 @@ async fn stored_event(dir: &CellDir, sequence: u64) -> Result<Bytes, CliError> {
     }
 }
 
+/// Which act is looked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) action: String,
+    pub(crate) actor: Option<String>,
+    pub(crate) object: Option<String>,
+}
+
+impl Wanted {
+    fn is(&self, act: &Act) -> bool {
+        let Self { action, actor, object } = self;
+        act.action == *action
+            && actor.as_ref().is_none_or(|actor| act.actor == *actor)
+            && object.as_ref().is_none_or(|object| act.object == *object)
+    }
+}
+
 /// Shows the newest act of a kind, with the proof that the log has it.
 pub(crate) async fn act(
     dir: &CellDir,
-    action: &str,
-    object: Option<&str>,
+    wanted: &Wanted,
     wait: Duration,
     output: &Output,
 ) -> Result<(), CliError> {
     let key = pinned_key(dir)?;
     let mut audit = AuditServiceClient::new(channel(dir, "audit")?);
-    let wanted = |act: &Act| act.action == action && object.is_none_or(|object| act.object == object);
     let failed = |status: tonic::Status| refused("the log cannot be read", &status);
     let until = Instant::now() + wait;
     let mut seen = 0;
@@ -116,7 +131,7 @@ pub(crate) async fn act(
             let answer = audit.get_entry(GetEntryRequest { index }).await.map_err(failed)?.into_inner();
             if let Some(Content::Act(act)) =
                 LogEntry::decode(answer.entry.clone()).ok().and_then(|it| it.content)
-                && wanted(&act)
+                && wanted.is(&act)
             {
                 let (at, checkpoint) = check_entry(&answer.entry, answer.proof, &key)?;
                 if at != index {
@@ -127,9 +142,11 @@ pub(crate) async fn act(
         }
         seen = size;
         if Instant::now() >= until {
-            return Err(CliError::new(format!("no act {action} among the newest {NEWEST} entries")).fix(
-                "wait longer with --wait, or look through a copy of the log: docs/formats/audit-log.md",
-            ));
+            return Err(CliError::new(format!(
+                "no such act {} among the newest {NEWEST} entries",
+                wanted.action
+            ))
+            .fix("wait longer with --wait, or look through a copy of the log: docs/formats/audit-log.md"));
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -27,7 +27,7 @@ const SIMULATOR_ACCOUNT: &str = "simulator";
 /// Options with which our own programs end when `sotto up` ends without stopping them (kill -9).
 const TIED: [&str; 0] = [];
 
-/// Runs a program that ends when `sotto up` does, for programs that are not ours: `setpriv` of util-linux.
+/// Runs a program that ends when `sotto up` does, for programs without such an option: `setpriv` of util-linux.
 const TIE: [&str; 3] = ["--pdeathsig", "TERM", "--"];
 
 pub(super) struct Recipes {
@@ -96,13 +96,12 @@ impl Recipes {
             "--ports_file_dir".to_owned(),
             self.nats_ports_dir().display().to_string(),
         ];
-        self.foreign("nats-server", arguments)
+        Ok(self.tied("nats-server", tool("nats-server")?, arguments))
     }
 
-    /// A program that is not ours. It ends with us if the machine can do that; if not, the lock that it holds keeps a
-    /// second one from its data.
-    fn foreign(&self, name: &str, arguments: Vec<String>) -> Result<Recipe, CliError> {
-        let program = tool(name)?;
+    /// A program that ends with us, if the machine can do that. If not, the lock that it holds keeps a second one from its
+    /// data.
+    fn tied(&self, name: &str, program: PathBuf, arguments: Vec<String>) -> Recipe {
         let (program, arguments) = match &self.tie {
             None => (program, arguments),
             Some(tie) => {
@@ -110,7 +109,7 @@ impl Recipes {
                 (tie.clone(), wrapped.chain(arguments).collect())
             }
         };
-        Ok(Recipe { name: name.to_owned(), program, arguments, environment: Vec::new() })
+        Recipe { name: name.to_owned(), program, arguments, environment: Vec::new() }
     }
 
     /// Redis cannot choose a port itself: a free one is looked up, and taken a moment later.
@@ -120,7 +119,7 @@ impl Recipes {
             .map_err(|error| CliError::caused_by("no free port for Redis", &error))?
             .port();
         let arguments = vec!["redis/redis.conf".to_owned(), "--tls-port".to_owned(), port.to_string()];
-        let recipe = self.foreign("redis-server", arguments)?;
+        let recipe = self.tied("redis-server", tool("redis-server")?, arguments);
         Ok((recipe, format!("127.0.0.1:{port}")))
     }
 
@@ -141,12 +140,8 @@ impl Recipes {
             "--tls-key",
             "tls/simulator.key",
         ];
-        Some(Recipe {
-            name: "simulator".to_owned(),
-            program: self.programs.join("sotto-simulator"),
-            arguments: arguments.into_iter().chain(TIED).map(str::to_owned).collect(),
-            environment: Vec::new(),
-        })
+        let arguments = arguments.map(str::to_owned).to_vec();
+        Some(self.tied("simulator", self.programs.join("sotto-simulator"), arguments))
     }
 
     /// Writes a carriers file that points at the running simulator.

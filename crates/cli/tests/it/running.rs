@@ -157,11 +157,13 @@ async fn the_log_proves(cell: &Cell, id: &str) -> std::path::PathBuf {
     let (_, fix) = cell.sotto(&["audit", "prove", "999999", "--wait", "0"]).await.refused();
     assert!(fix.contains("try again"), "{fix}");
 
-    let act = cell.json(&["audit", "act", "token.issued", "--wait", "30"]).await.json();
+    let shop = private(&cell.path("clients/shop.json"))["client_id"].as_str().unwrap().to_owned();
+    let act = cell.json(&["audit", "act", "token.issued", "--actor", &shop, "--wait", "30"]).await.json();
+    assert_eq!(act[0]["actor"], shop);
     assert_eq!((&act[0]["outcome"], &act[0]["verified"]), (&"ok".into(), &true.into()));
     assert!(cell.sotto(&["audit", "act", "token.issued"]).await.well().contains("proof checked"));
     let (error, _) = cell.sotto(&["audit", "act", "no.such", "--wait", "0"]).await.refused();
-    assert!(error.contains("no act no.such"), "{error}");
+    assert!(error.contains("no such act no.such"), "{error}");
 
     let kept = cell.beside("checkpoint");
     std::fs::copy(cell.path("data/audit/checkpoint"), &kept).unwrap();

@@ -101,7 +101,7 @@ fn certificates(dir: &CellDir, now: Timestamp) -> Vec<Finding> {
             .map_err(|error| error.to_string())
             .and_then(|pem| check(&authority, &pem, now));
         if let Err(problem) = result {
-            let fix = "sign a new one with ca/ca.key (docs/cli.md, \"Certificates\"); services take it up by themselves";
+            let fix = "sign a new one with ca/ca.key: docs/runbooks/certificates-expire.md";
             findings.push(Finding::wrong(format!("tls/{name}"), problem, fix));
         }
     }
