@@ -1,1 +1,19 @@
-//! Whole cells of real processes.
+//! Whole cells of real processes: `sotto init`, `sotto up`, a real broker, a real Redis, SMPP over TLS to the simulator.
+//!
+//! What counts as a failure: an accepted message without a named end; a part that the carrier got twice; a ledger that
+//! does not balance; a number, sender or text found anywhere at rest. What the carrier got is counted by the carrier
+//! (the simulator), never by our own projection.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+mod canary;
+mod cell;
+mod clients;
+mod demo;
+mod edge;
+mod faults;
+mod journey;
+mod lanes;
+mod load;
+mod python;
+mod quarantine;
+mod tokens;

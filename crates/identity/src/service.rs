@@ -39,8 +39,8 @@ use crate::{
 /// The keystore's slot: a file of another service does not open as ours.
 const SLOT: &str = "identity";
 
-/// How often the signing keys are looked at: far below every time in the schedule.
-const ROTATION_TICK: Duration = Duration::from_secs(15);
+/// How often the signing keys are looked at (a list in memory): far below every time in the schedule.
+const ROTATION_TICK: Duration = Duration::from_secs(1);
 
 /// Registration is work for a few people.
 const GRPC_LIMITS: ServerLimits = ServerLimits { connections: 64, streams: 16 };

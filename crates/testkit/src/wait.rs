@@ -2,7 +2,6 @@
 
 use std::{
     fmt::{Debug, Display},
-    future::Future,
     time::Duration,
 };
 
@@ -15,14 +14,8 @@ const POLL: Duration = Duration::from_millis(20);
 ///
 /// # Panics
 /// When the bound is over.
-pub async fn eventually<F>(bound: Duration, what: &str, mut condition: impl FnMut() -> F)
-where
-    F: Future<Output = bool>,
-{
-    let result = poll(bound, || {
-        let holds = condition();
-        async move { if holds.await { Ok(()) } else { Err("it does not hold") } }
-    });
+pub async fn eventually(bound: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let result = poll(bound, async || if condition().await { Ok(()) } else { Err("it does not hold") });
     finish(bound, what, result.await);
 }
 
@@ -30,11 +23,11 @@ where
 ///
 /// # Panics
 /// When the bound is over.
-pub async fn eventually_ok<T, E, F>(bound: Duration, what: &str, attempt: impl FnMut() -> F) -> T
-where
-    E: Display,
-    F: Future<Output = Result<T, E>>,
-{
+pub async fn eventually_ok<T, E: Display>(
+    bound: Duration,
+    what: &str,
+    attempt: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
     finish(bound, what, poll(bound, attempt).await)
 }
 
@@ -46,11 +39,10 @@ fn finish<T>(bound: Duration, what: &str, result: Result<T, String>) -> T {
 }
 
 /// The last error as text when the bound is over.
-pub(crate) async fn poll<T, E, F>(bound: Duration, mut attempt: impl FnMut() -> F) -> Result<T, String>
-where
-    E: Display,
-    F: Future<Output = Result<T, E>>,
-{
+pub(crate) async fn poll<T, E: Display>(
+    bound: Duration,
+    mut attempt: impl AsyncFnMut() -> Result<T, E>,
+) -> Result<T, String> {
     let end = Instant::now() + bound;
     let mut last = "never tried".to_owned();
     loop {

@@ -13,7 +13,7 @@ use sotto_proto::{
     },
     to_wire_time,
 };
-use sotto_runtime::{grpc::peer_service, telemetry::chain};
+use sotto_runtime::{grpc::peer_service, telemetry::chain, tls::PeerService};
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
@@ -46,9 +46,9 @@ impl ClientServer {
         ClientServiceServer::new(Self(clients)).max_decoding_message_size(MAX_REQUEST)
     }
 
-    /// Lets in a peer of the cell with an operator's token.
+    /// Lets in the operator's tool with an operator's token.
     async fn admin<T>(&self, request: &Request<T>) -> Result<Admin, Status> {
-        peer_service(request)?;
+        at_the_tool(request)?;
         let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = header
             .and_then(|text| text.split_once(' '))
@@ -66,7 +66,7 @@ impl ClientService for ClientServer {
         &self,
         request: Request<RedeemInvitationRequest>,
     ) -> Result<Response<RedeemInvitationResponse>, Status> {
-        peer_service(&request)?;
+        at_the_tool(&request)?;
         let RedeemInvitationRequest { invitation, authentication } = request.into_inner();
         let invitation = Sensitive::new(invitation);
         let redeemed = self.0.redeem(&invitation, wanted(authentication.as_ref())).await;
@@ -115,6 +115,18 @@ impl ClientService for ClientServer {
         let client = self.0.disable(&admin, &id).await.map_err(|e| status(&e))?;
         Ok(Response::new(DisableClientResponse { client: Some(wire(&client)) }))
     }
+}
+
+/// Only the operator's tool comes here: a service of the cell has no use for it, so one that was broken into cannot
+/// use an owner's token that it came by.
+fn at_the_tool<T>(request: &Request<T>) -> Result<(), Status> {
+    if peer_service(request)? == PeerService::Operator {
+        return Ok(());
+    }
+    let mut details = ErrorDetails::new();
+    details.set_error_info("OPERATOR_CERTIFICATE_REQUIRED", ERROR_DOMAIN, std::collections::HashMap::new());
+    let message = "clients are registered with the operator's certificate only";
+    Err(Status::with_error_details(Code::PermissionDenied, message, details))
 }
 
 /// Which clients are asked for. The token of the next page is the last client's id.

@@ -47,7 +47,7 @@ pub(crate) fn verify(
 ) -> jsonwebtoken::errors::Result<TokenData<Value>> {
     // Another test of this process may have installed it.
     let _installed = PROVIDER.install_default();
-    let keys: JwkSet = serde_json::from_value(jwks.clone()).map_err(ErrorKind::from)?;
+    let keys: JwkSet = serde_json::from_value(jwks.clone())?;
     let kid = jsonwebtoken::decode_header(token)?.kid.ok_or(ErrorKind::InvalidToken)?;
     let key = DecodingKey::from_jwk(keys.find(&kid).ok_or(ErrorKind::InvalidToken)?)?;
     let mut rules = Validation::new(Algorithm::EdDSA);

@@ -4,6 +4,7 @@
 mod broker;
 mod clients;
 mod config;
+mod invitations;
 mod jwt;
 mod rotation;
 mod store;

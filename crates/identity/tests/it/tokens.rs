@@ -159,7 +159,8 @@ async fn bad_assertions_are_refused() {
     // The public key as the secret of an HMAC: what a verifier that trusts `alg` would take.
     let hs256 = cell.key.sign_as(&json!({"alg": "HS256"}), &good);
     let stranger = Key::new(cell.key.id.clone(), SigningKey::generate().unwrap()).sign(&good);
-    let nobody = Key::new("client-00000000000000000000000000000000".to_owned(), SigningKey::generate().unwrap());
+    let nobody =
+        Key::new("client-00000000000000000000000000000000".to_owned(), SigningKey::generate().unwrap());
     let of_another = Key::new(cell.id.clone(), SigningKey::generate().unwrap());
     for (assertion, outcome) in [
         (none, "assertion_signature"),
@@ -173,8 +174,8 @@ async fn bad_assertions_are_refused() {
         (with("iss", json!("someone")), "assertion_subject"),
         (with("jti", Value::Null), "assertion_id"),
     ] {
-        // Ten failures a minute are taken of one client.
-        cell.world.clock.advance(Duration::from_secs(6));
+        // Ten failures a minute are taken of one client; the assertions were made for the minute that begins now.
+        cell.world.clock.advance(Duration::from_secs(5));
         let answer = cell.running.ask_with(&assertion, &[]).await;
         assert_eq!(answer.error(), (401, "invalid_client"), "{outcome}");
         assert!(answer.headers[header::WWW_AUTHENTICATE].to_str().unwrap().starts_with("Basic "));

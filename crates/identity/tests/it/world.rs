@@ -1,6 +1,7 @@
 //! A cell's files, a Redis, a clock and an audit log that remembers.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -19,11 +20,12 @@ use serde_json::{Value, json};
 use sotto_core::{Clock as _, ManualClock, Timestamp};
 use sotto_crypto::{hash::sha256, sign::SigningKey};
 use sotto_identity::{
+    app::keys::TOKEN_RING,
     config::{Config, DEFAULT_TOML},
     ports::{Act, AuditTrail},
     service::serve,
 };
-use sotto_keystore::{SoftKeystore, UnlockSecret};
+use sotto_keystore::{Keystore as _, SoftKeystore, UnlockSecret};
 use sotto_proto::identity::v1::{
     ClientAuthentication, RedeemInvitationRequest, client_authentication::Method,
     client_service_client::ClientServiceClient,
@@ -125,12 +127,30 @@ impl World {
         SoftKeystore::open(&self.path("identity.sks"), secret, "identity").unwrap()
     }
 
+    /// The ids of the keys that sign tokens: the next, then the current.
+    pub(crate) fn token_keys(&self) -> Vec<String> {
+        self.keystore().keys(TOKEN_RING).unwrap().into_iter().map(|key| key.id).collect()
+    }
+
+    /// A token as nobody makes it who does not have the keys.
+    pub(crate) fn signed_by_the_token_key(&self, typ: &str, claims: &Value) -> String {
+        let keystore = self.keystore();
+        let kid = keystore.current(TOKEN_RING).unwrap().id;
+        let input = signing_input(&json!({"alg": "EdDSA", "typ": typ, "kid": kid}), claims);
+        format!("{input}.{}", URL_SAFE_NO_PAD.encode(keystore.sign(&kid, input.as_bytes()).unwrap()))
+    }
+
     /// The configuration, with `more` on top.
     pub(crate) fn config(&self, more: &str) -> Config {
+        load_text(DEFAULT_TOML, &self.config_text(more)).unwrap().config
+    }
+
+    /// The same as text: what a process reads.
+    pub(crate) fn config_text(&self, more: &str) -> String {
         let CertFiles { ca, cert, key } = self.pki.service("identity");
         let (ca, cert, key) = (ca.display(), cert.display(), key.display());
         let folder = self.folder().display();
-        let text = format!(
+        format!(
             "cell.id = 'vn'\nhttps.listen = '127.0.0.1:0'\ngrpc.listen = '127.0.0.1:0'\n\
              tls.ca_file = '{ca}'\ntls.cert_file = '{cert}'\ntls.key_file = '{key}'\n\
              keystore.slot_file = '{folder}/identity.sks'\nkeystore.unlock_secret_file = '{folder}/unlock'\n\
@@ -144,8 +164,7 @@ impl World {
             } else {
                 format!("nats.url = 'tls://localhost:1'\nnats.nkey_seed_file = '{folder}/unlock'\n{more}")
             },
-        );
-        load_text(DEFAULT_TOML, &text).unwrap().config
+        )
     }
 
     /// Starts the service without a broker; acts are told to this world.
@@ -167,6 +186,11 @@ impl World {
         })
         .await;
         let addresses = context.info.addresses();
+        self.at(context, &addresses)
+    }
+
+    /// A service at these addresses, which may be another process.
+    pub(crate) fn at(&self, context: Context, addresses: &BTreeMap<String, String>) -> Running {
         let CertFiles { ca, cert, key } = self.pki.service("operator");
         let tls = Tls::load(&TlsConfig { ca_file: ca, cert_file: cert, key_file: key }).unwrap();
         Running { https: addresses["https"].clone(), grpc: addresses["grpc"].clone(), tls, context }
@@ -175,7 +199,9 @@ impl World {
     /// How it ends when it cannot start.
     pub(crate) async fn fails_to_start(&self) -> String {
         let context = Context::detached(self.clock.clone(), "run-1");
-        let error = serve(self.config(""), context, self.told.clone()).await.unwrap_err();
+        let serving = serve(self.config(""), context, self.told.clone());
+        // Bounded: one that starts after all serves without end.
+        let error = tokio::time::timeout(BOUND, serving).await.unwrap().unwrap_err();
         sotto_runtime::telemetry::chain(&error)
     }
 }
@@ -260,6 +286,10 @@ impl Running {
         self.ask(&form, &[]).await
     }
 
+    pub(crate) fn grpc_address(&self) -> &str {
+        &self.grpc
+    }
+
     pub(crate) async fn jwks(&self) -> Value {
         self.get("/.well-known/jwks.json").await.body
     }
@@ -274,7 +304,7 @@ impl Running {
         self.grpc_over(&self.tls)
     }
 
-    fn grpc_over(&self, tls: &Tls) -> ClientServiceClient<Channel> {
+    pub(crate) fn grpc_over(&self, tls: &Tls) -> ClientServiceClient<Channel> {
         let endpoint = format!("https://{}", self.grpc);
         ClientServiceClient::new(grpc::channel(&endpoint, tls, "identity.sotto.internal", BOUND).unwrap())
     }
@@ -343,5 +373,8 @@ pub(crate) fn with_secret() -> ClientAuthentication {
 /// Every byte escaped: harsher than any client.
 pub(crate) fn form_text(form: &[(&str, &str)]) -> String {
     let escape = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
-    form.iter().map(|(name, value)| format!("{}={}", escape(name), escape(value))).collect::<Vec<_>>().join("&")
+    form.iter()
+        .map(|(name, value)| format!("{}={}", escape(name), escape(value)))
+        .collect::<Vec<_>>()
+        .join("&")
 }
