@@ -117,7 +117,8 @@ apt_install='
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null || status=$?
   case " $* " in
     *" redis-server "*)
-      ! command -v deb-systemd-helper >/dev/null || deb-systemd-helper disable redis-server.service >/dev/null 2>&1 || true
+      ! command -v update-rc.d >/dev/null || update-rc.d redis-server disable >/dev/null 2>&1 || true
+      [ ! -d /run/systemd/system ] || systemctl disable --quiet redis-server >/dev/null 2>&1 || true
       ;;
   esac
   exit "$status"
