@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod cell;
+mod forged;
 mod offline;
 mod running;

@@ -6,7 +6,10 @@ use std::{path::Path, time::Duration};
 use serde_json::Value;
 use sotto_testkit::{eventually, eventually_ok};
 
-use crate::cell::{Cell, LONG};
+use crate::{
+    cell::{Cell, LONG},
+    forged,
+};
 
 #[tokio::test]
 async fn a_cell_serves_people_and_outlives_every_end_of_its_supervisor() {
@@ -45,6 +48,10 @@ async fn a_cell_serves_people_and_outlives_every_end_of_its_supervisor() {
     let told = cell.json(&["message", "show", &id, "--client", "shop"]).await.json();
     assert_eq!(told[0]["state"], "delivered");
     the_ledger_balances(&cell).await;
+    let last = a_message_is_sent_and_shown(&cell).await;
+    the_log_proves(&cell, &last).await;
+    forged::a_malformed_batch_is_counted_and_breaks_no_check(&cell).await;
+    forged::a_message_that_only_silence_ended_is_lost(&cell).await;
     assert!(up.terminate(LONG).await.success(), "{}", up.log());
     cell.quiet().await;
 }
