@@ -7,6 +7,8 @@ use prost::Message as _;
 /// Messages that hold numbers, senders, texts, keys or secrets: their `Debug` is written by hand and prints nothing.
 const SENSITIVE: &[&str] = &[
     ".sotto.message.v1.OutboundMessage",
+    ".sotto.message.v1.SendRequest",
+    ".sotto.message.v1.SendStreamRequest",
     ".sotto.pipeline.v1.SealedContent",
     ".sotto.privacy.v1.CreateSessionKeyResponse",
     ".sotto.privacy.v1.UnwrappedKey",
@@ -15,6 +17,9 @@ const SENSITIVE: &[&str] = &[
     ".sotto.identity.v1.RedeemInvitationResponse",
     ".sotto.identity.v1.CreateClientResponse",
 ];
+
+/// What clients see. Its services decode with `crate::ClosedCodec`, which refuses what the schema does not have.
+const PUBLIC_FILES: &[&str] = &["sotto/message/v1/message.proto"];
 
 const FILES: &[&str] = &[
     "sotto/message/v1/message.proto",
@@ -30,10 +35,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     let descriptors = protox::compile(FILES, ["../../proto"])?;
     fs::write(out.join("sotto_descriptor.bin"), descriptors.encode_to_vec())?;
+    let stubs = || tonic_prost_build::configure().build_transport(true);
+    stubs().compile_fds_with_config(descriptors, messages())?;
+    // The codec is one for all services of a compilation, so the public files are compiled once more, over the first.
+    let public = protox::compile(PUBLIC_FILES, ["../../proto"])?;
+    stubs().codec_path("crate::ClosedCodec").compile_fds_with_config(public, messages())?;
+    Ok(())
+}
+
+fn messages() -> tonic_prost_build::Config {
     let mut config = tonic_prost_build::Config::new();
     config.bytes(["."]);
     config.enable_type_names();
     config.skip_debug(SENSITIVE.iter().copied());
-    tonic_prost_build::configure().build_transport(true).compile_fds_with_config(descriptors, config)?;
-    Ok(())
+    config
 }

@@ -34,6 +34,12 @@ pub enum LogError {
     /// There are entries and no checkpoint.
     #[error("the log has entries but no checkpoint: restore the file `checkpoint`, never make a new one")]
     NoCheckpoint,
+    /// The keys say that a log was begun, and there is none.
+    #[error(
+        "this log was begun before, and its folder has no checkpoint now: restore the folder from its backup. A new log \
+         under the same key would deny what the old one witnessed; to give the old one up for good, make a new keystore"
+    )]
+    Gone,
     /// No key of ours signed the checkpoint.
     #[error("the log's checkpoint is not one of this log and its keys")]
     Checkpoint(#[source] CheckpointError),
@@ -74,7 +80,7 @@ impl Classified for LogError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::Disk { .. } | Self::Sign(_) => ErrorClass::Retry { after: Duration::from_secs(1) },
-            Self::InUse { .. } => ErrorClass::Reject,
+            Self::InUse { .. } | Self::Gone => ErrorClass::Reject,
             Self::NoCheckpoint
             | Self::Checkpoint(_)
             | Self::Root
@@ -146,6 +152,9 @@ pub enum AuditError {
     /// The acts.
     #[error("acts cannot be consumed")]
     Work(#[source] WorkError),
+    /// The acts that an earlier run did not answer for.
+    #[error("the AUDIT stream cannot be read")]
+    Acts(#[source] StreamError),
     /// The events.
     #[error("the EVENTS stream cannot be read")]
     Events(#[source] StreamError),
@@ -167,7 +176,7 @@ impl Classified for AuditError {
             Self::Digest(_) | Self::Interrupted => ErrorClass::Bug,
             Self::Connect(error) => error.class(),
             Self::Work(error) => error.class(),
-            Self::Events(error) => error.class(),
+            Self::Acts(error) | Self::Events(error) => error.class(),
             Self::Serve(error) => error.class(),
         }
     }

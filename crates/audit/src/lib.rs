@@ -1,7 +1,7 @@
 //! The audit service: the one sequencer of a cell's transparency log (RFC 9162, C2SP tlog-tiles).
 //!
-//! It owns the log's folder and the key that signs its checkpoints. It consumes `audit.<category>` (acts of every
-//! service), reads EVENTS by sequence and publishes nothing but quarantine records. It serves
+//! It owns the log's folder and the key that signs its checkpoints. It consumes `audit.<service>.<category>` (acts of
+//! every service), reads EVENTS by sequence and publishes nothing but quarantine records. It serves
 //! `sotto.audit.v1.AuditService` over mutual TLS. It sees names, ids and hashes; never a message.
 //!
 //! Promises (INV-8):

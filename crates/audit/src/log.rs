@@ -68,6 +68,10 @@ impl Log {
             Some(bytes) => accept(&bytes, &*signer)?,
             None => begin(&*disk, &*signer)?,
         };
+        // After the checkpoint, so that a crash in between leaves a log that can be opened.
+        if !signer.has_begun().map_err(LogError::Sign)? {
+            signer.note_begun().map_err(LogError::Sign)?;
+        }
         let size = published.checkpoint.size;
         let edge = Edge::load(&*disk, size).map_err(LogError::Edge)?;
         let index = rebuild(&*disk, &published.checkpoint, producers)?;
@@ -169,6 +173,10 @@ fn accept(bytes: &[u8], signer: &dyn Signer) -> Result<Published, LogError> {
 fn begin(disk: &dyn Disk, signer: &dyn Signer) -> Result<Published, LogError> {
     if !disk.names("tile").map_err(LogError::disk("list", "tile"))?.is_empty() {
         return Err(LogError::NoCheckpoint);
+    }
+    // A folder that was wiped looks like a new one; the keystore remembers.
+    if signer.has_begun().map_err(LogError::Sign)? {
+        return Err(LogError::Gone);
     }
     publish(disk, signer, Checkpoint { origin: signer.origin().to_owned(), size: 0, root: Hash::empty() })
 }

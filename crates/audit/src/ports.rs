@@ -52,6 +52,18 @@ pub trait Signer: fmt::Debug + Send + Sync + 'static {
     /// When the keystore cannot tell.
     fn accepted(&self) -> Result<Vec<VerifierKey>, SignerError>;
 
+    /// Whether a log was ever begun under these keys.
+    ///
+    /// # Errors
+    /// When the keystore cannot tell.
+    fn has_begun(&self) -> Result<bool, SignerError>;
+
+    /// Notes, for good, that a log was begun under these keys.
+    ///
+    /// # Errors
+    /// When the keystore cannot be written.
+    fn note_begun(&self) -> Result<(), SignerError>;
+
     /// Signs with the key that `current` tells.
     ///
     /// # Errors

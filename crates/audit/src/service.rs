@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     adapters::{
         api::Api,
-        broker::{EventStream, Intake},
+        broker::{EventStream, Intake, log_unanswered},
         folder::Folder,
         keystore::KeystoreSigner,
     },
@@ -114,7 +114,7 @@ async fn open(config: &Config, context: &Context) -> Result<Opened, AuditError> 
         let disk = Folder::open(&folder).map_err(AuditError::Log)?;
         let secret = UnlockSecret::read(&keys.unlock_secret_file).map_err(AuditError::Keystore)?;
         let keystore = SoftKeystore::open(&keys.file, secret, SLOT).map_err(AuditError::Keystore)?;
-        let signer = KeystoreSigner::new(Arc::new(keystore), &origin, &*clock).map_err(AuditError::Signer)?;
+        let signer = KeystoreSigner::new(Arc::new(keystore), &origin, clock).map_err(AuditError::Signer)?;
         let opened: Opened = (Arc::new(disk), Arc::new(signer));
         Ok(opened)
     });
@@ -158,6 +158,19 @@ async fn consume(
     let (stream, consumer) = ACTS;
     let consumers = [consumer.to_owned()];
     while !context.stop.is_requested() {
+        match log_unanswered(bus, consumer, &intake).await {
+            Ok(()) => {}
+            Err(error) => match error.class() {
+                ErrorClass::Retry { after } => {
+                    tracing::warn!(error = chain(&error), "acts cannot be read yet; trying again");
+                    sleep(after).await;
+                    continue;
+                }
+                ErrorClass::Reject | ErrorClass::Poison | ErrorClass::Bug => {
+                    return Err(AuditError::Acts(error));
+                }
+            },
+        }
         let config = WorkerConfig { concurrency: BATCHES, ..WorkerConfig::default() };
         match Worker::start(bus, stream, &consumers, Arc::clone(&intake), config).await {
             Ok(worker) => return Ok(Some(worker)),

@@ -14,7 +14,7 @@ use sotto_proto::pipeline::v1::{AuditBatch, AuditRecord};
 use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
 
-use crate::{AuditCategory, Bus, PublishError, Publisher, PublisherConfig, Subject};
+use crate::{AuditCategory, Bus, PublishError, Publisher, PublisherConfig, Service, Subject};
 
 /// Acts that wait for the broker: an hour of its absence at two a second.
 const WAITING: usize = 8_192;
@@ -45,7 +45,8 @@ pub struct Act {
 /// Tells acts to the audit log. Cheap to clone; clones share one numbering.
 ///
 /// Telling never waits. When the broker is away for so long that the queue is full, acts are dropped and their numbers
-/// with them: the log shows the hole, and an error is logged here. Closing the bus first stores what was told.
+/// with them: the log shows the hole, and an error is logged here. Closing the bus stores what was told, also by handlers
+/// that end during the close.
 #[derive(Clone)]
 pub struct AuditTrail(Arc<Inner>);
 
@@ -68,8 +69,9 @@ impl AuditTrail {
     pub fn start(bus: &Bus) -> Self {
         let (queue, records) = mpsc::channel(WAITING);
         let publisher = Publisher::new(bus, PublisherConfig::default());
-        // Work in the bus's sense: when the bus closes, what was told is stored before its publishers end.
-        bus.work().tasks.spawn(publish(publisher, records, bus.work().stop.clone()));
+        // When the bus closes, handlers end first: what the last of them told is still stored before publishers end.
+        let telling = publish(bus.service(), publisher, records, bus.telling().stop.clone());
+        bus.telling().tasks.spawn(telling);
         Self(Arc::new(Inner {
             producer: format!("{}/{}", bus.service(), bus.instance()),
             bus: bus.clone(),
@@ -106,6 +108,7 @@ impl AuditTrail {
 }
 
 async fn publish(
+    service: Service,
     publisher: Publisher<AuditBatch>,
     mut records: mpsc::Receiver<AuditRecord>,
     stop: CancellationToken,
@@ -130,7 +133,7 @@ async fn publish(
                 .into_iter()
                 .find(|category| run.first().is_some_and(|record| record.category == category.name()));
             if let Some(category) = category
-                && !store(&publisher, &Subject::Audit(category), run.to_vec()).await
+                && !store(&publisher, &Subject::Audit(service, category), run.to_vec()).await
             {
                 return;
             }

@@ -4,6 +4,9 @@ use std::{
     collections::hash_map::RandomState,
     fmt, fs,
     hash::{BuildHasher, Hasher},
+    io::Read as _,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -28,6 +31,9 @@ const OLDEST_SERVER: (u64, u64) = (2, 12);
 
 /// Messages a subscription may hold unread. Pulls are sized to free capacity, so it is never reached in good order.
 const SUBSCRIPTION_CAPACITY: usize = 4_096;
+
+/// Of the time for a close, at most so much is kept for what handlers leave behind.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A keyed digest of bytes that must not be kept.
 pub type Digest = Arc<dyn Fn(&[u8]) -> [u8; 32] + Send + Sync>;
@@ -74,6 +80,12 @@ pub enum ConnectError {
         #[source]
         source: std::io::Error,
     },
+    /// The nkey's seed lies open.
+    #[error("the nkey seed in {path} is open to every user of this machine: chmod 600 it")]
+    SeedOpen {
+        /// Its path.
+        path: String,
+    },
     /// The broker cannot be reached or the TLS handshake failed.
     #[error("cannot connect to the broker at {url}")]
     Unreachable {
@@ -106,9 +118,11 @@ impl Classified for ConnectError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::Unreachable { .. } => ErrorClass::Retry { after: Duration::from_secs(1) },
-            Self::Settings(_) | Self::Seed { .. } | Self::Unauthorized { .. } | Self::TooOld { .. } => {
-                ErrorClass::Reject
-            }
+            Self::Settings(_)
+            | Self::Seed { .. }
+            | Self::SeedOpen { .. }
+            | Self::Unauthorized { .. }
+            | Self::TooOld { .. } => ErrorClass::Reject,
         }
     }
 }
@@ -138,6 +152,8 @@ struct Inner {
     options: BusOptions,
     /// Pulling, handling, keeping: ended first, because handlers publish.
     work: Ending,
+    /// Audit trails: handlers tell acts to their end.
+    telling: Ending,
     /// Queues of publishers: ended last.
     publishing: Ending,
     /// Unique to this connection's process: publish ids start with it.
@@ -174,6 +190,7 @@ impl Bus {
             connection,
             options,
             work: Ending::default(),
+            telling: Ending::default(),
             publishing: Ending::default(),
             nonce,
             published: AtomicU64::new(0),
@@ -205,14 +222,16 @@ impl Bus {
         self.0.connection.watch()
     }
 
-    /// Ends: workers pull nothing more and finish what they have, then publishers take nothing more and store what they
+    /// Ends: workers pull nothing more and finish what they have, then audit trails and publishers take nothing more and store what they
     /// have, then the connection is closed. Returns whether everything finished before the deadline.
     pub async fn close(&self, deadline: Duration) -> bool {
         let at = time::Instant::now() + deadline;
-        let worked = self.0.work.end(at).await;
+        // Handlers that do not end must not take the time in which what others told and published is stored.
+        let worked = self.0.work.end(at - (deadline / 5).min(LAST_WORDS)).await;
+        let told = self.0.telling.end(at).await;
         let published = self.0.publishing.end(at).await;
         let drained = time::timeout_at(at, self.0.client.drain()).await.is_ok_and(|result| result.is_ok());
-        worked && published && drained
+        worked && told && published && drained
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -225,6 +244,10 @@ impl Bus {
 
     pub(crate) fn work(&self) -> &Ending {
         &self.0.work
+    }
+
+    pub(crate) fn telling(&self) -> &Ending {
+        &self.0.telling
     }
 
     pub(crate) fn publishing(&self) -> &Ending {
@@ -260,13 +283,29 @@ impl Bus {
     }
 }
 
+/// The seed, from a file that is closed to other users, as every secret's file must be.
+fn read_seed(file: &Path) -> Result<String, ConnectError> {
+    let path = file.display().to_string();
+    let read = || {
+        let mut text = String::new();
+        let mut file = fs::File::open(file)?;
+        let open = file.metadata()?.permissions().mode() & 0o007 != 0;
+        file.read_to_string(&mut text)?;
+        Ok((open, text))
+    };
+    match read() {
+        Ok((false, seed)) => Ok(seed),
+        Ok((true, _)) => Err(ConnectError::SeedOpen { path }),
+        Err(source) => Err(ConnectError::Seed { path, source }),
+    }
+}
+
 async fn connect_client(
     config: &NatsConfig,
     options: &BusOptions,
     connection: &Arc<Connection>,
 ) -> Result<Client, ConnectError> {
-    let seed = fs::read_to_string(&config.nkey_seed_file)
-        .map_err(|source| ConnectError::Seed { path: config.nkey_seed_file.display().to_string(), source })?;
+    let seed = read_seed(&config.nkey_seed_file)?;
     let events = Arc::clone(connection);
     let inbox = format!("{}.{}", inbox_prefix(options.service), options.instance);
     let connecting = ConnectOptions::with_nkey(seed.trim().to_owned())

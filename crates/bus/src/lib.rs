@@ -29,7 +29,7 @@ pub use config::NatsConfig;
 pub use connection::ConnectionState;
 pub use publish::{PublishError, Publisher, PublisherConfig, Stored};
 pub use quarantine::{Quarantine, Quarantined};
-pub use read::{ReadError, Reading, StoredBatch, StoredMessage, StreamReader, StreamState};
+pub use read::{ConsumerState, ReadError, Reading, StoredBatch, StoredMessage, StreamReader, StreamState};
 pub use service::{Service, UnknownService};
 pub use subject::{AuditCategory, Subject, Topic};
 pub use topology::Topology;

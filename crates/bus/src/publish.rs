@@ -17,7 +17,7 @@ use std::{
 use sotto_proto::Batch;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
-    time,
+    time::{self, Instant},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -42,8 +42,9 @@ pub struct PublisherConfig {
     pub max_subjects: usize,
     /// How long one attempt waits for the broker's acknowledgement.
     pub attempt: Duration,
-    /// How long attempts are repeated, with the same bytes and the same id. At most half the broker's duplicate
-    /// window of 120 s, so that a repeat is still known as one.
+    /// How long a publish may take, from the call: waiting for room, for its turn and for the broker. What is not sent by
+    /// then is not sent at all. What is sent then gets one attempt; attempts are repeated with the same bytes and the
+    /// same id. At most half the broker's duplicate window of 120 s, so that a repeat is still known as one.
     pub deadline: Duration,
 }
 
@@ -127,15 +128,20 @@ impl<B: Batch> Publisher<B> {
         if items.is_empty() || items.len() > self.0.config.max_items || size > limit {
             return Err(PublishError::TooLarge { items: items.len(), size, limit });
         }
+        let until = Instant::now() + self.0.config.deadline;
         let permits = u32::try_from(size).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.0.bytes)
-            .acquire_many_owned(permits)
+        let late = |_elapsed| PublishError::Unavailable { subject: subject.clone() };
+        let permit = time::timeout_at(until, Arc::clone(&self.0.bytes).acquire_many_owned(permits))
             .await
+            .map_err(late)?
             .map_err(|_closed| PublishError::Closed)?;
         let (done, stored) = oneshot::channel();
-        let entry = Entry { items, size, trace: trace::current(), _permit: permit, done };
-        let lane = self.lane(subject)?;
-        lane.send(entry).await.map_err(|_closed| PublishError::Closed)?;
+        let entry = Entry { items, size, trace: trace::current(), until, _permit: permit, done };
+        let lane = self.lane(subject.clone())?;
+        time::timeout_at(until, lane.send(entry))
+            .await
+            .map_err(late)?
+            .map_err(|_closed| PublishError::Closed)?;
         drop(lane);
         stored.await.unwrap_or(Err(PublishError::Closed))
     }

@@ -1,6 +1,8 @@
 //! What could not be handled: recorded with its sealed item if there is one, and with no unsealed byte.
 
-use std::any::Any;
+mod sealed;
+
+use std::any::TypeId;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -70,25 +72,30 @@ pub(crate) struct Origin<'a> {
 /// Why something is kept aside.
 pub(crate) struct Cause {
     why: String,
-    index: Option<usize>,
-    sealed: Option<WorkBatch>,
+    /// Which part of the message, as it is stored; tells records of one message apart.
+    part: String,
+    /// A `WorkBatch` of one sealed item, encoded.
+    sealed: Option<Vec<u8>>,
 }
 
 impl Cause {
-    pub(crate) const fn new(why: String) -> Self {
-        Self { why, index: None, sealed: None }
+    /// The whole message: nothing of it is kept.
+    pub(crate) fn whole(why: String) -> Self {
+        Self { why, part: "all".to_owned(), sealed: None }
     }
 
-    pub(crate) const fn at(mut self, index: usize) -> Self {
-        self.index = Some(index);
-        self
+    /// The item at this place of the message cannot be read. It is kept as it came if it is a work item: a newer peer's
+    /// reader, or an operator with its key's wrap, may still make sense of it.
+    pub(crate) fn unreadable<B: Batch>(why: String, index: usize, payload: &Bytes) -> Self {
+        let sealed = is_work::<B>().then(|| sealed::item(payload, index)).flatten();
+        Self { why, part: format!("{index}-unreadable"), sealed }
     }
 
-    /// Keeps the item if it is a work item: those are sealed. Nothing else is kept.
-    pub(crate) fn item<B: Batch>(mut self, item: &B::Item) -> Self {
+    /// A handler gave the item at this place of the message up. It is kept if it is a work item: those are sealed.
+    pub(crate) fn given_up<B: Batch>(why: String, index: usize, item: &B::Item) -> Self {
         let batch = B::from_items(std::slice::from_ref(item));
-        self.sealed = (&batch as &dyn Any).downcast_ref::<WorkBatch>().cloned();
-        self
+        let sealed = is_work::<B>().then(|| batch.encode_to_vec());
+        Self { why, part: format!("{index}-given-up"), sealed }
     }
 
     pub(crate) fn why(&self) -> &str {
@@ -97,9 +104,8 @@ impl Cause {
 
     pub(crate) fn outgoing(self, bus: &Bus, topic: Topic, origin: &Origin<'_>) -> Outgoing {
         let stream = stream_of(bus, origin.subject);
-        let index = self.index.map_or_else(|| "all".to_owned(), |index| index.to_string());
-        // Two services that read one stream (EVENTS) each leave a record.
-        let id = format!("quarantine-{}-{stream}-{}-{index}", bus.service().name(), origin.sequence);
+        // Two services that read one stream each leave a record.
+        let id = format!("quarantine-{}-{stream}-{}-{}", bus.service().name(), origin.sequence, self.part);
         let record = QuarantineRecord {
             subject: origin.subject.to_owned(),
             stream,
@@ -110,14 +116,22 @@ impl Cause {
             deliveries: origin.deliveries,
             at_ms: bus.clock().now().unix_millis(),
             service: bus.service().name().to_owned(),
-            sealed: self.sealed,
+            sealed: None,
         };
+        let mut bytes = record.encode_to_vec();
+        if let Some(sealed) = self.sealed {
+            sealed::append(&mut bytes, &sealed);
+        }
         let subject = Subject::Quarantine(topic).in_cell(&bus.cell().id);
-        let mut outgoing = Outgoing::new(bus, &subject, record.encode_to_vec().into(), 1, None);
+        let mut outgoing = Outgoing::new(bus, &subject, bytes.into(), 1, None);
         // A batch that comes again because its acknowledgement got lost leaves one record.
         outgoing.headers.insert(names::MESSAGE_ID, id.as_str());
         outgoing
     }
+}
+
+fn is_work<B: Batch>() -> bool {
+    TypeId::of::<B>() == TypeId::of::<WorkBatch>()
 }
 
 /// The stream that holds a subject.

@@ -76,6 +76,15 @@ pub struct StreamState {
     pub bytes: u64,
 }
 
+/// How far a consumer has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerState {
+    /// Everything up to this sequence is acknowledged.
+    pub acknowledged: u64,
+    /// Everything up to this sequence was delivered, to somebody.
+    pub delivered: u64,
+}
+
 /// A message as it is stored.
 #[derive(Clone, Debug)]
 pub struct StoredMessage {
@@ -133,6 +142,18 @@ impl<B: prost::Message + Default> StreamReader<B> {
             first: number("first_seq"),
             last: number("last_seq"),
             bytes: number("bytes"),
+        })
+    }
+
+    /// How far `consumer` of this stream has come. For the service whose consumer it is.
+    pub async fn consumer(&self, consumer: &str) -> Result<ConsumerState, ReadError> {
+        let api = format!("CONSUMER.INFO.{}.{consumer}", self.stream);
+        let info = self.bus.api(&api, &json!({})).await;
+        let info = info.map_err(|source| ReadError::Api { stream: self.stream.clone(), source })?;
+        let number = |path: &str| info.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+        Ok(ConsumerState {
+            acknowledged: number("/ack_floor/stream_seq"),
+            delivered: number("/delivered/stream_seq"),
         })
     }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use sotto_core::{AccountId, CellId, Lane, ShardId, Shards, TenantId};
 
+use crate::Service;
+
 /// The kinds of subject; also the last token of `quarantine.<topic>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
@@ -98,8 +100,8 @@ pub enum Subject {
     Event(ShardId),
     /// `inbound.<tenant>`
     Inbound(TenantId),
-    /// `audit.<category>`
-    Audit(AuditCategory),
+    /// `audit.<service>.<category>`: a service may tell only its own acts.
+    Audit(Service, AuditCategory),
     /// `quarantine.<topic>`
     Quarantine(Topic),
 }
@@ -139,8 +141,9 @@ impl Subject {
             Topic::Event => Self::Event(shard(tokens.next()?)?),
             Topic::Inbound => Self::Inbound(tokens.next()?.parse().ok()?),
             Topic::Audit => {
+                let service = tokens.next()?.parse().ok().filter(|service: &Service| service.is_service())?;
                 let word = tokens.next()?;
-                Self::Audit(AuditCategory::ALL.into_iter().find(|category| category.name() == word)?)
+                Self::Audit(service, AuditCategory::ALL.into_iter().find(|it| it.name() == word)?)
             }
             Topic::Quarantine => Self::Quarantine(Topic::from_name(tokens.next()?)?),
         };
@@ -171,7 +174,7 @@ impl fmt::Display for Subject {
             Self::Waiting(account, lane) => write!(f, "{topic}.{account}.{lane}"),
             Self::Event(shard) => write!(f, "{topic}.{shard}"),
             Self::Inbound(tenant) => write!(f, "{topic}.{tenant}"),
-            Self::Audit(category) => write!(f, "{topic}.{}", category.name()),
+            Self::Audit(service, category) => write!(f, "{topic}.{service}.{}", category.name()),
             Self::Quarantine(of) => write!(f, "{topic}.{}", of.name()),
         }
     }
@@ -200,7 +203,7 @@ mod tests {
             Subject::Waiting(account, Lane::Transactional),
             Subject::Event(shard),
             Subject::Inbound("acme".parse().unwrap()),
-            Subject::Audit(AuditCategory::Keys),
+            Subject::Audit(Service::Carrier, AuditCategory::Keys),
             Subject::Quarantine(Topic::Waiting),
         ] {
             let text = subject.in_cell(&cell);
@@ -222,7 +225,10 @@ mod tests {
             "sotto.v1.vn.event.0.0",
             "sotto.v1.vn.event",
             "sotto.v1.vn.accepted.fast.0",
-            "sotto.v1.vn.audit.other",
+            "sotto.v1.vn.audit.keys",
+            "sotto.v1.vn.audit.identity.other",
+            "sotto.v1.vn.audit.operator.keys",
+            "sotto.v1.vn.audit.nobody.keys",
             "sotto.v1.vn.",
         ] {
             assert_eq!(Subject::parse(&cell, shards, bad), None, "{bad}");

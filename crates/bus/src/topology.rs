@@ -22,6 +22,9 @@ pub use server_conf::{MAX_PAYLOAD, ServerOptions, nats_server_conf};
 /// The list that is built in.
 const EMBEDDED: &str = include_str!("../../../deploy/streams.toml");
 
+/// Stands for the publishing service's own name.
+const SERVICE: &str = "{service}";
+
 /// Why a list of streams is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
@@ -157,8 +160,18 @@ impl Party {
 pub struct StreamPublisher {
     /// Who.
     pub service: Party,
-    /// What, without the cell's prefix.
+    /// What, without the cell's prefix; `{service}` stands for its own name.
     pub subjects: Vec<String>,
+}
+
+impl StreamPublisher {
+    /// What `service` publishes by this entry.
+    pub fn subjects_of(&self, service: Service) -> Vec<String> {
+        if !self.service.includes(service) {
+            return Vec::new();
+        }
+        self.subjects.iter().map(|subject| subject.replace(SERVICE, service.name())).collect()
+    }
 }
 
 /// Who reads a stream by direct get.
@@ -216,7 +229,8 @@ impl Topology {
                 return invalid(format!("stream {name}: max_bytes must bound it"));
             }
             for publisher in &stream.publishers {
-                if let Some(foreign) = publisher.subjects.iter().find(|s| !stream.subjects.contains(s)) {
+                let held = |s: &String| stream.subjects.contains(&s.replace(SERVICE, "*"));
+                if let Some(foreign) = publisher.subjects.iter().find(|s| !held(s)) {
                     return invalid(format!(
                         "stream {name}: {foreign} is published but not one of its subjects"
                     ));

@@ -1,8 +1,8 @@
 //! The identity service: who may ask for what, as OAuth 2.0 access tokens (docs/services/identity.md).
 //!
 //! It owns the registered clients and the keys that sign tokens. It serves tokens, metadata and public keys over
-//! HTTPS, and `sotto.identity.v1.ClientService` over mutual TLS; it publishes to `audit.authentication`,
-//! `audit.configuration` and `audit.keys` and consumes nothing. Everybody else checks tokens offline against its keys.
+//! HTTPS, and `sotto.identity.v1.ClientService` over mutual TLS; it publishes to `audit.identity.<category>`
+//! and consumes nothing. Everybody else checks tokens offline against its keys.
 //!
 //! Promises:
 //! - a token is issued only to a client that proved itself, for scopes it is registered with, for this cell, for at

@@ -1,6 +1,7 @@
 //! The outside: Redis, the broker, privacy, identity and the gRPC servers.
 
 pub mod audit;
+mod breaker;
 pub mod broker;
 pub mod grpc;
 pub mod keys;

@@ -1,5 +1,6 @@
 //! The application: what happens to a request, to a batch of events, to a deadline and to a lost Redis.
 
+mod fold;
 pub mod intake;
 pub mod projection;
 pub mod rebuild;

@@ -134,6 +134,10 @@ pub struct RateConfig {
     pub burst: u32,
     /// Per cent of it without Redis.
     pub alone: u8,
+    /// Questions a second to one process.
+    pub reads_per_second: u32,
+    /// Questions at once.
+    pub reads_burst: u32,
 }
 
 /// What one process carries.
@@ -141,14 +145,18 @@ pub struct RateConfig {
 pub struct LoadConfig {
     /// Messages under way.
     pub in_flight: usize,
+    /// Questions under way.
+    pub reads_in_flight: usize,
     /// Results outstanding on a stream.
     pub outstanding: usize,
     /// Streams at a time.
     pub streams: usize,
     /// Streams of one tenant.
     pub streams_of_tenant: usize,
-    /// How long results may wait to be read.
+    /// How long results may wait to be read, and a single request may take to come.
     pub stall: ConfigDuration,
+    /// How long a stream may be silent.
+    pub idle: ConfigDuration,
 }
 
 /// How messages are followed.
@@ -177,6 +185,11 @@ impl Config {
     /// The pace of a tenant in the whole cell.
     pub const fn pace(&self) -> Pace {
         Pace { rate: self.rate.per_second, burst: self.rate.burst }
+    }
+
+    /// The pace of a tenant's questions in one process.
+    pub const fn reading(&self) -> Pace {
+        Pace { rate: self.rate.reads_per_second, burst: self.rate.reads_burst }
     }
 }
 
@@ -285,16 +298,20 @@ impl Validate for RateConfig {
         errors.in_range(at, "per_second", self.per_second, 1..=1_000_000, "messages a second");
         errors.in_range(at, "burst", self.burst, 1..=1_000_000, "messages");
         errors.in_range(at, "alone", self.alone, 1..=100, "per cent");
+        errors.in_range(at, "reads_per_second", self.reads_per_second, 1..=1_000_000, "questions a second");
+        errors.in_range(at, "reads_burst", self.reads_burst, 1..=1_000_000, "questions");
     }
 }
 
 impl Validate for LoadConfig {
     fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
         errors.in_range(at, "in_flight", self.in_flight, 1..=1_000_000, "messages");
+        errors.in_range(at, "reads_in_flight", self.reads_in_flight, 1..=1_000_000, "questions");
         errors.in_range(at, "outstanding", self.outstanding, 1..=10_000, "results");
         errors.in_range(at, "streams", self.streams, 1..=100_000, "streams");
         errors.in_range(at, "streams_of_tenant", self.streams_of_tenant, 1..=100_000, "streams");
         errors.duration_in(at, "stall", self.stall, SECOND..=600 * SECOND);
+        errors.duration_in(at, "idle", self.idle, SECOND..=HOUR);
     }
 }
 

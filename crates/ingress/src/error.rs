@@ -18,7 +18,7 @@ pub enum Refusal {
     #[error("this idempotency key was used for another message: use a new key for a new message")]
     KeyReused,
     /// The tenant sends too fast.
-    #[error("this tenant sends faster than it may: wait, then try again")]
+    #[error("this tenant asks faster than it may: wait, then try again")]
     TooFast {
         /// How long.
         after: Duration,
@@ -35,7 +35,10 @@ pub enum Refusal {
         after: Duration,
     },
     /// Perhaps accepted.
-    #[error("whether the message was accepted is not known: try again with the same idempotency key")]
+    #[error(
+        "whether the message was accepted is not known: with an idempotency key, try again with the same one; without, \
+         trying again may send it twice"
+    )]
     InDoubt,
     /// Our fault.
     #[error("the message was not accepted because of a fault of this service")]
@@ -80,6 +83,9 @@ pub enum IngressError {
     /// The streams are not as they should be.
     #[error("the streams are not set up")]
     Streams(#[source] sotto_bus::topology::SetupError),
+    /// Redis may throw keys away.
+    #[error("Redis may throw keys away: set its maxmemory-policy to noeviction")]
+    RedisEvicts,
     /// The projection cannot read events.
     #[error("the projection cannot start")]
     Projection(#[source] sotto_bus::WorkError),
@@ -94,7 +100,7 @@ pub enum IngressError {
 impl Classified for IngressError {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::Keystore(_) | Self::Redis(_) | Self::Address(_) => ErrorClass::Reject,
+            Self::Keystore(_) | Self::Redis(_) | Self::RedisEvicts | Self::Address(_) => ErrorClass::Reject,
             Self::Random(_) | Self::Reflection(_) => ErrorClass::Bug,
             Self::Tls(error) => error.class(),
             Self::Grpc(error) => error.class(),

@@ -1,7 +1,7 @@
 //! The ingress service: takes messages, seals them, stores them, and tells what became of them.
 //!
 //! It owns the public gRPC interface `sotto.message.v1` and the projection of messages in Redis. It publishes to
-//! `accepted.<lane>.<shard>`, to `event.<shard>` (closing events) and to `audit.*`, and consumes `event.<shard>`.
+//! `accepted.<lane>.<shard>`, to `event.<shard>` (closing events) and to `audit.ingress.*`, and consumes `event.<shard>`.
 //!
 //! Promises:
 //! - a client hears "accepted" only after the broker stored the message and fsynced it (INV-1);

@@ -95,8 +95,8 @@ pub trait Log: Debug + Send + Sync {
     /// Stores an accepted message; done means stored and fsynced (INV-1).
     fn accept(&self, shard: ShardId, delivery: WorkDelivery) -> BoxFuture<'_, Result<(), LogError>>;
 
-    /// Stores events that belong together.
-    fn append(&self, shard: ShardId, events: Vec<Event>) -> BoxFuture<'_, Result<(), LogError>>;
+    /// Stores events that belong together; returns their sequence.
+    fn append(&self, shard: ShardId, events: Vec<Event>) -> BoxFuture<'_, Result<u64, LogError>>;
 }
 
 /// Why what is remembered in Redis cannot be used.
@@ -123,7 +123,7 @@ impl Classified for StoreError {
 }
 
 /// What was there when a key was claimed or looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claimed {
     /// Nothing: it is claimed now, or stays free.
     Free,
@@ -149,26 +149,24 @@ pub trait Claims: Debug + Send + Sync {
         id: &'a MessageId,
         close: Option<Duration>,
     ) -> BoxFuture<'a, Result<Claimed, StoreError>>;
-
-    /// Remembers that the message of a claimed id is stored.
-    fn settle<'a>(&'a self, id: &'a MessageId, entry: Entry, until: Timestamp) -> BoxFuture<'a, ()>;
 }
 
-/// What is known of a message.
+/// What is remembered of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub struct Found {
     /// Its journal.
-    Known(Box<Journal>),
-    /// Accepted or being accepted; its journal is not there yet.
-    NotYet,
-    /// Nothing.
-    Unknown,
+    pub journal: Option<Box<Journal>>,
+    /// The use of the idempotency key that it has its id from.
+    pub entry: Option<Entry>,
+    /// Whether what is not remembered does not exist: false while it is being rebuilt from the log, or lacks something.
+    pub whole: bool,
 }
 
 /// The projection of messages.
 pub trait Records: Debug + Send + Sync {
-    /// Begins the journal of an accepted message. A failure is mended by a rebuild, it fails nobody.
-    fn begin<'a>(&'a self, facts: &'a Facts) -> BoxFuture<'a, ()>;
+    /// Begins the journal of an accepted message; until when its idempotency key is remembered, if it has one. What
+    /// cannot be written now is written later or off the log: it fails nobody.
+    fn begin<'a>(&'a self, facts: &'a Facts, remembered_until: Option<Timestamp>) -> BoxFuture<'a, ()>;
 
     /// Finds a message.
     fn find<'a>(&'a self, id: &'a MessageId) -> BoxFuture<'a, Result<Found, StoreError>>;

@@ -17,14 +17,16 @@ use sotto_runtime::{
     tls::{ClientAuth, Tls},
 };
 use tokio::sync::Notify;
+use tonic::server::NamedService;
+use tonic_health::ServingStatus;
 
 use crate::{
     adapters::{
-        audit::{self, AuditTrail, Category},
+        audit::{AuditTrail, Category, SUM_OVER},
         broker::BrokerLog,
         grpc::{Bounds, Messages, Operations},
         keys::{SessionKeys, WIPE_EVERY},
-        store::{Store, StoreOptions, Terms},
+        store::{Answers, Store, StoreOptions, Terms},
         tokens::{JwksSource, Tokens},
     },
     app::{
@@ -46,6 +48,9 @@ const ACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 /// What a command to Redis may take on top of the configured time, connecting again included.
 const REDIS_SLACK: u32 = 2;
+
+/// How often the keystore is read again.
+const RELOAD_EVERY: Duration = Duration::from_secs(60);
 
 /// How long audit records may take to be stored after everything else has ended.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -71,35 +76,25 @@ impl Service for Ingress {
         let spare = Readiness::default();
 
         let keystore = open(&config.keystore)?;
+        context.tasks.spawn_background("keystore", reload(Arc::clone(&keystore), context.stop.clone()));
+        let keystore: Arc<dyn Keystore> = keystore;
         let tls = Tls::load(&config.tls).map_err(IngressError::Tls)?;
         tls.watch(&context);
         let bus = connect(&config, &context, &keystore).await?;
         topology::verify(&bus, &[]).await.map_err(IngressError::Streams)?;
         context.tasks.spawn_critical("bus watch", watch_bus(bus.clone(), bus_ready, context.stop.clone()));
-        let (trail, records) = AuditTrail::new(&context.instance, Arc::clone(&context.clock));
-        let publisher = sotto_bus::Publisher::new(&bus, sotto_bus::PublisherConfig::default());
-        let ended = Arc::new(Notify::new());
-        let told = audit::publish(trail.clone(), records, publisher, {
-            let ended = Arc::clone(&ended);
-            async move { ended.notified().await }
-        });
-        // It ends after everything else, when what stopped has told so.
-        let (done, told_all) = tokio::sync::oneshot::channel();
-        context.tasks.spawn_background("audit", async move {
-            told.await;
-            let _gone = done.send(()).is_err();
-        });
+        let trail = AuditTrail::start(&bus);
         trail.tell(Category::Lifecycle, "service.started", "", None, String::new(), "ok");
 
         let parts = Parts { config, context, tls, bus, keystore, trail };
         let served = parts.serve(keys_known, listening, &spare).await;
         let outcome = if served.is_ok() { "ok" } else { "failed" };
         parts.trail.tell(Category::Lifecycle, "service.stopped", "", None, String::new(), outcome);
-        ended.notify_one();
-        if tokio::time::timeout(LAST_WORDS, told_all).await.is_err() {
-            tracing::warn!("the last audit records are not stored");
+        parts.trail.tell_denied();
+        // What was told is stored before the bus ends.
+        if !parts.bus.close(LAST_WORDS).await {
+            tracing::warn!("the last audit records may not be stored");
         }
-        parts.bus.close(LAST_WORDS).await;
         served
     }
 }
@@ -122,11 +117,14 @@ impl Parts {
     ) -> Result<(), IngressError> {
         let Self { config, context, tls, .. } = self;
         let store = self.store()?;
+        // One that is down now is told by its condition when it is up.
+        if store.condition().await == Answers::ButEvicts {
+            return Err(IngressError::RedisEvicts);
+        }
         let lost = Arc::new(Notify::new());
         let rebuilder = Arc::new(Rebuilder::new(
             self.bus.clone(),
             store.clone(),
-            Arc::clone(&context.clock),
             self.trail.clone(),
             &context.instance,
             Arc::clone(&lost),
@@ -146,13 +144,17 @@ impl Parts {
             gate: Arc::new(store.clone()),
             validities: config.validities(),
             margin: config.privacy.margin.get(),
+            tasks: context.tasks.clone(),
         });
         let bounds = Bounds {
             in_flight: config.load.in_flight,
+            reads_in_flight: config.load.reads_in_flight,
+            reading: config.reading(),
             outstanding: config.load.outstanding,
             streams: config.load.streams,
             streams_of_tenant: config.load.streams_of_tenant,
             stall: config.load.stall.get(),
+            idle: config.load.idle.get(),
         };
         let messages = Messages::new(
             intake,
@@ -183,11 +185,12 @@ impl Parts {
         };
         until_stop("identity's keys", Box::pin(async move { tokens.keep_fresh(refresh, keys_known).await }));
         until_stop("session keys", Box::pin(wipe(keys)));
+        until_stop("denials", Box::pin(tell_denied(self.trail.clone())));
         let redis = spare.condition("redis");
         let watched = Arc::clone(&rebuilder);
         until_stop("rebuild", Box::pin(async move { watched.watch(redis).await }));
         let every = config.projection.sweep_every.get();
-        let sweeper = Sweeper { store: store.clone(), log, clock: Arc::clone(&context.clock) };
+        let sweeper = Sweeper::new(store.clone(), log, Arc::clone(&context.clock));
         let shards: Vec<ShardId> = config.cell.shards.iter().collect();
         until_stop("deadlines", Box::pin(sweep(sweeper, shards.clone(), every)));
         let workers = self.project(&shards, &Projection::new(store, lost)).await?;
@@ -199,7 +202,7 @@ impl Parts {
             operators.serve(&operators_stop, add).await
         });
         let (health, health_service) = tonic_health::server::health_reporter();
-        until_stop("health", Box::pin(report_health(health, context.ready.clone())));
+        context.tasks.spawn_background("health", report_health(health, context.ready.clone(), stop.clone()));
         let reflection = tonic_reflection::server::Builder::configure()
             .register_file_descriptor_set(public_schema())
             .build_v1()
@@ -273,12 +276,27 @@ impl Parts {
     }
 }
 
-fn open(config: &KeystoreConfig) -> Result<Arc<dyn Keystore>, IngressError> {
+fn open(config: &KeystoreConfig) -> Result<Arc<SoftKeystore>, IngressError> {
     let secret = UnlockSecret::read(&config.unlock_secret_file).map_err(IngressError::Keystore)?;
     let keystore = SoftKeystore::open(&config.file, secret, SLOT).map_err(IngressError::Keystore)?;
     // Without a key no keyed send could ever be accepted: say so now.
     keystore.current(IDEMPOTENCY_RING).map_err(IngressError::Keystore)?;
     Ok(Arc::new(keystore))
+}
+
+/// Takes up rotations of the ring. A file that cannot be read leaves the keys as they are.
+async fn reload(keystore: Arc<SoftKeystore>, stop: Stop) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RELOAD_EVERY) => {}
+            () = stop.requested() => return,
+        }
+        let keystore = Arc::clone(&keystore);
+        let reloaded = tokio::task::spawn_blocking(move || keystore.reload()).await;
+        if let Ok(Err(error)) = reloaded {
+            tracing::warn!(error = chain(&error), "the keystore cannot be read again");
+        }
+    }
 }
 
 /// Waits for the broker as long as the process lives: start order is a habit, not a need.
@@ -352,21 +370,35 @@ async fn sweep(sweeper: Sweeper, shards: Vec<ShardId>, every: Duration) {
     }
 }
 
-async fn report_health(health: tonic_health::server::HealthReporter, ready: Readiness) {
-    let mut tick = tokio::time::interval(Duration::from_millis(500));
+async fn tell_denied(trail: AuditTrail) {
+    let mut tick = tokio::time::interval(SUM_OVER);
     loop {
         tick.tick().await;
-        if ready.is_ready() {
-            health.set_serving::<MessageServiceServer<Messages>>().await;
-        } else {
-            health.set_not_serving::<MessageServiceServer<Messages>>().await;
+        trail.tell_denied();
+    }
+}
+
+/// Of the service and of the server as a whole (""). A drain is told at once: who watches sends nothing new.
+async fn report_health(health: tonic_health::server::HealthReporter, ready: Readiness, stop: Stop) {
+    let service = MessageServiceServer::<Messages>::NAME;
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    while !stop.is_requested() {
+        let status = if ready.is_ready() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in ["", service] {
+            health.set_service_status(name, status).await;
         }
+        tokio::select! { _ = tick.tick() => {} () = stop.requested() => {} }
+    }
+    for name in ["", service] {
+        health.set_service_status(name, ServingStatus::NotServing).await;
     }
 }
 
 /// The public packages alone: what services say to one another is nobody's business.
 fn public_schema() -> FileDescriptorSet {
-    let mut files = FileDescriptorSet::decode(sotto_proto::FILE_DESCRIPTOR_SET).unwrap_or_default();
-    files.file.retain(|file| file.package() == "sotto.message.v1" || file.package() == "google.protobuf");
-    files
+    let read = |set| FileDescriptorSet::decode(set).unwrap_or_default().file;
+    let mut files = read(sotto_proto::FILE_DESCRIPTOR_SET);
+    files.retain(|file| file.package() == "sotto.message.v1" || file.package() == "google.protobuf");
+    files.extend(read(tonic_health::pb::FILE_DESCRIPTOR_SET));
+    FileDescriptorSet { file: files }
 }

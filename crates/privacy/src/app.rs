@@ -17,10 +17,11 @@ use crate::{
         policy::Policy,
         rate::{Bound, Rates},
         retention::Retention,
+        steady::{Now, Steady},
         tally::{Batch, Deed, Outcome, Tally, Use},
     },
     error::KeyError,
-    ports::{AuditEntry, AuditTrail},
+    ports::{AuditEntry, AuditTrail, SteadyClock},
 };
 
 /// The service whose certificate may have session keys made.
@@ -32,8 +33,9 @@ const OPENER: &str = "carrier";
 /// Most wraps of one request.
 pub const MAX_WRAPS: usize = 256;
 
-/// Destructions of so long ago are told again at a start: a crash may have kept them from the audit log.
-const TELL_AGAIN: Duration = Duration::from_secs(3600);
+/// Destructions of so long ago are told again at a start: a crash, or a broker that was away, may have kept them from the
+/// audit log. A broker that is away for longer leaves a gap that somebody has seen.
+const TELL_AGAIN: Duration = Duration::from_secs(7 * 86_400);
 
 /// What the service is made of.
 #[derive(Debug)]
@@ -50,6 +52,8 @@ pub struct Deps {
     pub keys: Arc<dyn BucketKeystore>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
+    /// The clock that it is compared with.
+    pub steady: Arc<dyn SteadyClock>,
     /// The audit log.
     pub audit: Arc<dyn AuditTrail>,
 }
@@ -96,6 +100,7 @@ pub struct Keys(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     deps: Deps,
+    steady: Mutex<Steady>,
     started: Instant,
     rates: Mutex<Rates>,
     tally: Mutex<Tally>,
@@ -107,8 +112,10 @@ impl Keys {
     /// A service that has told nothing yet.
     pub fn new(deps: Deps) -> Self {
         let rates = Mutex::new(Rates::new(deps.bound));
+        let steady = Mutex::new(Steady::new(deps.clock.now(), deps.steady.elapsed()));
         Self(Arc::new(Inner {
             deps,
+            steady,
             started: Instant::now(),
             rates,
             tally: Mutex::default(),
@@ -145,7 +152,7 @@ impl Keys {
         if caller != MAKER {
             return Err(KeyError::NotThisService);
         }
-        let now = self.0.deps.clock.now();
+        let now = self.0.now().at;
         let span = self.0.deps.retention.span(class, needed_until, now).map_err(KeyError::Span)?;
         let inner = Arc::clone(&self.0);
         let make = move || inner.make_in(span.bucket, tenant, now);
@@ -198,12 +205,13 @@ impl Keys {
     ///
     /// # Errors
     /// [`KeyError::Keystore`]: what could not be destroyed is tried again at the next sweep and not opened until then.
+    /// [`KeyError::Clock`]: the wall clock has jumped ahead, and what lives by the other clock was not destroyed.
     pub async fn sweep(&self) -> Result<usize, KeyError> {
         let inner = Arc::clone(&self.0);
         tokio::task::spawn_blocking(move || inner.sweep()).await.map_err(KeyError::Blocking)?
     }
 
-    /// Tells the destructions of the last hour once more, with the time they happened at.
+    /// Tells the destructions of the last week once more, with the time they happened at.
     ///
     /// # Errors
     /// [`KeyError::Keystore`].
@@ -253,6 +261,13 @@ impl Opener {
 }
 
 impl Inner {
+    /// The time that keys are made, opened and destroyed by.
+    fn now(&self) -> Now {
+        // Both clocks are read under the lock, so that their order is that of the judgements.
+        let mut steady = lock(&self.steady);
+        steady.now(self.deps.clock.now(), self.deps.steady.elapsed())
+    }
+
     fn count(&self, one: Use, keys: u64) {
         let at_once = lock(&self.tally).count(one, keys);
         if let Some(refused) = at_once {
@@ -340,7 +355,7 @@ impl Inner {
             Ok(_) | Err(_) => return refused(Refusal::Invalid, None),
         };
         let dies_at = Some(bucket.dies_at());
-        let now = self.deps.clock.now();
+        let now = self.now().at;
         if bucket.is_dead(now) {
             // Its key may still be in the file: the next sweep is seconds away. Nothing opens with it any more.
             let refusal = match dead.get(&bucket) {
@@ -369,7 +384,7 @@ impl Inner {
     }
 
     fn sweep(&self) -> Result<usize, KeyError> {
-        let now = self.deps.clock.now();
+        let Now { at: now, ahead } = self.now();
         let mut destroyed = 0;
         let mut failed = None;
         for bucket in self.deps.keys.buckets().map_err(KeyError::Keystore)? {
@@ -383,7 +398,11 @@ impl Inner {
                 Err(error) => failed = Some(error),
             }
         }
-        failed.map_or(Ok(destroyed), |error| Err(KeyError::Keystore(error)))
+        match (failed, ahead) {
+            (Some(error), _) => Err(KeyError::Keystore(error)),
+            (None, Some(ahead)) => Err(KeyError::Clock { ahead }),
+            (None, None) => Ok(destroyed),
+        }
     }
 
     /// Destroys a bucket's key and tells it, once; returns whether it was alive.
@@ -447,7 +466,9 @@ fn outcome_of(error: &KeyError) -> Outcome {
         KeyError::Field { .. } => Outcome::Invalid,
         KeyError::Span(_) => Outcome::OutOfRange,
         KeyError::TooMany { .. } => Outcome::TooMany,
-        KeyError::Keystore(_) | KeyError::Crypto(_) | KeyError::Blocking(_) => Outcome::Failed,
+        KeyError::Keystore(_) | KeyError::Crypto(_) | KeyError::Blocking(_) | KeyError::Clock { .. } => {
+            Outcome::Failed
+        }
     }
 }
 

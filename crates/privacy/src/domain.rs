@@ -4,4 +4,5 @@ pub mod bucket;
 pub mod policy;
 pub mod rate;
 pub mod retention;
+pub mod steady;
 pub mod tally;

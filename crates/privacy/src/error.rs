@@ -84,6 +84,16 @@ pub enum KeyError {
     /// The keystore failed.
     #[error("the keystore failed")]
     Keystore(#[source] KeystoreError),
+    /// The wall clock has jumped ahead of the clock that nobody sets.
+    #[error(
+        "the wall clock is {} s ahead of the monotonic clock: nothing is destroyed by it; set it right, or restart if it \
+         is right now",
+        ahead.as_secs()
+    )]
+    Clock {
+        /// How far.
+        ahead: Duration,
+    },
     /// No key could be made.
     #[error("no key could be made")]
     Crypto(#[source] CryptoError),
@@ -98,6 +108,7 @@ impl Classified for KeyError {
             Self::NotThisService | Self::Field { .. } | Self::Span(_) => ErrorClass::Reject,
             Self::TooMany { retry_after } => ErrorClass::Retry { after: *retry_after },
             Self::Keystore(e) => keystore_class(e),
+            Self::Clock { .. } => ErrorClass::Retry { after: LATER },
             Self::Crypto(_) => ErrorClass::Bug,
             Self::Blocking(e) if e.is_cancelled() => ErrorClass::Retry { after: LATER },
             Self::Blocking(_) => ErrorClass::Bug,

@@ -1,7 +1,7 @@
 //! The privacy service: session data keys made, opened and, by the death of their bucket, destroyed on time.
 //!
 //! It owns the bucket keys. It serves `sotto.privacy.v1.KeyService` over mutual TLS, to ingress (makes keys) and
-//! carrier connectors (open them); it publishes to `audit.keys` and consumes nothing. It never sees a message.
+//! carrier connectors (open them); it publishes to `audit.privacy.keys` and consumes nothing. It never sees a message.
 //!
 //! Promises (INV-3):
 //! - a key hangs on a bucket that lives at least until the time it was asked for, and at most an hour (one-time codes)

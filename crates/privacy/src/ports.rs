@@ -1,8 +1,9 @@
 //! What the service needs from outside, besides the keystore (`sotto_keystore::BucketKeystore`) and the clock.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use sotto_core::{TenantId, Timestamp};
+use tokio::time::Instant;
 
 /// One act for the audit log. Nothing personal and no key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,4 +26,27 @@ pub struct AuditEntry {
 pub trait AuditTrail: fmt::Debug + Send + Sync {
     /// Takes an act over and never waits; what cannot be told leaves a hole in the numbering, so that the log shows it.
     fn tell(&self, entry: AuditEntry);
+}
+
+/// A clock that nobody sets.
+pub trait SteadyClock: fmt::Debug + Send + Sync {
+    /// Time since some moment before this process began to use it.
+    fn elapsed(&self) -> Duration;
+}
+
+/// The machine's monotonic clock. It stands still while the machine is suspended.
+#[derive(Clone, Copy, Debug)]
+pub struct Monotonic(Instant);
+
+impl Monotonic {
+    /// Counts from now.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl SteadyClock for Monotonic {
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
 }

@@ -19,7 +19,7 @@ use crate::{
     app::{Deps, Keys},
     config::{Config, DEFAULT_TOML, KeystoreConfig},
     error::PrivacyError,
-    ports::AuditTrail,
+    ports::{AuditTrail, Monotonic, SteadyClock},
 };
 
 /// The keystore's slot: a file of another service does not open as ours.
@@ -42,24 +42,37 @@ impl Service for Privacy {
     type Error = PrivacyError;
 
     async fn run(config: Config, context: Context) -> Result<(), PrivacyError> {
-        let (audit, records) = AuditQueue::new(&context.instance);
-        let broker = Broker {
-            nats: config.nats.clone(),
-            cell: config.cell.clone(),
-            instance: context.instance.clone(),
-            clock: Arc::clone(&context.clock),
-        };
-        // It ends after everything else: when the last that tells acts is gone.
-        context.tasks.spawn_critical("audit", publish(broker, records, context.stop.clone()));
-        serve(config, context, Arc::new(audit)).await
+        run(config, context, Arc::new(Monotonic::start())).await
     }
+}
+
+/// The whole process, with the clock that the wall clock is compared with.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn run(config: Config, context: Context, steady: Arc<dyn SteadyClock>) -> Result<(), PrivacyError> {
+    let (audit, records) = AuditQueue::new(&context.instance);
+    let broker = Broker {
+        nats: config.nats.clone(),
+        cell: config.cell.clone(),
+        instance: context.instance.clone(),
+        clock: Arc::clone(&context.clock),
+    };
+    // It ends after everything else: when the last that tells acts is gone.
+    context.tasks.spawn_critical("audit", publish(broker, records, context.stop.clone()));
+    serve(config, context, steady, Arc::new(audit)).await
 }
 
 /// Serves until a stop is asked for; acts are told to `audit`.
 ///
 /// # Errors
 /// When the keys cannot be opened, what is due cannot be destroyed, or the address cannot be served.
-pub async fn serve(config: Config, context: Context, audit: Arc<dyn AuditTrail>) -> Result<(), PrivacyError> {
+pub async fn serve(
+    config: Config,
+    context: Context,
+    steady: Arc<dyn SteadyClock>,
+    audit: Arc<dyn AuditTrail>,
+) -> Result<(), PrivacyError> {
     let opened = context.ready.condition("keystore");
     let destroying = context.ready.condition("destruction");
     let listening = context.ready.condition("listening");
@@ -75,6 +88,7 @@ pub async fn serve(config: Config, context: Context, audit: Arc<dyn AuditTrail>)
         bound: config.bound(),
         keys: Arc::new(buckets),
         clock: Arc::clone(&context.clock),
+        steady,
         audit,
     });
     keys.tell_again().await.map_err(PrivacyError::Destroy)?;
@@ -124,7 +138,7 @@ async fn destroy_on_time(keys: Keys, every: Duration, stop: Stop, destroying: Co
         {
             tracing::error!(
                 error = chain(error),
-                "dead bucket keys cannot be destroyed; they open nothing meanwhile"
+                "bucket keys cannot be destroyed on time; dead ones open nothing meanwhile"
             );
         }
         failing = swept.is_err();

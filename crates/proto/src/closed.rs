@@ -1,15 +1,18 @@
 //! Closed at the client edge: a request with a field that the schema does not have is refused, not cut down.
 //!
 //! prost drops unknown fields in silence, so a client that misspells a field, or talks to an older cell, would have
-//! its message sent without it (PRV-8). [`ClosedCodec`] walks the wire bytes of every request of the public packages
-//! against the descriptor before decoding. Responses, and requests between services, stay tolerant, so that two
-//! versions can run side by side.
+//! its message sent without it (PRV-8). [`ClosedCodec`] walks the wire bytes of every request of the public package
+//! against the descriptor before decoding, and names the field that is unknown, of another wire type or not UTF-8.
+//! Responses, and requests between services, stay tolerant, so that two versions can run side by side.
 
-use std::{collections::HashMap, marker::PhantomData, sync::OnceLock};
+use std::{collections::HashMap, fmt, marker::PhantomData, sync::OnceLock};
 
 use bytes::Buf as _;
 use prost::{Message, Name, encoding::decode_varint};
-use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
+use prost_types::{
+    FileDescriptorSet,
+    field_descriptor_proto::{Label, Type},
+};
 use tonic::{
     Status,
     codec::{Codec, DecodeBuf, Decoder},
@@ -17,13 +20,13 @@ use tonic::{
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-/// Packages whose requests come from outside.
-const PUBLIC_PACKAGES: &[&str] = &["sotto.message.v1", "sotto.identity.v1"];
+/// The package whose requests come from clients; `build.rs` gives this codec to its services.
+const PUBLIC_PACKAGE: &str = "sotto.message.v1";
 
 /// Nested deeper than this, a request is refused: ours nest twice.
 const MAX_DEPTH: usize = 16;
 
-/// The codec of every service: prost, behind the check of public requests.
+/// The codec of the public services: prost, behind the check of requests.
 #[derive(Debug)]
 pub struct ClosedCodec<T, U> {
     inner: ProstCodec<T, U>,
@@ -50,7 +53,7 @@ where
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        let closed = PUBLIC_PACKAGES.contains(&U::PACKAGE) && U::NAME.ends_with("Request");
+        let closed = U::PACKAGE == PUBLIC_PACKAGE && U::NAME.ends_with("Request");
         ClosedDecoder { inner: self.inner.decoder(), closed, of: PhantomData }
     }
 }
@@ -77,45 +80,86 @@ impl<U: Message + Name + Default> Decoder for ClosedDecoder<U> {
     }
 }
 
-/// Why a request is not what its schema says.
+/// Why a request is not what its schema says. Paths lead from the request to the field: `message.to`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unknown {
     /// A field that the schema does not have.
     #[error(
-        "field {number} of {path} is not in this version of the schema: remove it or check the client's .proto files"
+        "field {path} is not in this version of the schema: remove it or check the client's .proto files"
     )]
     Field {
-        /// The message, by the path of fields that leads to it.
+        /// The path, with the field's number at its end.
         path: String,
-        /// The field's number.
-        number: u64,
+    },
+    /// A field that the schema has with another wire type.
+    #[error("{path} has another type in this version of the schema: check the client's .proto files")]
+    WireType {
+        /// The path.
+        path: String,
+    },
+    /// A text that is not UTF-8.
+    #[error("{path} is not UTF-8")]
+    NotUtf8 {
+        /// The path.
+        path: String,
     },
     /// Not protobuf, or nested too deeply.
-    #[error("the request is not a valid protobuf message of its type (texts must be UTF-8)")]
+    #[error("the request is not a protobuf message")]
     Malformed,
 }
 
 impl From<Unknown> for Status {
     fn from(unknown: Unknown) -> Self {
-        let (field, reason) = match &unknown {
-            Unknown::Field { path, number } => (format!("{path}.{number}"), "UNKNOWN_FIELD"),
+        let description = unknown.to_string();
+        let (field, reason) = match unknown {
+            Unknown::Field { path } => (path, "UNKNOWN_FIELD"),
+            Unknown::WireType { path } => (path, "WIRE_TYPE"),
+            Unknown::NotUtf8 { path } => (path, "NOT_UTF8"),
             Unknown::Malformed => (String::new(), "MALFORMED"),
         };
         let mut details = ErrorDetails::new();
         details.set_bad_request(vec![FieldViolation {
             field,
-            description: unknown.to_string(),
+            description: description.clone(),
             reason: reason.to_owned(),
             localized_message: None,
         }]);
-        Self::with_error_details(tonic::Code::InvalidArgument, unknown.to_string(), details)
+        Self::with_error_details(tonic::Code::InvalidArgument, description, details)
     }
 }
 
-/// A field: its name and, if it holds a message, that message's full name.
+/// What a field holds.
+enum Kind {
+    /// A message of this full name.
+    Message(String),
+    Text,
+    Bytes,
+    Varint,
+    Fixed32,
+    Fixed64,
+}
+
 struct Field {
     name: String,
-    message: Option<String>,
+    kind: Kind,
+    repeated: bool,
+}
+
+impl Field {
+    /// Whether the wire may carry it so: as its own type, or packed.
+    const fn comes_as(&self, wire_type: u64) -> bool {
+        match (&self.kind, wire_type) {
+            (Kind::Message(_) | Kind::Text | Kind::Bytes, 2)
+            | (Kind::Varint, 0)
+            | (Kind::Fixed32, 5)
+            | (Kind::Fixed64, 1) => true,
+            (Kind::Varint | Kind::Fixed32 | Kind::Fixed64, 2) => self.repeated,
+            (
+                Kind::Message(_) | Kind::Text | Kind::Bytes | Kind::Varint | Kind::Fixed32 | Kind::Fixed64,
+                _,
+            ) => false,
+        }
+    }
 }
 
 type Schema = HashMap<String, HashMap<u64, Field>>;
@@ -140,31 +184,48 @@ fn collect(scope: &str, message: &prost_types::DescriptorProto, schema: &mut Sch
     for nested in &message.nested_type {
         collect(&full_name, nested, schema);
     }
-    let fields = message
-        .field
-        .iter()
-        .map(|field| {
-            let is_message = field.r#type() == Type::Message;
-            let message = is_message.then(|| field.type_name().trim_start_matches('.').to_owned());
-            let number = u64::try_from(field.number()).unwrap_or(0);
-            (number, Field { name: field.name().to_owned(), message })
-        })
-        .collect();
-    schema.insert(full_name, fields);
+    let fields = message.field.iter().map(|field| {
+        let kind = match field.r#type() {
+            Type::Message | Type::Group => {
+                Kind::Message(field.type_name().trim_start_matches('.').to_owned())
+            }
+            Type::String => Kind::Text,
+            Type::Bytes => Kind::Bytes,
+            Type::Double | Type::Fixed64 | Type::Sfixed64 => Kind::Fixed64,
+            Type::Float | Type::Fixed32 | Type::Sfixed32 => Kind::Fixed32,
+            Type::Int64
+            | Type::Uint64
+            | Type::Int32
+            | Type::Uint32
+            | Type::Bool
+            | Type::Enum
+            | Type::Sint32
+            | Type::Sint64 => Kind::Varint,
+        };
+        let repeated = field.label() == Label::Repeated;
+        let number = u64::try_from(field.number()).unwrap_or(0);
+        (number, Field { name: field.name().to_owned(), kind, repeated })
+    });
+    schema.insert(full_name, fields.collect());
 }
 
-/// Checks that the bytes hold only fields that the message, and the messages in it, have.
+/// Checks that the bytes hold only what the message, and the messages in it, have.
 pub(crate) fn check(full_name: &str, bytes: &[u8]) -> Result<(), Unknown> {
-    let short = full_name.rsplit('.').next().unwrap_or(full_name);
-    walk(full_name, short, bytes, 0)
+    walk(full_name, "", bytes, 0)
 }
 
 fn walk(full_name: &str, path: &str, mut bytes: &[u8], depth: usize) -> Result<(), Unknown> {
     let fields = schema().get(full_name).filter(|_| depth < MAX_DEPTH).ok_or(Unknown::Malformed)?;
+    let place = |name: &dyn fmt::Display| {
+        if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
+    };
     while !bytes.is_empty() {
         let key = varint(&mut bytes)?;
         let (number, wire_type) = (key >> 3, key & 7);
-        let field = fields.get(&number).ok_or_else(|| Unknown::Field { path: path.to_owned(), number })?;
+        let field = fields.get(&number).ok_or_else(|| Unknown::Field { path: place(&number) })?;
+        if !field.comes_as(wire_type) {
+            return Err(Unknown::WireType { path: place(&field.name) });
+        }
         match wire_type {
             0 => drop(varint(&mut bytes)?),
             1 => drop(take(&mut bytes, 8)?),
@@ -172,8 +233,12 @@ fn walk(full_name: &str, path: &str, mut bytes: &[u8], depth: usize) -> Result<(
             2 => {
                 let length = usize::try_from(varint(&mut bytes)?).map_err(|_| Unknown::Malformed)?;
                 let content = take(&mut bytes, length)?;
-                if let Some(message) = &field.message {
-                    walk(message, &format!("{path}.{}", field.name), content, depth + 1)?;
+                match &field.kind {
+                    Kind::Message(message) => walk(message, &place(&field.name), content, depth + 1)?,
+                    Kind::Text if std::str::from_utf8(content).is_err() => {
+                        return Err(Unknown::NotUtf8 { path: place(&field.name) });
+                    }
+                    Kind::Text | Kind::Bytes | Kind::Varint | Kind::Fixed32 | Kind::Fixed64 => {}
                 }
             }
             // Groups are not in proto3.
@@ -225,22 +290,41 @@ mod tests {
     fn an_unknown_field_is_named_at_any_depth() {
         let mut bytes = request().encode_to_vec();
         bytes.extend([0x98, 0x06, 1]);
-        let outer = Unknown::Field { path: "SendRequest".to_owned(), number: 99 };
+        let outer = Unknown::Field { path: "99".to_owned() };
         assert_eq!(check(REQUEST, &bytes), Err(outer));
 
         let mut message = request().message.unwrap().encode_to_vec();
         message.extend([0x3a, 1, b'x']);
         let mut bytes = vec![0x0a, u8::try_from(message.len()).unwrap()];
         bytes.extend(message);
-        let inner = Unknown::Field { path: "SendRequest.message".to_owned(), number: 7 };
+        let inner = Unknown::Field { path: "message.7".to_owned() };
         assert_eq!(check(REQUEST, &bytes), Err(inner.clone()));
-        assert!(Status::from(inner).message().contains("field 7 of SendRequest.message"));
+        assert!(Status::from(inner).message().contains("field message.7"));
+    }
+
+    #[test]
+    fn what_is_no_such_request_is_told_by_field() {
+        let path = || "message.text".to_owned();
+        // message { text: <bytes> }, message { text: varint }, idempotency_key: fixed32, a field cut short, a group.
+        for (bytes, why) in [
+            (&[0x0a, 4, 0x1a, 2, 0xc3, 0x28][..], Unknown::NotUtf8 { path: path() }),
+            (&[0x0a, 2, 0x18, 1], Unknown::WireType { path: path() }),
+            (&[0x15, 0, 0, 0, 0], Unknown::WireType { path: "idempotency_key".to_owned() }),
+            (&[0x0a, 4, 0x1a, 2, b'h'], Unknown::Malformed),
+            (&[0x0b, 0x0c], Unknown::WireType { path: "message".to_owned() }),
+        ] {
+            assert_eq!(check(REQUEST, bytes), Err(why), "{bytes:x?}");
+        }
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_judged_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            drop(check(REQUEST, &bytes));
+        fn any_bytes_are_judged_without_panic_and_what_passes_decodes(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            if check(REQUEST, &bytes).is_ok() {
+                prop_assert!(SendRequest::decode(bytes.as_slice()).is_ok());
+            }
         }
     }
 }

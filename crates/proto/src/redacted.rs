@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     identity::v1::{CreateClientResponse, RedeemInvitationRequest, RedeemInvitationResponse},
-    message::v1::OutboundMessage,
+    message::v1::{OutboundMessage, SendRequest, SendStreamRequest},
     pipeline::v1::SealedContent,
     privacy::v1::{CreateSessionKeyResponse, UnwrappedKey, unwrapped_key},
 };
@@ -12,6 +12,22 @@ use crate::{
 impl fmt::Debug for OutboundMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OutboundMessage").field("class", &self.class()).finish_non_exhaustive()
+    }
+}
+
+// Clients make idempotency keys of what they have: often of the number.
+impl fmt::Debug for SendRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendRequest").field("message", &self.message).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SendStreamRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendStreamRequest")
+            .field("reference", &self.reference)
+            .field("message", &self.message)
+            .finish_non_exhaustive()
     }
 }
 

@@ -17,7 +17,7 @@ use tonic::{
 
 use crate::{
     lifecycle::Stop,
-    listener::{Peer, TlsListener},
+    listener::{ListenerLimits, Peer, TlsListener},
     telemetry,
     tls::{ClientAuth, PeerService, Tls, TlsError},
 };
@@ -78,6 +78,13 @@ impl Default for ServerLimits {
     }
 }
 
+/// So many connections, and otherwise the usual bounds.
+impl From<ServerLimits> for ListenerLimits {
+    fn from(limits: ServerLimits) -> Self {
+        limits.connections.into()
+    }
+}
+
 /// A bound gRPC server that does not serve yet.
 #[derive(Debug)]
 pub struct GrpcServer {
@@ -87,7 +94,7 @@ pub struct GrpcServer {
 
 impl GrpcServer {
     /// Binds now; port 0 lets the system choose. [`ClientAuth::Required`] between services, [`ClientAuth::None`]
-    /// for public endpoints.
+    /// for public endpoints. Bounds of the listener are the usual ones, see [`Self::bind_within`].
     ///
     /// # Errors
     /// When the address cannot be bound or TLS cannot be set up.
@@ -97,8 +104,22 @@ impl GrpcServer {
         auth: ClientAuth,
         limits: ServerLimits,
     ) -> Result<Self, GrpcError> {
+        Self::bind_within(listen, tls, auth, limits, limits.into()).await
+    }
+
+    /// Binds with bounds of its own for the listener; its `connections` count, not those of `limits`.
+    ///
+    /// # Errors
+    /// When the address cannot be bound or TLS cannot be set up.
+    pub async fn bind_within(
+        listen: SocketAddr,
+        tls: &Tls,
+        auth: ClientAuth,
+        limits: ServerLimits,
+        within: ListenerLimits,
+    ) -> Result<Self, GrpcError> {
         let tls = tls.server(auth, &["h2"]).map_err(GrpcError::Tls)?;
-        let listener = TlsListener::bind(listen, tls, limits.connections)
+        let listener = TlsListener::bind(listen, tls, within)
             .await
             .map_err(|source| GrpcError::Bind { address: listen, source })?;
         Ok(Self { listener, limits })

@@ -8,10 +8,11 @@
 //! spawned through [`Tasks`] with a label; the end or panic of a critical one stops the process with a failure.
 //! Health answers from a thread of its own, so a stuck service still tells that it lives. On SIGTERM or SIGINT work
 //! under way drains within the grace time, and the labels that still hold the process are logged; a second signal
-//! cuts it short. Telemetry is flushed in every case.
+//! cuts it short. Telemetry is flushed in every case. No process leaves a core file: its memory holds secrets.
 
 pub mod config;
 pub mod grpc;
+mod guard;
 pub mod health;
 pub mod lifecycle;
 pub mod listener;

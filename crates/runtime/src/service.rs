@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     config::{self, AdminConfig, ConfigErrors, ShutdownConfig, Sources, TelemetryConfig, Validate},
+    guard,
     health::{AdminServer, Info, Readiness},
     lifecycle::{Context, Stop, Tasks},
     telemetry::{Telemetry, chain},
@@ -61,6 +62,9 @@ struct Arguments {
     /// Print the effective configuration, without secrets, and exit
     #[arg(long)]
     print_config: bool,
+    /// End when the process that started this one ends: for `sotto up`, which names its own process id
+    #[arg(long, hide = true, value_name = "PARENT", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    die_with_parent: Option<u32>,
 }
 
 /// Runs the service as a process: the one line of its `main.rs`.
@@ -68,11 +72,23 @@ struct Arguments {
 /// Exit codes: 0 stopped when asked to; 1 failed, stopped by itself, or did not drain in time; 64 the command line
 /// or the configuration is wrong.
 pub fn main<S: Service>() -> ExitCode {
+    if let Err(error) = guard::keep_memory_in() {
+        // Secrets could end in a core file: better not to start.
+        let _printed =
+            writeln!(std::io::stderr(), "sotto-{}: core dumps cannot be turned off: {error}", S::NAME);
+        return ExitCode::FAILURE;
+    }
     tls::install_provider();
     let arguments = match parse_arguments::<S>() {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
+    if let Some(parent) = arguments.die_with_parent
+        && let Err(error) = guard::die_with_parent(parent)
+    {
+        let _printed = writeln!(std::io::stderr(), "sotto-{}: {error}", S::NAME);
+        return ExitCode::FAILURE;
+    }
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();

@@ -28,9 +28,10 @@ pub enum Encoding {
     SwappedBcd,
     /// Digits in semi-octets, high half first.
     PlainBcd,
-    /// Hexadecimal, lower or upper case, of any byte form above.
+    /// Hexadecimal, lower or upper case, of any byte form above, packed septets at any bit position.
     Hex,
-    /// Base64, standard or URL alphabet, at any of the three positions, of text or UTF-16.
+    /// Base64, standard or URL alphabet, at any of the three positions, of text, UTF-16, and packed septets
+    /// or semi-octets that are long enough (eight characters, nine digits).
     Base64,
     /// Bytes as decimal numbers between commas, as Rust's `Debug` prints them.
     DecimalList,

@@ -24,6 +24,20 @@ pub use process::Process;
 pub use redis::{RedisOptions, RedisServer};
 pub use wait::{eventually, eventually_ok};
 
+use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+
+/// Writes a secret's file as `sotto init` does: closed to everybody else.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn write_secret(path: &Path, secret: impl AsRef<[u8]>) {
+    let mut file = wait::must(
+        "a secret's file",
+        fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path),
+    );
+    wait::must("a secret's file", file.write_all(secret.as_ref()));
+}
+
 /// The workspace's folder.
 pub fn workspace() -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map(Into::into).unwrap_or_default()

@@ -169,6 +169,8 @@ fn arguments(folder: &Path, options: &RedisOptions, port: u16) -> Vec<String> {
         ("--unixsocket", text(&socket(folder))),
         ("--appendonly", "yes".to_owned()),
         ("--save", String::new()),
+        // What a search of its files is to find must lie there as it is.
+        ("--rdbcompression", "no".to_owned()),
     ];
     match &options.tls {
         None => settings.push(("--port", port.to_string())),

@@ -1,12 +1,13 @@
 //! Acts and events off the broker.
 
-use sotto_bus::{Bus, Delivery, Handler, Outcome, ReadError, StreamReader};
-use sotto_proto::pipeline::v1::{AuditBatch, EventBatch};
+use sotto_bus::{Bus, Delivery, Handler, Outcome, ReadError, StreamReader, Subject};
+use sotto_proto::pipeline::v1::{AuditBatch, AuditRecord, EventBatch};
 use sotto_tlog::Hash;
 use tokio::sync::{mpsc, oneshot};
 
 use super::wire;
 use crate::{
+    domain::Act,
     ports::{EventLeaf, Events, EventsUnavailable},
     sequencer::Told,
 };
@@ -32,13 +33,13 @@ impl Handler<AuditBatch> for Intake {
     async fn handle(&self, delivery: Delivery<AuditBatch>) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(delivery.items.len());
         let mut acts = Vec::with_capacity(delivery.items.len());
-        for record in delivery.items {
-            match wire::act(record) {
+        for told in told(delivery.items, Some(&delivery.subject)) {
+            match told {
                 Ok(act) => {
                     acts.push(act);
                     outcomes.push(Outcome::Done);
                 }
-                Err(error) => outcomes.push(Outcome::Quarantine { why: error.to_string() }),
+                Err(why) => outcomes.push(Outcome::Quarantine { why }),
             }
         }
         let (done, answer) = oneshot::channel();
@@ -53,6 +54,52 @@ impl Handler<AuditBatch> for Intake {
         }
         outcomes
     }
+}
+
+/// Each record's act, or why it is none.
+fn told(records: Vec<AuditRecord>, subject: Option<&Subject>) -> Vec<Result<Act, String>> {
+    let Some(Subject::Audit(service, category)) = subject else {
+        return records.iter().map(|_| Err("not a subject of acts".to_owned())).collect();
+    };
+    let told =
+        |record| wire::told(record, service.name(), category.name()).map_err(|error| error.to_string());
+    records.into_iter().map(told).collect()
+}
+
+/// Logs what an earlier run was given and did not answer for. The broker delivers it again only after a while and
+/// everything newer before it, which the log would take for gaps. It comes again all the same: then it is known.
+///
+/// # Errors
+/// When the stream cannot be read.
+pub async fn log_unanswered(bus: &Bus, consumer: &str, intake: &Intake) -> Result<(), ReadError> {
+    let reader = StreamReader::<AuditBatch>::new(bus, "AUDIT")?;
+    let state = reader.consumer(consumer).await?;
+    let mut reading = reader.read(state.acknowledged + 1, state.delivered);
+    let mut answers = Vec::new();
+    loop {
+        let stored = match reading.next().await {
+            Ok(Some(stored)) => stored,
+            Ok(None) => break,
+            // For quarantine, when it is delivered.
+            Err(ReadError::Malformed { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        let acts: Vec<_> =
+            told(stored.batch.records, stored.subject.as_ref()).into_iter().filter_map(Result::ok).collect();
+        let (done, answer) = oneshot::channel();
+        if acts.is_empty() {
+            continue;
+        }
+        if intake.0.send(Told { at: stored.sequence, acts, done }).await.is_err() {
+            return Ok(());
+        }
+        answers.push(answer);
+    }
+    for answer in answers {
+        // Without one the sequencer has ended, and the process is about to.
+        let _logged = answer.await;
+    }
+    Ok(())
 }
 
 /// The EVENTS stream by direct reads; the bytes are hashed as they come and kept nowhere.

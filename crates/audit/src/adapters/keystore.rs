@@ -11,11 +11,15 @@ use crate::{error::SignerError, ports::Signer};
 /// The ring that holds the log's keys.
 pub const KEY_LABEL: &str = "checkpoint";
 
+/// The ring whose one key says that a log was begun; nothing is made with it.
+const BEGUN_LABEL: &str = "begun";
+
 /// Signs by the current key of the ring `checkpoint`.
 #[derive(Debug)]
 pub struct KeystoreSigner {
     keystore: Arc<dyn Keystore>,
     origin: String,
+    clock: Arc<dyn Clock>,
 }
 
 impl KeystoreSigner {
@@ -24,7 +28,11 @@ impl KeystoreSigner {
     ///
     /// # Errors
     /// [`SignerError`].
-    pub fn new(keystore: Arc<dyn Keystore>, origin: &str, clock: &dyn Clock) -> Result<Self, SignerError> {
+    pub fn new(
+        keystore: Arc<dyn Keystore>,
+        origin: &str,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, SignerError> {
         match keystore.current(KEY_LABEL) {
             Ok(_) => {}
             Err(KeystoreError::UnknownKey) => {
@@ -34,7 +42,7 @@ impl KeystoreSigner {
             }
             Err(error) => return Err(SignerError::Keystore(error)),
         }
-        let signer = Self { keystore, origin: origin.to_owned() };
+        let signer = Self { keystore, origin: origin.to_owned(), clock };
         signer.current()?;
         Ok(signer)
     }
@@ -57,6 +65,17 @@ impl Signer for KeystoreSigner {
     fn accepted(&self) -> Result<Vec<VerifierKey>, SignerError> {
         let keys = self.keystore.keys(KEY_LABEL).map_err(SignerError::Keystore)?;
         keys.iter().map(|key| self.verifier(key)).collect()
+    }
+
+    fn has_begun(&self) -> Result<bool, SignerError> {
+        let keys = self.keystore.keys(BEGUN_LABEL).map_err(SignerError::Keystore)?;
+        Ok(!keys.is_empty())
+    }
+
+    fn note_begun(&self) -> Result<(), SignerError> {
+        let now = self.clock.now().unix_millis();
+        self.keystore.generate(BEGUN_LABEL, KeyKind::HmacSha256, now).map_err(SignerError::Keystore)?;
+        Ok(())
     }
 
     fn sign(&self, text: &[u8]) -> Result<Vec<u8>, SignerError> {

@@ -87,11 +87,44 @@ impl Classified for UnknownEntry {
     }
 }
 
-/// Takes a record off the broker.
+/// Takes a record off the broker that was told under this service's subject of this category.
 ///
 /// # Errors
-/// [`InvalidAct`]: the record goes to quarantine.
-pub fn act(record: AuditRecord) -> Result<Act, InvalidAct> {
+/// [`RefusedAct`]: the record goes to quarantine.
+pub fn told(record: AuditRecord, service: &str, category: &str) -> Result<Act, RefusedAct> {
+    // The broker lets a service publish under its own name only. Were the record taken at its word, one service could
+    // use up the numbers of another, whose own records would then count as repeats.
+    let own = record.producer.split_once('/').is_some_and(|(name, _)| name == service);
+    if !own {
+        return Err(RefusedAct::Foreign { field: "producer" });
+    }
+    if record.category != category {
+        return Err(RefusedAct::Foreign { field: "category" });
+    }
+    Ok(act(record)?)
+}
+
+/// A record that no entry is made of; it never gets better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RefusedAct {
+    /// By itself.
+    #[error(transparent)]
+    Invalid(#[from] InvalidAct),
+    /// It is not of the subject that it came on.
+    #[error("the record's {field} is not that of its subject")]
+    Foreign {
+        /// Which field.
+        field: &'static str,
+    },
+}
+
+impl Classified for RefusedAct {
+    fn class(&self) -> ErrorClass {
+        ErrorClass::Poison
+    }
+}
+
+fn act(record: AuditRecord) -> Result<Act, InvalidAct> {
     Act {
         category: Category::of(&record.category).ok_or(InvalidAct { field: "category" })?,
         producer: record.producer,
@@ -166,6 +199,28 @@ mod tests {
         };
         let act = act(record).unwrap();
         assert!(encode(&Entry::Act(act)).len() < 1024);
+    }
+
+    #[test]
+    fn a_service_tells_only_its_own_acts() {
+        let record = |producer: &str| AuditRecord {
+            producer: producer.to_owned(),
+            sequence: 57,
+            at_s: 1,
+            category: "keys".to_owned(),
+            action: "key.made".to_owned(),
+            actor: "identity".to_owned(),
+            outcome: "ok".to_owned(),
+            ..AuditRecord::default()
+        };
+        assert!(told(record("identity/1"), "identity", "keys").is_ok());
+        let foreign = |field| Err(RefusedAct::Foreign { field });
+        for other in ["routing/1", "identity", "identity2/1", "", "/identity/1"] {
+            assert_eq!(told(record(other), "identity", "keys"), foreign("producer"), "{other}");
+        }
+        assert_eq!(told(record("identity/1"), "identity", "payload"), foreign("category"));
+        let invalid = Err(RefusedAct::Invalid(InvalidAct { field: "producer" }));
+        assert_eq!(told(record("identity/two words"), "identity", "keys"), invalid);
     }
 
     #[test]

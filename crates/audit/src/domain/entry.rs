@@ -37,7 +37,7 @@ pub struct Act {
     pub outcome: String,
 }
 
-/// The kinds of acts; each has a subject `audit.<category>`.
+/// The kinds of acts; each has a subject `audit.<service>.<category>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Category {
     /// Tokens, sign-ins, clients.

@@ -234,12 +234,28 @@ async fn trimmed_altered_and_unreadable_events_are_told_apart() {
 async fn a_damaged_disk_gives_an_error_and_never_a_false_proof() {
     let served = Served::with_log().await;
     let mut client = served.client("operator");
-    for path in ["tile/entries/000", "tile/0/000", "tile/0/001.p/56", "tile/1/000.p/1"] {
+    // Which proofs read a file: one to the left of the first full tile needs the hashes of both tiles of leaves, one to
+    // its right the hash over the whole of it.
+    for (path, needed_by) in [
+        ("tile/entries/000", [true, false]),
+        ("tile/entries/001.p/56", [false, true]),
+        ("tile/0/000", [true, false]),
+        ("tile/0/001.p/56", [true, true]),
+        ("tile/1/000.p/1", [false, true]),
+    ] {
         let bytes = served.disk.read(path).unwrap().unwrap();
         let altered: Vec<u8> = bytes.iter().map(|byte| byte ^ 1).collect();
         served.disk.put(path, &altered).unwrap();
-        let error = client.get_entry(GetEntryRequest { index: 3 }).await.unwrap_err();
-        assert_eq!(error.code(), Code::DataLoss, "{path}");
+        for (index, needed) in [3, 300].into_iter().zip(needed_by) {
+            match client.get_entry(GetEntryRequest { index }).await {
+                Err(error) if needed => assert_eq!(error.code(), Code::DataLoss, "{path}"),
+                Ok(answer) if !needed => {
+                    let answer = answer.into_inner();
+                    assert_eq!(included(&answer.entry, answer.proof.unwrap()).size, 312, "{path}");
+                }
+                other => panic!("{path} altered, entry {index}: {other:?}"),
+            }
+        }
         served.disk.put(path, &bytes).unwrap();
     }
     client.get_entry(GetEntryRequest { index: 3 }).await.unwrap();

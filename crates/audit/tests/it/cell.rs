@@ -48,7 +48,7 @@ impl TestCell {
         for service in Service::ALL {
             let keys = nkeys::KeyPair::new_user();
             let file = pki.dir().join(format!("{service}.nkey"));
-            fs::write(&file, keys.seed().unwrap()).unwrap();
+            sotto_testkit::write_secret(&file, keys.seed().unwrap());
             seeds.insert(service, file);
             users.push((service, vec![keys.public_key()]));
         }
@@ -111,11 +111,30 @@ impl TestCell {
 
     /// Starts `sotto-audit` and waits until it is ready.
     async fn audit(&self) -> (Process, AuditServiceClient<Channel>) {
+        self.audit_every("50 ms").await
+    }
+
+    async fn audit_every(&self, interval: &str) -> (Process, AuditServiceClient<Channel>) {
+        let mut process = self.start_audit(interval);
+        let admin = process.wait_until_ready(BOUND, self.path("admin").as_ref()).await;
+        let (_, info) = http_get(admin, "/info").await.unwrap();
+        let (_, rest) = info.split_once("\"grpc\":\"").unwrap();
+        let (address, _) = rest.split_once('"').unwrap();
+        let operator = self.pki.service("operator");
+        let tls =
+            Tls::load(&TlsConfig { ca_file: operator.ca, cert_file: operator.cert, key_file: operator.key })
+                .unwrap();
+        let channel =
+            grpc::channel(&format!("https://{address}"), &tls, "audit.sotto.internal", BOUND).unwrap();
+        (process, AuditServiceClient::new(channel))
+    }
+
+    fn start_audit(&self, interval: &str) -> Process {
         let (nats, files) = self.nats(Service::Audit);
         let (cert, key, ca) = (files.cert.display(), files.key.display(), files.ca.display());
         let config = format!(
             "[cell]\nid = 'vn'\nshards = 2\n\
-             [log]\nfolder = '{}'\ninterval = '50 ms'\n\
+             [log]\nfolder = '{}'\ninterval = '{interval}'\n\
              [keystore]\nfile = '{}'\nunlock_secret_file = '{}'\n\
              [nats]\nurl = '{}'\nca_file = '{ca}'\ncert_file = '{cert}'\nkey_file = '{key}'\nnkey_seed_file = '{}'\n\
              [grpc]\nlisten = '127.0.0.1:0'\n\
@@ -131,23 +150,12 @@ impl TestCell {
         fs::write(self.path("audit.toml"), config).unwrap();
         drop(fs::remove_file(self.path("admin")));
         let environment: [(&str, &str); 0] = [];
-        let mut process = Process::start(
+        Process::start(
             env!("CARGO_BIN_EXE_sotto-audit").as_ref(),
             ["--config", &self.path("audit.toml")],
             environment,
             self.path("audit.out").as_ref(),
-        );
-        let admin = process.wait_until_ready(BOUND, self.path("admin").as_ref()).await;
-        let (_, info) = http_get(admin, "/info").await.unwrap();
-        let (_, rest) = info.split_once("\"grpc\":\"").unwrap();
-        let (address, _) = rest.split_once('"').unwrap();
-        let operator = self.pki.service("operator");
-        let tls =
-            Tls::load(&TlsConfig { ca_file: operator.ca, cert_file: operator.cert, key_file: operator.key })
-                .unwrap();
-        let channel =
-            grpc::channel(&format!("https://{address}"), &tls, "audit.sotto.internal", BOUND).unwrap();
-        (process, AuditServiceClient::new(channel))
+        )
     }
 
     /// Waits until the log holds what is asked for, by its files alone.
@@ -220,7 +228,7 @@ async fn acts_and_events_of_a_cell_are_logged_and_proven() {
     let (identity, routing) = (cell.bus(Service::Identity).await, cell.bus(Service::Routing).await);
     let acts = Publisher::<AuditBatch>::new(&identity, PublisherConfig::default());
     let events = Publisher::<EventBatch>::new(&routing, PublisherConfig::default());
-    let subject = Subject::Audit(AuditCategory::Authentication);
+    let subject = Subject::Audit(Service::Identity, AuditCategory::Authentication);
     let shard = Subject::Event(vn().shards.iter().next().unwrap());
     acts.publish_all(&subject, vec![record(1), record(2), record(4)]).await.unwrap();
     for n in 1..=5 {
@@ -266,7 +274,7 @@ async fn killed_again_and_again_it_logs_each_act_once_and_every_event() {
     let (identity, routing) = (cell.bus(Service::Identity).await, cell.bus(Service::Routing).await);
     let acts = Publisher::<AuditBatch>::new(&identity, PublisherConfig::default());
     let events = Publisher::<EventBatch>::new(&routing, PublisherConfig::default());
-    let subject = Subject::Audit(AuditCategory::Authentication);
+    let subject = Subject::Audit(Service::Identity, AuditCategory::Authentication);
     let shard = Subject::Event(vn().shards.iter().next().unwrap());
     let mut next = 1;
     for round in 0..4_u8 {
@@ -289,6 +297,62 @@ async fn killed_again_and_again_it_logs_each_act_once_and_every_event() {
 }
 
 #[tokio::test]
+async fn many_small_batches_share_a_checkpoint() {
+    let cell = TestCell::start().await;
+    let (mut process, _) = cell.audit_every("1 s").await;
+    let identity = cell.bus(Service::Identity).await;
+    let acts = Publisher::<AuditBatch>::new(&identity, PublisherConfig::default());
+    let subject = Subject::Audit(Service::Identity, AuditCategory::Authentication);
+    let start = tokio::time::Instant::now();
+    for n in 1..=100 {
+        acts.publish(&subject, record(n)).await.unwrap();
+    }
+    cell.logged("every act", |entries| numbers(entries).len() == 100).await;
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    let entries = cell.entries().unwrap();
+    assert_eq!(numbers(&entries), (1..=100).collect::<Vec<_>>());
+    assert!(!entries.iter().any(|entry| matches!(entry, Entry::Gap(_))));
+    assert!(process.terminate(BOUND).await.success(), "{}", process.log());
+}
+
+#[tokio::test]
+async fn a_record_in_anothers_name_goes_to_quarantine_and_uses_up_no_number() {
+    let cell = TestCell::start().await;
+    let (mut process, _) = cell.audit().await;
+    let (identity, routing) = (cell.bus(Service::Identity).await, cell.bus(Service::Routing).await);
+    let (own, foreign) = (
+        Publisher::<AuditBatch>::new(&identity, PublisherConfig::default()),
+        Publisher::<AuditBatch>::new(&routing, PublisherConfig::default()),
+    );
+    let forged = AuditRecord { action: "forged".to_owned(), ..record(1) };
+    let of = |service| Subject::Audit(service, AuditCategory::Authentication);
+    // Under identity's subject the broker refuses it; under its own it is not believed.
+    foreign.publish(&of(Service::Identity), forged.clone()).await.unwrap_err();
+    foreign.publish(&of(Service::Routing), forged).await.unwrap();
+    let operator = cell.bus(Service::Operator).await;
+    let quarantine = sotto_bus::Quarantine::new(&operator).unwrap();
+    eventually(BOUND, "the quarantine record", || async { quarantine.count().await.is_ok_and(|n| n == 1) })
+        .await;
+    own.publish(&of(Service::Identity), record(1)).await.unwrap();
+    cell.logged("the act", |entries| numbers(entries) == [1]).await;
+    let entries = cell.entries().unwrap();
+    let forged = |entry: &Entry| matches!(entry, Entry::Act(act) if act.action == "forged");
+    assert!(!entries.iter().any(|entry| forged(entry) || matches!(entry, Entry::Gap(_))));
+    assert!(process.terminate(BOUND).await.success(), "{}", process.log());
+}
+
+#[tokio::test]
+async fn a_wiped_folder_stops_the_service_with_a_word_to_the_operator() {
+    let cell = TestCell::start().await;
+    let (mut process, _) = cell.audit().await;
+    assert!(process.terminate(BOUND).await.success());
+    fs::remove_dir_all(cell.folder.path().join("log")).unwrap();
+    let mut again = cell.start_audit("50 ms");
+    assert!(!again.wait(BOUND).await.success());
+    assert!(again.log().contains("restore the folder from its backup"), "{}", again.log());
+}
+
+#[tokio::test]
 async fn a_restarted_broker_is_waited_for() {
     let mut cell = TestCell::start().await;
     let (mut process, mut client) = cell.audit().await;
@@ -298,7 +362,7 @@ async fn a_restarted_broker_is_waited_for() {
     cell.server.restart().await;
     let identity = cell.bus(Service::Identity).await;
     let acts = Publisher::<AuditBatch>::new(&identity, PublisherConfig::default());
-    acts.publish(&Subject::Audit(AuditCategory::Authentication), record(1)).await.unwrap();
+    acts.publish(&Subject::Audit(Service::Identity, AuditCategory::Authentication), record(1)).await.unwrap();
     cell.logged("the act", |entries| numbers(entries) == [1]).await;
     assert!(process.terminate(BOUND).await.success(), "{}", process.log());
 }
@@ -309,7 +373,7 @@ async fn a_record_with_free_text_goes_to_quarantine_and_leaves_a_gap() {
     let (mut process, _) = cell.audit().await;
     let identity = cell.bus(Service::Identity).await;
     let acts = Publisher::<AuditBatch>::new(&identity, PublisherConfig::default());
-    let subject = Subject::Audit(AuditCategory::Authentication);
+    let subject = Subject::Audit(Service::Identity, AuditCategory::Authentication);
     let personal = AuditRecord { object: "Nguyen Van A 0912345678".to_owned(), ..record(2) };
     acts.publish_all(&subject, vec![record(1), personal, record(3)]).await.unwrap();
     cell.logged("the others", |entries| numbers(entries) == [1, 3]).await;

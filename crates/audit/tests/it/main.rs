@@ -9,3 +9,4 @@ mod files;
 mod model;
 mod sequence;
 mod settings;
+mod vectors;

@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use sotto_audit::{
@@ -152,11 +155,14 @@ impl Disk for ModelDisk {
 
 /// A signer with a key in memory.
 #[derive(Debug)]
-pub(crate) struct TestSigner(SigningKey);
+pub(crate) struct TestSigner {
+    key: SigningKey,
+    begun: AtomicBool,
+}
 
 impl TestSigner {
     pub(crate) fn new(seed: u8) -> Arc<Self> {
-        Arc::new(Self(SigningKey::from_seed(&[seed; 32]).unwrap()))
+        Arc::new(Self { key: SigningKey::from_seed(&[seed; 32]).unwrap(), begun: AtomicBool::new(false) })
     }
 }
 
@@ -166,16 +172,25 @@ impl Signer for TestSigner {
     }
 
     fn current(&self) -> Result<VerifierKey, SignerError> {
-        VerifierKey::new(ORIGIN, self.0.public()).map_err(SignerError::Name)
+        VerifierKey::new(ORIGIN, self.key.public()).map_err(SignerError::Name)
     }
 
     fn accepted(&self) -> Result<Vec<VerifierKey>, SignerError> {
         Ok(vec![self.current()?])
     }
 
+    fn has_begun(&self) -> Result<bool, SignerError> {
+        Ok(self.begun.load(Ordering::SeqCst))
+    }
+
+    fn note_begun(&self) -> Result<(), SignerError> {
+        assert!(!self.begun.swap(true, Ordering::SeqCst), "noted once");
+        Ok(())
+    }
+
     fn sign(&self, text: &[u8]) -> Result<Vec<u8>, SignerError> {
         let signature =
-            self.0.sign(text).map_err(|error| SignerError::Keystore(KeystoreError::Sign(error)))?;
+            self.key.sign(text).map_err(|error| SignerError::Keystore(KeystoreError::Sign(error)))?;
         Ok(signature.to_vec())
     }
 }
@@ -184,12 +199,12 @@ impl Signer for TestSigner {
 #[derive(Debug, Default)]
 pub(crate) struct TestEvents {
     pub(crate) batches: Mutex<BTreeMap<u64, Vec<u8>>>,
-    pub(crate) away: std::sync::atomic::AtomicBool,
+    pub(crate) away: AtomicBool,
 }
 
 impl Events for TestEvents {
     async fn leaves(&self, from: u64, through: u64, max: usize) -> Result<Vec<EventLeaf>, EventsUnavailable> {
-        if self.away.load(std::sync::atomic::Ordering::SeqCst) {
+        if self.away.load(Ordering::SeqCst) {
             return Err(EventsUnavailable("away".into()));
         }
         let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sotto_proto::Batch;
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
-    time,
+    time::{self, Instant},
 };
 
 use super::{Outgoing, PublishError, Shared, Stored, lock};
@@ -19,6 +19,8 @@ pub(super) struct Entry<B: Batch> {
     pub(super) items: Vec<B::Item>,
     pub(super) size: usize,
     pub(super) trace: Option<String>,
+    /// Not sent after this.
+    pub(super) until: Instant,
     pub(super) _permit: OwnedSemaphorePermit,
     pub(super) done: oneshot::Sender<Result<Stored, PublishError>>,
 }
@@ -37,8 +39,15 @@ pub(super) async fn run<B: Batch>(
                 None => return,
             },
         };
+        // While the broker is away entries wait one by one, each to its own deadline; a batch is made only when it
+        // can be sent, of what is not late.
+        let late = first.until <= Instant::now();
+        if late || time::timeout_at(first.until, shared.bus.connected()).await.is_err() {
+            refuse(&subject, first);
+            continue;
+        }
         let mut batch = vec![first];
-        left_over = fill(&shared, &mut batch, &mut entries);
+        left_over = fill(&shared, &subject, &mut batch, &mut entries);
         store(&shared, &subject, batch).await;
     }
 }
@@ -66,9 +75,17 @@ async fn next<B: Batch>(
     }
 }
 
+/// It is late and was never sent.
+fn refuse<B: Batch>(subject: &str, entry: Entry<B>) {
+    let refused = Err(PublishError::Unavailable { subject: subject.to_owned() });
+    // A waiter that went away needs no answer.
+    let _gone = entry.done.send(refused);
+}
+
 /// Adds what waits already, up to the bounds; returns the entry that did not fit.
 fn fill<B: Batch>(
     shared: &Shared<B>,
+    subject: &str,
     batch: &mut Vec<Entry<B>>,
     entries: &mut mpsc::Receiver<Entry<B>>,
 ) -> Option<Entry<B>> {
@@ -76,6 +93,10 @@ fn fill<B: Batch>(
     let mut size: usize = batch.iter().map(|entry| entry.size).sum();
     while items < shared.config.max_items && size < shared.config.max_bytes {
         let Ok(entry) = entries.try_recv() else { return None };
+        if entry.until <= Instant::now() {
+            refuse(subject, entry);
+            continue;
+        }
         items += entry.items.len();
         size += entry.size;
         if items > shared.config.max_items || size > shared.config.max_bytes {
@@ -92,7 +113,11 @@ async fn store<B: Batch>(shared: &Shared<B>, subject: &str, mut batch: Vec<Entry
     let payload = Bytes::from(B::from_items(&items).encode_to_vec());
     let trace = batch.iter().find_map(|entry| entry.trace.as_deref());
     let outgoing = Outgoing::new(&shared.bus, subject, payload, items.len(), trace);
-    let result = shared.bus.store(&outgoing, shared.config.attempt, shared.config.deadline).await;
+    let now = Instant::now();
+    let earliest = batch.iter().map(|entry| entry.until).min().unwrap_or(now);
+    // The oldest entry's deadline, but what is sent gets one attempt: its companions are not to fail because of it.
+    let until = earliest.max(now + shared.config.attempt);
+    let result = shared.bus.store(&outgoing, shared.config.attempt, until).await;
     for entry in batch {
         // A waiter that went away does not change what is stored.
         let _gone = entry.done.send(result.clone());

@@ -67,14 +67,13 @@ enum Attempt {
 }
 
 impl Bus {
-    /// Stores one message: repeats with identical bytes and id until acknowledged or until the deadline.
+    /// Stores one message: repeats with identical bytes and id until acknowledged or until `end`.
     pub(crate) async fn store(
         &self,
         outgoing: &Outgoing,
         attempt: Duration,
-        deadline: Duration,
+        end: Instant,
     ) -> Result<Stored, PublishError> {
-        let end = Instant::now() + deadline;
         let mut in_doubt = false;
         let mut pause = Duration::from_millis(20);
         loop {
@@ -84,7 +83,7 @@ impl Bus {
             }
             match self.attempt(outgoing, attempt.min(end.saturating_duration_since(Instant::now()))).await {
                 Attempt::Stored(stored) => return Ok(stored),
-                Attempt::Failed(error) => return Err(error),
+                Attempt::Failed(error) => return Err(refused(error, in_doubt, &outgoing.subject)),
                 Attempt::NotStored => {}
                 Attempt::NoAnswer => in_doubt = true,
             }
@@ -159,6 +158,15 @@ fn read(subject: &str, payload: &[u8], sent: usize) -> Attempt {
     }
 }
 
+/// What a refusal means. It speaks of its own attempt only: an earlier one without an answer may be stored all the same.
+fn refused(error: PublishError, in_doubt: bool, subject: &str) -> PublishError {
+    if !in_doubt {
+        return error;
+    }
+    tracing::warn!(%error, "refused after an attempt without an answer");
+    PublishError::OutcomeUnknown { subject: subject.to_owned() }
+}
+
 /// Leader changes and the like: cluster not available, no quorum, not the leader, store failed, raft.
 fn is_passing(code: u64) -> bool {
     matches!(code, 10_004 | 10_007 | 10_008 | 10_009 | 10_041 | STORE_FAILED)
@@ -167,6 +175,13 @@ fn is_passing(code: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_after_doubt_is_doubt() {
+        let full = || PublishError::Full { subject: "s".to_owned(), description: "d".to_owned() };
+        assert_eq!(refused(full(), false, "s"), full());
+        assert!(refused(full(), true, "s").is_in_doubt());
+    }
 
     fn kind(json: &str) -> Attempt {
         read("s", json.as_bytes(), 10)

@@ -80,9 +80,6 @@ pub mod consumer_name {
         format!("projection-{shard}")
     }
 
-    /// Audit's consumer on EVENTS.
-    pub const AUDIT: &str = "audit";
-
     /// Audit's consumer on AUDIT.
     pub const AUDIT_ACTS: &str = "audit-acts";
 }
@@ -205,7 +202,7 @@ mod tests {
         let accounts = ["viettel-otp".parse().unwrap(), "mobi".parse().unwrap()];
         let names: Vec<_> =
             topology.consumers(&cell(), &accounts).unwrap().into_iter().map(|spec| spec.name).collect();
-        assert_eq!(names.len(), 3 + 2 * 3 + 2 + 1 + 1);
+        assert_eq!(names.len(), 3 + 2 * 3 + 2 + 1);
         assert!(names.contains(&"carrier-viettel-otp-promotional".to_owned()));
         let spec = topology.consumer(&cell(), "INTAKE", "routing-otp").unwrap();
         assert_eq!(spec.stream, "VN_INTAKE");
@@ -230,7 +227,6 @@ mod tests {
             ("INTAKE", consumer_name::routing(Lane::Transactional)),
             ("WAITING", consumer_name::carrier(&account, Lane::Promotional)),
             ("EVENTS", consumer_name::projection(shard)),
-            ("EVENTS", consumer_name::AUDIT.to_owned()),
             ("AUDIT", consumer_name::AUDIT_ACTS.to_owned()),
         ] {
             assert_eq!(topology.consumer(&cell(), stream, &name).unwrap().name, name);
@@ -243,8 +239,8 @@ mod tests {
         let topology = Topology::embedded().unwrap();
         let streams = topology.streams(&cell());
         let most: i64 = streams.iter().map(|stream| stream.max_consumers).sum();
-        // 3 + 600 + (64 + 1) + 1 (INBOUND has none) + 1 + 1 (QUARANTINE has none).
-        assert_eq!(most, 671);
+        // 3 + 600 + 64 + 1 (INBOUND has none) + 1 + 1 (QUARANTINE has none).
+        assert_eq!(most, 670);
         let many: Vec<AccountId> = (0..201).map(|n| format!("a{n}").parse().unwrap()).collect();
         assert!(topology.consumers(&cell(), &many).is_err());
     }

@@ -24,7 +24,7 @@ pub fn permissions(topology: &Topology, service: Service, cell: &Cell) -> Permis
         let name = stream_name(&cell.id, &stream.name);
         let mut touches = false;
         for publisher in stream.publishers.iter().filter(|publisher| publisher.service.includes(service)) {
-            publish.extend(whole(&cell.id, &publisher.subjects));
+            publish.extend(whole(&cell.id, &publisher.subjects_of(service)));
             touches = true;
         }
         for consumer in stream.consumers.iter().filter(|consumer| consumer.service == service) {
@@ -123,7 +123,7 @@ mod tests {
                 publish: [
                     "$JS.API.STREAM.INFO.VN_AUDIT",
                     "$JS.API.STREAM.INFO.VN_QUARANTINE",
-                    "sotto.v1.vn.audit.*",
+                    "sotto.v1.vn.audit.privacy.*",
                     "sotto.v1.vn.quarantine.*",
                 ]
                 .map(ToOwned::to_owned)
@@ -136,12 +136,13 @@ mod tests {
     #[test]
     fn audit_does_not_get_the_projections_consumers() {
         let audit = of(Service::Audit).publish;
-        assert!(audit.contains(&"$JS.ACK.VN_EVENTS.audit.>".to_owned()));
+        assert!(audit.contains(&"$JS.API.DIRECT.GET.VN_EVENTS".to_owned()));
+        assert!(!audit.iter().any(|subject| subject.starts_with("$JS.ACK.VN_EVENTS")));
         assert!(audit.contains(&"$JS.ACK.VN_AUDIT.audit-acts.>".to_owned()));
         assert!(!audit.iter().any(|subject| subject.contains("projection")));
         let ingress = of(Service::Ingress).publish;
         assert!(ingress.contains(&"$JS.API.CONSUMER.MSG.NEXT.VN_EVENTS.projection-1".to_owned()));
-        assert!(!ingress.iter().any(|subject| subject.contains("EVENTS.audit")));
+        assert!(!ingress.iter().any(|subject| subject.contains("audit-acts")));
     }
 
     #[test]

@@ -55,7 +55,26 @@ impl Incoming {
 #[derive(Clone)]
 pub(super) struct Acker {
     bus: Bus,
-    reply: Arc<Mutex<String>>,
+    reply: Arc<Mutex<Reply>>,
+}
+
+/// Where the newest delivery is answered.
+#[derive(Debug)]
+struct Reply {
+    subject: String,
+    /// What was answered, as far as the broker has confirmed it.
+    answered: Option<String>,
+}
+
+impl Reply {
+    const fn new(subject: String) -> Self {
+        Self { subject, answered: None }
+    }
+
+    /// Whether the message was delivered once more after the delivery that was answered.
+    fn is_renewed_since_answer(&self) -> bool {
+        self.answered.as_ref().is_some_and(|answered| *answered != self.subject)
+    }
 }
 
 impl std::fmt::Debug for Acker {
@@ -66,18 +85,23 @@ impl std::fmt::Debug for Acker {
 
 impl Acker {
     pub(super) fn new(bus: &Bus, reply: &str) -> Self {
-        Self { bus: bus.clone(), reply: Arc::new(Mutex::new(reply.to_owned())) }
+        Self { bus: bus.clone(), reply: Arc::new(Mutex::new(Reply::new(reply.to_owned()))) }
     }
 
     /// Takes over the reply subject of a newer delivery of the same message.
     pub(super) fn renew(&self, newer: &Self) {
-        let newer = lock(&newer.reply).clone();
-        *lock(&self.reply) = newer;
+        let newer = lock(&newer.reply).subject.clone();
+        lock(&self.reply).subject = newer;
+    }
+
+    /// Whether the message was delivered once more after the delivery that was answered.
+    pub(super) fn is_renewed_since_answer(&self) -> bool {
+        lock(&self.reply).is_renewed_since_answer()
     }
 
     /// "Still working": the broker waits another `ack_wait`. Not confirmed: the next one is soon.
     pub(super) async fn progress(&self) {
-        let reply = lock(&self.reply).clone();
+        let reply = lock(&self.reply).subject.clone();
         if let Err(error) = self.bus.client().publish(reply, Bytes::from_static(b"+WPI")).await {
             tracing::debug!(%error, "an in-progress acknowledgement was not sent");
         }
@@ -101,16 +125,19 @@ impl Acker {
             if time::timeout_at(end, self.bus.connected()).await.is_err() {
                 return false;
             }
-            let reply = lock(&self.reply).clone();
+            let reply = lock(&self.reply).subject.clone();
             let request = Request::new().payload(payload.clone()).timeout(Some(CONFIRM));
             let mut state = self.bus.state();
             let generation = state.borrow_and_update().generation;
             let answer = tokio::select! {
-                answer = time::timeout(CONFIRM, self.bus.client().send_request(reply, request)) => answer,
+                answer = time::timeout(CONFIRM, self.bus.client().send_request(reply.clone(), request)) => answer,
                 _ = state.wait_for(|state| state.generation != generation) => continue,
             };
             match answer {
-                Ok(Ok(_)) => return true,
+                Ok(Ok(_)) => {
+                    lock(&self.reply).answered = Some(reply);
+                    return true;
+                }
                 Ok(Err(error)) => tracing::debug!(%error, "an acknowledgement was not confirmed"),
                 Err(_elapsed) => tracing::debug!("an acknowledgement was not confirmed in time"),
             }
@@ -125,6 +152,20 @@ impl Acker {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_delivery_that_came_after_the_answer_is_told() {
+        let mut reply = Reply::new("first".to_owned());
+        assert!(!reply.is_renewed_since_answer());
+        // Delivered again while its handler works: the handler's end will answer it.
+        reply.subject = "second".to_owned();
+        assert!(!reply.is_renewed_since_answer());
+        reply.answered = Some("second".to_owned());
+        assert!(!reply.is_renewed_since_answer());
+        // Given back, and it returned before it was let go.
+        reply.subject = "third".to_owned();
+        assert!(reply.is_renewed_since_answer());
+    }
 
     #[test]
     fn reads_the_reply_subject() {

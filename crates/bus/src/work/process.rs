@@ -30,6 +30,9 @@ use crate::{
     trace,
 };
 
+/// The shortest delay: a message that is wanted again at once.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
 /// What all tasks of a worker share.
 pub(super) struct Work<B: Batch, H> {
     pub(super) bus: Bus,
@@ -56,6 +59,8 @@ pub(super) struct Claim {
 pub(super) struct Readable<B: Batch> {
     pub(super) subject: Subject,
     pub(super) items: Vec<B::Item>,
+    /// The place of each item in the message: some may not have been readable.
+    pub(super) places: Vec<usize>,
 }
 
 impl<B: Batch, H: Handler<B>> Work<B, H> {
@@ -92,7 +97,7 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
     }
 
     /// Takes a message into hand. None if it is in hand already: then it was delivered again while its handler still
-    /// works, and the handler's end will acknowledge the newer delivery.
+    /// works, and the handler's end will acknowledge the newer delivery; see [`Self::let_go`].
     pub(super) fn claim(&self, consumer: usize, message: Incoming, ack_wait: Duration) -> Option<Claim> {
         let key = (consumer, message.meta.stream_sequence);
         {
@@ -115,7 +120,16 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
     pub(super) async fn give_back(&self, claim: Claim, after: Duration) {
         lock(&self.failures).innocent(claim.key);
         claim.message.acker.nak(after, claim.ack_wait).await;
-        lock(&self.in_hand).remove(&claim.key);
+        self.let_go(claim.key, &claim.message.acker, claim.ack_wait).await;
+    }
+
+    /// Ends what [`Self::claim`] began. A message that was given back may return before it is let go: that delivery was
+    /// taken for one of a running handler, and without an answer the broker would keep it for a whole `ack_wait`.
+    async fn let_go(&self, key: (usize, u64), acker: &Acker, patience: Duration) {
+        lock(&self.in_hand).remove(&key);
+        if acker.is_renewed_since_answer() {
+            acker.nak(AT_ONCE, patience).await;
+        }
     }
 
     /// Handles a message in a task of its own.
@@ -130,9 +144,9 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
         );
         trace::adopt(&span, message.headers.as_ref());
         let task = async move {
-            let key = claim.key;
+            let (key, ack_wait, acker) = (claim.key, claim.ack_wait, claim.message.acker.clone());
             work.process(claim).await;
-            lock(&work.in_hand).remove(&key);
+            work.let_go(key, &acker, ack_wait).await;
             drop(slot);
         };
         self.bus.work().tasks.spawn(self.tasks.track_future(task.instrument(span)));
@@ -244,12 +258,16 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
             return None;
         }
         let count = parsed.len();
-        let mut items = Vec::with_capacity(count);
+        let (mut items, mut places) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for (index, item) in parsed.into_iter().enumerate() {
             match item {
-                Ok(item) => items.push(item),
+                Ok(item) => {
+                    items.push(item);
+                    places.push(index);
+                }
                 Err(error) => {
-                    let cause = Cause::new(format!("item {} of {count}: {error}", index + 1)).at(index);
+                    let why = format!("item {} of {count}: {error}", index + 1);
+                    let cause = Cause::unreadable::<B>(why, index, &message.payload);
                     if !self.quarantine(claim, subject.topic(), cause).await {
                         return None;
                     }
@@ -260,11 +278,11 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
             self.acknowledge(claim).await;
             return None;
         }
-        Some(Readable { subject, items })
+        Some(Readable { subject, items, places })
     }
 
     async fn quarantine_whole(&self, claim: &Claim, topic: Topic, why: &str) {
-        if self.quarantine(claim, topic, Cause::new(why.to_owned())).await {
+        if self.quarantine(claim, topic, Cause::whole(why.to_owned())).await {
             self.acknowledge(claim).await;
         }
     }

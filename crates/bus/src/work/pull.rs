@@ -13,8 +13,11 @@ use crate::{Bus, topology::ConsumerSpec};
 
 /// How long a pull waits at the broker while there is nothing.
 const WAIT: Duration = Duration::from_secs(5);
-/// How long an immediate pull waits for the broker.
+/// How long the broker may take for a round trip.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an immediate pull waits. The broker answers at once, except when so much is unacknowledged that it may not
+/// deliver: then it keeps the request, and more urgent queues must not wait for that.
+const AT_ONCE: Duration = Duration::from_millis(250);
 /// Pause after the broker said that the consumer cannot be pulled from now.
 pub(super) const PAUSE: Duration = Duration::from_millis(300);
 
@@ -65,31 +68,47 @@ impl Pull {
         })
     }
 
-    /// Asks for what there is now, at most `most`. One more may come if a waiting pull was answered meanwhile.
+    /// Asks for what there is now, at most `most`. While a pull waits at the broker there is nothing: it would have been
+    /// answered.
     pub(super) async fn fetch_now(&mut self, most: usize) -> Vec<Incoming> {
         let mut messages = Vec::new();
-        if self.is_blocked() || most == 0 {
+        self.forget_stale_wait();
+        if self.is_blocked() || most == 0 || self.waiting.is_some() {
             return messages;
         }
-        self.forget_stale_wait();
         let Some(id) = self.ask(json!({ "batch": most, "no_wait": true })).await else {
             return messages;
         };
-        let end = Instant::now() + PATIENCE;
-        // The broker serves requests in order, so an earlier waiting pull takes the first message.
-        while messages.len() < most + usize::from(self.waiting.is_some()) {
+        let end = Instant::now() + AT_ONCE;
+        while messages.len() < most {
             match time::timeout_at(end, self.arrival()).await {
                 Ok(Arrival::Message(message)) => messages.push(message),
                 Ok(Arrival::Ended(ended)) if ended == id => break,
                 Ok(Arrival::Ended(_) | Arrival::Nothing) => {}
-                Ok(Arrival::Closed) | Err(_) => break,
+                Ok(Arrival::Closed) => break,
+                Err(_elapsed) => {
+                    messages.extend(self.withdraw().await);
+                    break;
+                }
             }
         }
-        if !messages.is_empty() {
-            // The waiting pull was for one message and has it.
-            self.waiting = None;
-        }
         messages
+    }
+
+    /// Takes back every request that the broker keeps, by leaving their inbox for a new one; returns what it had sent.
+    /// Kept requests would add up, and be answered when nobody has room.
+    async fn withdraw(&mut self) -> Vec<Incoming> {
+        let inbox = self.bus.client().new_inbox();
+        let subscriber = match self.bus.client().subscribe(format!("{inbox}.*")).await {
+            Ok(subscriber) => subscriber,
+            Err(error) => {
+                tracing::debug!(%error, consumer = self.consumer, "no new inbox");
+                return Vec::new();
+            }
+        };
+        let sent = self.drain().await;
+        (self.inbox, self.subscriber, self.waiting) = (inbox, subscriber, None);
+        sent
     }
 
     /// Lets one pull for one message wait at the broker, unless one waits already.
@@ -130,6 +149,10 @@ impl Pull {
 
     /// Ends all requests and returns what the broker had already sent.
     pub(super) async fn close(mut self) -> Vec<Incoming> {
+        self.drain().await
+    }
+
+    async fn drain(&mut self) -> Vec<Incoming> {
         let mut messages = Vec::new();
         let end = Instant::now() + PATIENCE;
         if let Err(error) = self.subscriber.drain().await {

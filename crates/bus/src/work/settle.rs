@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use sotto_core::Timestamp;
 use sotto_proto::Batch;
+use tokio::time::Instant;
 
 use super::{
     Handler, Outcome,
@@ -25,31 +26,33 @@ const NAKS: u64 = 2;
 /// How long a publish on the way to an acknowledgement may take.
 const ATTEMPT: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(20);
+/// Messages that a batch's items may become when they go back, but for rounding.
+const GROUPS: u64 = 16;
 /// Pause when the broker would not take what must be stored before the acknowledgement.
 const NO_ROOM: Duration = Duration::from_secs(5);
 
 impl<B: Batch, H: Handler<B>> Work<B, H> {
     /// Acts on the outcomes: first everything that must be stored, then the acknowledgement.
     pub(super) async fn settle(&self, claim: &Claim, batch: Readable<B>, outcomes: Vec<Outcome>) {
-        let mut retries: BTreeMap<Duration, Vec<B::Item>> = BTreeMap::new();
+        let mut retries: Vec<(Duration, B::Item)> = Vec::new();
         let count = batch.items.len();
-        for (index, (item, outcome)) in batch.items.into_iter().zip(outcomes).enumerate() {
+        for ((item, place), outcome) in batch.items.into_iter().zip(batch.places).zip(outcomes) {
             match outcome {
                 Outcome::Done => {}
-                Outcome::Retry { after } => retries.entry(after).or_default().push(item),
+                Outcome::Retry { after } => retries.push((after, item)),
                 Outcome::Quarantine { why } => {
-                    let cause = Cause::new(why).at(index).item::<B>(&item);
+                    let cause = Cause::given_up::<B>(why, place, &item);
                     if !self.quarantine(claim, batch.subject.topic(), cause).await {
                         return;
                     }
                 }
             }
         }
-        let Some(longest) = retries.keys().next_back().copied() else {
+        let Some(longest) = retries.iter().map(|(after, _)| *after).max() else {
             self.acknowledge(claim).await;
             return;
         };
-        let all = retries.values().map(Vec::len).sum::<usize>() == count;
+        let all = retries.len() == count;
         match self.retention {
             // Nothing can be published twice in a log: the whole batch comes again, and what is done is known.
             Retention::Limits => self.nak(claim, longest.min(LONGEST_NAK)).await,
@@ -60,7 +63,7 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
                 let subject = batch.subject.put_back().in_cell(&self.bus.cell().id);
                 let now = self.bus.clock().now();
                 let mut outgoing = Vec::new();
-                for (after, items) in retries {
+                for (after, items) in together(retries, longest) {
                     let mut one = self.outgoing(claim, &subject, &items);
                     set_not_before(&mut one, now.plus(after));
                     outgoing.push(one);
@@ -121,7 +124,7 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
     /// Publishes, then acknowledges: in between a crash repeats items, it never loses one.
     async fn replace(&self, claim: &Claim, outgoing: Vec<Outgoing>) {
         for one in outgoing {
-            if let Err(error) = self.bus.store(&one, ATTEMPT, DEADLINE).await {
+            if let Err(error) = self.bus.store(&one, ATTEMPT, Instant::now() + DEADLINE).await {
                 tracing::warn!(%error, "items could not be put back; the batch comes again");
                 self.nak(claim, NO_ROOM).await;
                 return;
@@ -141,7 +144,7 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
             deliveries: message.meta.delivered,
         };
         let outgoing = cause.outgoing(&self.bus, topic, &origin);
-        match self.bus.store(&outgoing, ATTEMPT, DEADLINE).await {
+        match self.bus.store(&outgoing, ATTEMPT, Instant::now() + DEADLINE).await {
             Ok(_) => true,
             Err(error) => {
                 tracing::error!(%error, "quarantine does not take a record; the batch comes again");
@@ -157,6 +160,50 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
     }
 }
 
+/// Items that go back, by their delay. Delays are lengthened a little, so that a batch to which an outage gave a delay
+/// for each item becomes a few messages and not one for each.
+fn together<I>(retries: Vec<(Duration, I)>, longest: Duration) -> BTreeMap<Duration, Vec<I>> {
+    let grain = longest.as_secs().div_ceil(GROUPS).max(1);
+    let mut groups: BTreeMap<Duration, Vec<I>> = BTreeMap::new();
+    for (after, item) in retries {
+        let whole = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        groups.entry(Duration::from_secs(whole.next_multiple_of(grain))).or_default().push(item);
+    }
+    groups
+}
+
 fn set_not_before(outgoing: &mut Outgoing, at: Timestamp) {
     outgoing.headers.insert(names::NOT_BEFORE, at.unix_millis().to_string().as_str());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn groups(delays: &[u64]) -> Vec<(u64, Vec<u64>)> {
+        let retries: Vec<_> = delays.iter().map(|ms| (Duration::from_millis(*ms), *ms)).collect();
+        let longest = retries.iter().map(|(after, _)| *after).max().unwrap();
+        together(retries, longest).into_iter().map(|(after, items)| (after.as_secs(), items)).collect()
+    }
+
+    #[test]
+    fn delays_of_one_second_go_back_together_and_never_early() {
+        assert_eq!(
+            groups(&[0, 1, 999, 1_000, 1_001]),
+            [(0, vec![0]), (1, vec![1, 999, 1_000]), (2, vec![1_001])]
+        );
+    }
+
+    #[test]
+    fn a_hundred_delays_make_a_few_messages() {
+        for longest in [1_000, 30_000, 300_000, 86_400_000] {
+            let delays: Vec<_> = (1..=100).map(|n| longest * n / 100).collect();
+            let groups = groups(&delays);
+            assert!(groups.len() <= 17, "{}", groups.len());
+            for (after, items) in groups {
+                assert!(items.iter().all(|ms| *ms <= after * 1_000), "early");
+                assert!(items.iter().all(|ms| after * 1_000 <= ms + longest / 16 + 2_000), "late");
+            }
+        }
+    }
 }

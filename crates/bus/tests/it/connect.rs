@@ -1,6 +1,6 @@
 //! Connecting and setting up.
 
-use std::{fs, net::Ipv4Addr, sync::Arc};
+use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _, sync::Arc};
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use sotto_bus::{
@@ -8,7 +8,7 @@ use sotto_bus::{
     topology::{self, SetupError},
 };
 use sotto_core::{Classified as _, ErrorClass};
-use sotto_testkit::{Pki, eventually};
+use sotto_testkit::{Pki, eventually, write_secret};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpListener,
@@ -105,13 +105,24 @@ async fn anothers_consumer_is_refused() {
 }
 
 #[tokio::test]
+async fn a_seed_that_lies_open_is_not_used() {
+    let cell = TestCell::start().await;
+    let config = cell.config(Service::Routing);
+    fs::set_permissions(&config.nkey_seed_file, fs::Permissions::from_mode(0o644)).unwrap();
+    let error = Bus::connect(&config, cell.options(Service::Routing)).await.unwrap_err();
+    assert!(matches!(error, ConnectError::SeedOpen { .. }), "{error:?}");
+    assert_eq!(error.class(), ErrorClass::Reject);
+    assert!(error.to_string().contains("chmod 600"), "{error}");
+}
+
+#[tokio::test]
 async fn strangers_do_not_get_in() {
     let cell = TestCell::start().await;
     let options = || cell.options(Service::Routing);
     let good = cell.config(Service::Routing);
 
     let foreign_key = cell.pki.dir().join("foreign.nkey");
-    fs::write(&foreign_key, nkeys::KeyPair::new_user().seed().unwrap()).unwrap();
+    write_secret(&foreign_key, nkeys::KeyPair::new_user().seed().unwrap());
     let config = NatsConfig { nkey_seed_file: foreign_key, ..good.clone() };
     let error = Bus::connect(&config, options()).await.unwrap_err();
     assert!(matches!(error, ConnectError::Unauthorized { .. }), "{error:?}");

@@ -1,6 +1,12 @@
 //! A proxy that can hold back what the server says: the request arrives, the answer does not.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -18,6 +24,7 @@ struct Order {
 pub(crate) struct Gate {
     address: SocketAddr,
     orders: watch::Sender<Order>,
+    passed: Arc<AtomicU64>,
     _listening: AbortOnDropHandle<()>,
 }
 
@@ -26,19 +33,26 @@ impl Gate {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (orders, watched) = watch::channel(Order { answers: true, era: 0 });
+        let passed = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&passed);
         let tasks = TaskTracker::new();
         let open = tasks.clone();
         let listening = tasks.spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                open.spawn(connection(client, server, watched.clone()));
+                open.spawn(connection(client, server, watched.clone(), Arc::clone(&counted)));
             }
         });
-        Self { address, orders, _listening: AbortOnDropHandle::new(listening) }
+        Self { address, orders, passed, _listening: AbortOnDropHandle::new(listening) }
     }
 
     pub(crate) fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// Bytes from clients that went through.
+    pub(crate) fn passed(&self) -> u64 {
+        self.passed.load(Ordering::SeqCst)
     }
 
     /// Holds back the server's bytes.
@@ -52,13 +66,24 @@ impl Gate {
     }
 }
 
-async fn connection(client: TcpStream, server: SocketAddr, mut orders: watch::Receiver<Order>) {
+async fn connection(
+    client: TcpStream,
+    server: SocketAddr,
+    mut orders: watch::Receiver<Order>,
+    passed: Arc<AtomicU64>,
+) {
     let era = orders.borrow().era;
     let server = TcpStream::connect(server).await.unwrap();
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let mut held = orders.clone();
-    let up = tokio::io::copy(&mut from_client, &mut to_server);
+    let up = async move {
+        let mut buffer = vec![0; 16_384];
+        while let Ok(read @ 1..) = from_client.read(&mut buffer).await {
+            to_server.write_all(buffer.get(..read).unwrap()).await.unwrap();
+            passed.fetch_add(u64::try_from(read).unwrap(), Ordering::SeqCst);
+        }
+    };
     let down = async move {
         let mut buffer = vec![0; 16_384];
         while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
@@ -67,7 +92,7 @@ async fn connection(client: TcpStream, server: SocketAddr, mut orders: watch::Re
         }
     };
     tokio::select! {
-        _ = up => {}
+        () = up => {}
         () = down => {}
         _ = orders.wait_for(|order| order.era != era) => {}
     }

@@ -59,6 +59,55 @@ async fn urgent_messages_overtake_those_that_wait() {
     assert!(worker.stop(BOUND).await);
 }
 
+/// Otherwise busy for ever with advertising; answers for the rest at once.
+struct Saturated {
+    promotional: AtomicUsize,
+    otp: AtomicUsize,
+    go: Semaphore,
+}
+
+impl Handler<Texts> for Saturated {
+    async fn handle(&self, delivery: Delivery<Texts>) -> Vec<Outcome> {
+        if delivery.subject == accepted(Lane::Otp) {
+            self.otp.fetch_add(1, Ordering::SeqCst);
+        } else {
+            self.promotional.fetch_add(1, Ordering::SeqCst);
+            self.go.acquire().await.unwrap().forget();
+        }
+        vec![Outcome::Done; delivery.items.len()]
+    }
+}
+
+#[tokio::test]
+async fn a_lane_that_may_not_deliver_holds_up_no_other() {
+    let cell = TestCell::changed(&[("max_ack_pending = 1024", "max_ack_pending = 2")]).await;
+    let publisher = publisher(&cell.bus(Service::Ingress).await);
+    for n in 0..10 {
+        publisher.publish(&accepted(Lane::Promotional), format!("p{n}")).await.unwrap();
+    }
+    let busy = Arc::new(Saturated {
+        promotional: AtomicUsize::new(0),
+        otp: AtomicUsize::new(0),
+        go: Semaphore::new(0),
+    });
+    // More slots than the broker lets out: the pull for the third message is not answered.
+    let worker =
+        route(&cell.bus(Service::Routing).await, &busy, WorkerConfig { concurrency: 8, ..quick() }).await;
+    eventually(BOUND, "two to start", || async { busy.promotional.load(Ordering::SeqCst) == 2 }).await;
+    let mut longest = std::time::Duration::ZERO;
+    for n in 1..=40 {
+        let sent = tokio::time::Instant::now();
+        publisher.publish(&accepted(Lane::Otp), "code".to_owned()).await.unwrap();
+        eventually(BOUND, "the code", || async { busy.otp.load(Ordering::SeqCst) == n }).await;
+        longest = longest.max(sent.elapsed());
+    }
+    assert!(longest < std::time::Duration::from_secs(1), "a code waited {longest:?}");
+    assert_eq!(busy.promotional.load(Ordering::SeqCst), 2);
+    busy.go.add_permits(100);
+    eventually(BOUND, "the stream to be empty", || async { cell.messages("INTAKE").await == 0 }).await;
+    assert!(worker.stop(BOUND).await);
+}
+
 #[tokio::test]
 async fn an_idle_worker_takes_each_lane_at_once() {
     let cell = TestCell::start().await;

@@ -1,6 +1,7 @@
 //! The bus against a real nats-server: TLS first, nkeys, the generated configuration, fsync on every write.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+mod acts;
 mod cell;
 mod connect;
 mod faults;

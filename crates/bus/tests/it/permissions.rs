@@ -6,14 +6,14 @@ use sotto_bus::{Service, topology};
 
 use crate::cell::{BOUND, Raw, TestCell, vn};
 
-/// Who publishes what, written down once more by hand.
+/// Who publishes what, written down once more by hand; besides, each service its own acts.
 const MAY_PUBLISH: &[(Service, &[&str])] = &[
-    (Service::Ingress, &["accepted", "event", "audit", "quarantine"]),
-    (Service::Routing, &["retry", "waiting", "event", "audit", "quarantine"]),
-    (Service::Carrier, &["retry", "waiting", "event", "inbound", "audit", "quarantine"]),
-    (Service::Identity, &["audit", "quarantine"]),
-    (Service::Privacy, &["audit", "quarantine"]),
-    (Service::Audit, &["audit", "quarantine"]),
+    (Service::Ingress, &["accepted", "event", "quarantine"]),
+    (Service::Routing, &["retry", "waiting", "event", "quarantine"]),
+    (Service::Carrier, &["retry", "waiting", "event", "inbound", "quarantine"]),
+    (Service::Identity, &["quarantine"]),
+    (Service::Privacy, &["quarantine"]),
+    (Service::Audit, &["quarantine"]),
     (Service::Operator, &[]),
     (Service::Provisioner, &[]),
 ];
@@ -32,7 +32,7 @@ const MAY_PULL: &[(Service, &[(&str, &str)])] = &[
         &[("INTAKE", "routing-otp"), ("INTAKE", "routing-transactional"), ("INTAKE", "routing-promotional")],
     ),
     (Service::Carrier, &[("WAITING", "carrier-mobi-otp"), ("WAITING", "carrier-other-promotional")]),
-    (Service::Audit, &[("EVENTS", "audit"), ("AUDIT", "audit-acts")]),
+    (Service::Audit, &[("AUDIT", "audit-acts")]),
 ];
 
 const BUSINESS: &[(&str, &str)] = &[
@@ -41,7 +41,6 @@ const BUSINESS: &[(&str, &str)] = &[
     ("waiting", "waiting.mobi.otp"),
     ("event", "event.1"),
     ("inbound", "inbound.acme"),
-    ("audit", "audit.keys"),
     ("quarantine", "quarantine.accepted"),
 ];
 
@@ -74,6 +73,12 @@ fn publish_matrix(service: Service) -> Vec<(String, bool)> {
         matrix.push((format!("sotto.v1.de.{subject}"), false));
         matrix.push((format!("sotto.v2.vn.{subject}"), false));
     }
+    for other in Service::ALL {
+        let own = other == service && service.is_service();
+        matrix.push((format!("sotto.v1.vn.audit.{other}.keys"), own));
+        matrix.push((format!("sotto.v1.de.audit.{other}.keys"), false));
+    }
+    matrix.push(("sotto.v1.vn.audit.keys".to_owned(), false));
     let provisions = service == Service::Provisioner;
     let operates = service == Service::Operator;
     let topic_of = |stream: &str| match stream {
@@ -81,11 +86,12 @@ fn publish_matrix(service: Service) -> Vec<(String, bool)> {
         "WAITING" => vec!["waiting"],
         "EVENTS" => vec!["event"],
         "INBOUND" => vec!["inbound"],
-        "AUDIT" => vec!["audit"],
         _ => vec!["quarantine"],
     };
     for stream in STREAMS {
-        let touches = topic_of(stream).iter().any(|topic| publishes.contains(topic))
+        let tells = *stream == "AUDIT" && service.is_service();
+        let touches = tells
+            || topic_of(stream).iter().any(|topic| publishes.contains(topic))
             || reads.contains(stream)
             || pulls.iter().any(|(from, _)| from == stream);
         matrix.push((format!("$JS.API.DIRECT.GET.VN_{stream}"), reads.contains(stream)));
@@ -132,6 +138,7 @@ fn subscribe_matrix(service: Service) -> Vec<(String, bool)> {
         ("client.>".to_owned(), false),
     ];
     matrix.extend(BUSINESS.iter().map(|(_, subject)| (format!("sotto.v1.vn.{subject}"), false)));
+    matrix.push((format!("sotto.v1.vn.audit.{service}.keys"), false));
     matrix.extend(Service::ALL.map(|other| (format!("_INBOX.{other}.x.*"), other == service)));
     matrix
 }

@@ -5,12 +5,17 @@ use std::{collections::HashSet, sync::Arc};
 use futures::future::join_all;
 use sotto_bus::{AuditCategory, PublishError, Publisher, PublisherConfig, Service, StreamReader, Subject};
 use sotto_core::{AccountId, Classified as _, ErrorClass, Lane};
+use sotto_testkit::eventually;
 use tokio::{
     task::unconstrained,
     time::{Duration, Instant},
 };
+use tokio_util::task::TaskTracker;
 
-use crate::cell::{BOUND, TestCell, Texts, accepted, publisher, texts};
+use crate::{
+    cell::{BOUND, TestCell, Texts, accepted, publisher, texts},
+    gate::Gate,
+};
 
 #[tokio::test]
 async fn one_at_a_time_each_is_a_batch_of_its_own() {
@@ -99,7 +104,7 @@ async fn a_refused_subject_is_told_at_once() {
     let error = publisher.publish(&accepted(Lane::Otp), "x".to_owned()).await.unwrap_err();
     assert!(matches!(error, PublishError::NotAllowed { .. }), "{error:?}");
     assert!(before.elapsed() < Duration::from_secs(4), "not by a timeout");
-    publisher.publish(&Subject::Audit(AuditCategory::Keys), "x".to_owned()).await.unwrap();
+    publisher.publish(&Subject::Audit(Service::Privacy, AuditCategory::Keys), "x".to_owned()).await.unwrap();
 }
 
 #[tokio::test]
@@ -137,11 +142,11 @@ async fn away_until_the_deadline_is_certainly_not_stored() {
     let publisher = Publisher::<Texts>::new(&bus, config);
     let state = bus.state();
     cell.server.kill().await;
-    sotto_testkit::eventually(BOUND, "the loss", || async { !state.borrow().connected }).await;
+    eventually(BOUND, "the loss", || async { !state.borrow().connected }).await;
     let error = publisher.publish(&accepted(Lane::Otp), "x".to_owned()).await.unwrap_err();
     assert!(matches!(error, PublishError::Unavailable { .. }) && !error.is_in_doubt(), "{error:?}");
     cell.server.restart().await;
-    sotto_testkit::eventually(BOUND, "the return", || async { state.borrow().connected }).await;
+    eventually(BOUND, "the return", || async { state.borrow().connected }).await;
     assert_eq!(cell.messages("INTAKE").await, 0);
 }
 
@@ -160,6 +165,58 @@ async fn sent_and_never_answered_is_in_doubt() {
     let error = publisher.publish(&accepted(Lane::Otp), "x".to_owned()).await.unwrap_err();
     assert!(error.is_in_doubt(), "{error:?}");
     cell.server.thaw().await;
+}
+
+#[tokio::test]
+async fn a_refusal_after_an_unanswered_attempt_is_in_doubt() {
+    let cell =
+        TestCell::changed(&[("max_messages_per_subject = 10_000", "max_messages_per_subject = 1")]).await;
+    let gate = Gate::start(cell.server.address()).await;
+    let bus = cell.bus_through(Service::Routing, gate.port()).await;
+    let publisher = publisher(&bus);
+    let subject = Subject::Waiting("mobi".parse().unwrap(), Lane::Otp);
+    publisher.publish(&subject, "first".to_owned()).await.unwrap();
+    gate.hold_answers();
+    let passed = gate.passed();
+    let tasks = TaskTracker::new();
+    let waiting = {
+        let (publisher, subject) = (publisher.clone(), subject.clone());
+        tasks.spawn(async move { publisher.publish(&subject, "x".repeat(10_000)).await })
+    };
+    // It is sent, and what the broker says of it gets lost with the connection.
+    eventually(BOUND, "the attempt", || async { gate.passed() > passed + 10_000 }).await;
+    gate.break_and_pass();
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(error.is_in_doubt(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_long_queue_fails_at_its_deadline_and_not_one_batch_after_the_other() {
+    let mut cell = TestCell::start().await;
+    let bus = cell.bus(Service::Ingress).await;
+    let config = PublisherConfig {
+        deadline: Duration::from_secs(1),
+        max_items: 10,
+        queue: 100,
+        ..PublisherConfig::default()
+    };
+    let publisher = Publisher::<Texts>::new(&bus, config);
+    let state = bus.state();
+    cell.server.kill().await;
+    eventually(BOUND, "the loss", || async { !state.borrow().connected }).await;
+    let before = Instant::now();
+    let subject = accepted(Lane::Otp);
+    // Some wait outside of the queue.
+    let all = (0..500).map(|n| publisher.publish(&subject, format!("m{n}")));
+    let failed = unconstrained(join_all(all)).await;
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+    for result in failed {
+        assert!(matches!(result, Err(PublishError::Unavailable { .. })), "{result:?}");
+    }
+    cell.server.restart().await;
+    eventually(BOUND, "the return", || async { state.borrow().connected }).await;
+    publisher.publish(&subject, "after".to_owned()).await.unwrap();
+    assert_eq!(everything(&cell).await, ["after"]);
 }
 
 /// Every item of INTAKE, in order.

@@ -1,7 +1,7 @@
 //! Reading streams beside their consumers.
 
 use futures::future::join_all;
-use sotto_bus::{AuditCategory, ReadError, Service, StreamReader, Subject};
+use sotto_bus::{AuditCategory, ConsumerState, Outcome, ReadError, Service, StreamReader, Subject, Worker};
 use sotto_core::Lane;
 use sotto_testkit::eventually;
 
@@ -66,10 +66,39 @@ async fn gaps_of_a_work_queue_are_skipped() {
 }
 
 #[tokio::test]
+async fn how_far_a_consumer_has_come_is_told() {
+    let cell = TestCell::start().await;
+    let identity = cell.bus(Service::Identity).await;
+    let acts = publisher(&identity);
+    for n in 0..5 {
+        acts.publish(&Subject::Audit(Service::Identity, AuditCategory::Keys), format!("m{n}")).await.unwrap();
+    }
+    let bus = cell.bus(Service::Audit).await;
+    let reader = StreamReader::<Texts>::new(&bus, "AUDIT").unwrap();
+    assert_eq!(reader.consumer("audit-acts").await.unwrap(), ConsumerState::default());
+    let script = Script::new(|given| {
+        let later = Outcome::Retry { after: std::time::Duration::from_secs(20) };
+        given.items.iter().map(|item| if item == "m2" { later.clone() } else { Outcome::Done }).collect()
+    });
+    let consumers = ["audit-acts".to_owned()];
+    let worker = Worker::<Texts>::start(&bus, "AUDIT", &consumers, script, quick()).await.unwrap();
+    let all_but_one = ConsumerState { acknowledged: 2, delivered: 5 };
+    eventually(BOUND, "all but one", || async {
+        let pending = cell.consumer("VN_AUDIT.audit-acts").await["num_ack_pending"] == 1;
+        pending && reader.consumer("audit-acts").await.unwrap() == all_but_one
+    })
+    .await;
+    assert!(worker.stop(BOUND).await);
+}
+
+#[tokio::test]
 async fn who_may_not_read_is_told_so() {
     let cell = TestCell::start().await;
     let privacy = cell.bus(Service::Privacy).await;
-    publisher(&privacy).publish(&Subject::Audit(AuditCategory::Keys), "x".to_owned()).await.unwrap();
+    publisher(&privacy)
+        .publish(&Subject::Audit(Service::Privacy, AuditCategory::Keys), "x".to_owned())
+        .await
+        .unwrap();
     let reader = StreamReader::<Texts>::new(&privacy, "AUDIT").unwrap();
     let error = reader.read(1, 1).next().await.unwrap_err();
     assert!(matches!(error, ReadError::Api { .. }), "{error:?}");

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures::StreamExt as _;
 use sotto_bus::{Outcome, Service, Subject, Worker, topology::consumer_name};
 use sotto_core::{Clock as _, Lane, ManualClock, SystemClock};
 use sotto_testkit::eventually;
@@ -233,6 +234,73 @@ async fn in_a_log_a_retry_repeats_the_batch_and_holds_the_next() {
     assert_eq!(given.len(), 9, "{given:?}");
     assert_eq!(given.last().unwrap().items, texts(&["c"]));
     assert_eq!(cell.quarantined().await, Vec::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_given_back_and_returns_at_once_is_never_lost_sight_of() {
+    let cell = TestCell::changed(&[(
+        "ack_wait_s = 30\n  max_ack_pending = 1\n",
+        "ack_wait_s = 60\n  max_ack_pending = 64\n",
+    )])
+    .await;
+    let shard = vn().shards.iter().next().unwrap();
+    let publisher = publisher(&cell.bus(Service::Routing).await);
+    for n in 0..30 {
+        publisher.publish(&Subject::Event(shard), format!("m{n}")).await.unwrap();
+    }
+    let bus = cell.bus(Service::Ingress).await;
+    let done = Arc::new(AtomicUsize::new(0));
+    let script = {
+        let done = Arc::clone(&done);
+        Script::new(move |given| {
+            if given.delivery < 40 {
+                return vec![Outcome::Retry { after: Duration::ZERO }];
+            }
+            done.fetch_add(1, Ordering::SeqCst);
+            vec![Outcome::Done]
+        })
+    };
+    let consumer = [consumer_name::projection(shard)];
+    let config = sotto_bus::WorkerConfig { concurrency: 64, ..quick() };
+    let worker =
+        Worker::<Texts>::start(&bus, "EVENTS", &consumer, Arc::clone(&script), config).await.unwrap();
+    eventually(BOUND, "all to be handled", || async { done.load(Ordering::SeqCst) == 30 }).await;
+    assert!(worker.stop(BOUND).await);
+}
+
+#[tokio::test]
+async fn an_item_that_ends_its_process_is_isolated_by_the_next_one() {
+    let cell = TestCell::changed(&[(
+        "ack_wait_s = 30\n  max_ack_pending = 1024",
+        "ack_wait_s = 1\n  max_ack_pending = 1024",
+    )])
+    .await;
+    publisher(&cell.bus(Service::Ingress).await)
+        .publish_all(&accepted(Lane::Otp), texts(&["a", "crash", "b"]))
+        .await
+        .unwrap();
+    // Three processes take the batch and are never heard of again.
+    let raw = cell.raw(Service::Routing).await;
+    let mut inbox = raw.client.subscribe("_INBOX.routing.raw.pull").await.unwrap();
+    for _ in 0..3 {
+        let pull = r#"{"batch":1,"expires":20000000000}"#;
+        let next = "$JS.API.CONSUMER.MSG.NEXT.VN_INTAKE.routing-otp";
+        raw.client.publish_with_reply(next, "_INBOX.routing.raw.pull", pull.into()).await.unwrap();
+        let message = tokio::time::timeout(BOUND, inbox.next()).await.unwrap().unwrap();
+        assert_eq!(message.status, None);
+    }
+    let script = Script::new(|given| {
+        assert!(!given.items.contains(&"crash".to_owned()), "crashed as told");
+        vec![Outcome::Done; given.items.len()]
+    });
+    let worker = route(&cell.bus(Service::Routing).await, &script, quick()).await;
+    eventually(BOUND, "the stream to be empty", || async { cell.messages("INTAKE").await == 0 }).await;
+    assert!(worker.stop(BOUND).await);
+    let given = script.given();
+    assert!(given.iter().all(|given| given.items.len() == 1), "never together again: {given:?}");
+    let alone = |item: &str| given.iter().filter(|given| given.items == texts(&[item])).count();
+    assert_eq!((alone("a"), alone("b"), alone("crash")), (1, 1, 3));
+    assert_eq!(cell.quarantined().await.len(), 1);
 }
 
 #[tokio::test]

@@ -39,21 +39,20 @@ impl Lock {
     }
 }
 
-/// The processes that hold a cell's lock; without `/proc`, those of `run/cell.json` that live.
+/// The processes that hold a cell's lock. Where the kernel does not tell (no `/proc`, or a process that hides its files,
+/// as our services do from all but root), those of `run/cell.json` that live.
 pub(crate) fn holders(dir: &CellDir) -> Vec<Holder> {
     let known = dir.running().map(|running| running.processes).unwrap_or_default();
     let mut found = match std::fs::canonicalize(dir.path("run/lock")) {
         Ok(lock) => in_proc(&lock),
         Err(_) => Vec::new(),
     };
-    for holder in &mut found {
-        if let Some((name, _)) = known.iter().find(|(_, id)| **id == holder.id) {
-            holder.name.clone_from(name);
+    for (name, id) in known {
+        if let Some(holder) = found.iter_mut().find(|holder| holder.id == id) {
+            holder.name = name;
+        } else if lives(id) && std::fs::read_dir(format!("/proc/{id}/fd")).is_err() {
+            found.push(Holder { id, name });
         }
-    }
-    if !Path::new("/proc/self/fd").exists() {
-        let lives = known.into_iter().filter(|(_, id)| lives(*id));
-        found.extend(lives.map(|(name, id)| Holder { id, name }));
     }
     found.sort_by_key(|holder| holder.id);
     found

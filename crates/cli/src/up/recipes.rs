@@ -24,9 +24,6 @@ use crate::{
 /// The account of the cell's own simulator.
 const SIMULATOR_ACCOUNT: &str = "simulator";
 
-/// Options with which our own programs end when `sotto up` ends without stopping them (kill -9).
-const TIED: [&str; 0] = [];
-
 /// Runs a program that ends when `sotto up` does, for programs without such an option: `setpriv` of util-linux.
 const TIE: [&str; 3] = ["--pdeathsig", "TERM", "--"];
 
@@ -235,7 +232,7 @@ impl Recipes {
                 .fix("build the services (cargo build), or give --programs FOLDER"));
         }
         let config = self.dir.config(service).display().to_string();
-        let arguments = ["--config", &config].into_iter().chain(TIED).map(str::to_owned).collect();
+        let arguments = ["--config", &config].map(str::to_owned).into_iter().chain([tie_to_us()]).collect();
         Ok(Recipe { name: service.to_owned(), program, arguments, environment })
     }
 
@@ -330,6 +327,12 @@ fn simulator_routes() -> String {
             format!("[[route]]\nprefix = \"{digit}\"\naccounts = [{{ id = \"{SIMULATOR_ACCOUNT}\", weight = 1 }}]\n\n")
         })
         .concat()
+}
+
+/// The option with which a service ends when `sotto up` does, also without being stopped (kill -9). Children are started
+/// by the main thread, which lives as long as the process.
+fn tie_to_us() -> String {
+    format!("--die-with-parent={}", std::process::id())
 }
 
 /// `setpriv`, if the machine has it and it can tie a program's life to ours.

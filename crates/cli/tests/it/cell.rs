@@ -1,10 +1,6 @@
 //! A cell in a temporary folder, and the tool that works in it.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use serde_json::Value;
 use sotto_testkit::{Process, eventually, tools};
@@ -136,30 +132,11 @@ impl Cell {
         serde_json::from_slice(&std::fs::read(self.path("run/cell.json")).unwrap()).unwrap()
     }
 
-    /// The processes that hold the cell's lock.
-    pub(crate) fn holders(&self) -> Vec<u32> {
-        let Ok(lock) = std::fs::canonicalize(self.path("run/lock")) else { return Vec::new() };
-        let holds = |process: &Path| {
-            let files = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-            files.into_iter().any(|file| std::fs::read_link(file.path()).is_ok_and(|to| to == lock))
-        };
-        let processes = std::fs::read_dir("/proc").unwrap().flatten();
-        let ids = processes.filter(|process| holds(&process.path()));
-        ids.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
-    }
-
-    /// Waits until nothing of the cell runs.
+    /// Waits until nothing of the cell runs: every process of it holds its lock.
     pub(crate) async fn quiet(&self) {
-        eventually(LONG, "every process of the cell to end", || async { self.holders().is_empty() }).await;
-    }
-}
-
-impl Drop for Cell {
-    /// A test that failed leaves no process behind.
-    fn drop(&mut self) {
-        for id in self.holders() {
-            let _gone = std::process::Command::new("kill").args(["-KILL", &id.to_string()]).status();
-        }
+        let lock = self.path("run/lock");
+        let free = || std::fs::File::open(&lock).unwrap().try_lock().is_ok();
+        eventually(LONG, "every process of the cell to end", || async { free() }).await;
     }
 }
 

@@ -127,20 +127,22 @@ pub async fn publish(
     let publisher = Publisher::<AuditBatch>::new(&bus, PublisherConfig::default());
     let mut taken = Vec::with_capacity(BATCH);
     'taking: while queue.recv_many(&mut taken, BATCH).await > 0 {
-        for category in [Category::Authentication, Category::Keys, Category::Configuration] {
-            let records: Vec<_> = taken.extract_if(.., |act| act.0 == category).map(|act| act.1).collect();
-            if records.is_empty() {
-                continue;
-            }
-            let lost = records.len() + taken.len();
+        // One publish for each run of one category, in the order of the numbers: the log sees no gap.
+        let mut left = taken.len();
+        for run in taken.chunk_by(|one, next| one.0 == next.0) {
+            let Some(Numbered(category, _)) = run.first() else { continue };
+            let records = run.iter().map(|act| act.1.clone()).collect();
+            let lost = left;
+            left -= run.len();
             tokio::select! {
-                () = store(&publisher, category, records) => {}
+                () = store(&publisher, *category, records) => {}
                 () = too_late(&stop) => {
                     tracing::error!(lost = lost + queue.len(), "the broker is away at the end: audit records are lost");
                     break 'taking;
                 }
             }
         }
+        taken.clear();
     }
     publisher.close(CLOSE).await;
     bus.close(CLOSE).await;
@@ -180,7 +182,7 @@ async fn connect(
 
 /// Tries until it is stored, or certainly cannot be.
 async fn store(publisher: &Publisher<AuditBatch>, category: Category, records: Vec<AuditRecord>) {
-    let subject = Subject::Audit(category.on_the_bus());
+    let subject = Subject::Audit(sotto_bus::Service::Identity, category.on_the_bus());
     let mut told = false;
     loop {
         match publisher.publish_all(&subject, records.clone()).await {

@@ -44,7 +44,7 @@ impl Broker {
         for party in Party::ALL {
             let keys = nkeys::KeyPair::new_user();
             let file = pki.dir().join(format!("{party}.nkey"));
-            fs::write(&file, keys.seed().unwrap()).unwrap();
+            sotto_testkit::write_secret(&file, keys.seed().unwrap());
             seeds.insert(party, file);
             users.push((party, vec![keys.public_key()]));
         }
@@ -113,7 +113,7 @@ async fn read(bus: &Bus) -> Result<BTreeMap<u64, AuditRecord>, sotto_bus::ReadEr
     let mut records = BTreeMap::new();
     while let Some(batch) = reading.next().await? {
         let category =
-            if let Some(Subject::Audit(category)) = &batch.subject { category.name() } else { "none" };
+            if let Some(Subject::Audit(_, category)) = &batch.subject { category.name() } else { "none" };
         for record in batch.batch.records {
             assert_eq!((record.producer.as_str(), record.category.as_str()), ("identity/run-1", category));
             let twice = records.insert(record.sequence, record.clone());

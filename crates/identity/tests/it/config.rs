@@ -55,7 +55,7 @@ fn every_range_is_checked() {
         ("nats.url = 'nats://localhost:4222'", "nats.url"),
         ("nats.nkey_seed_file = ''", "nats.nkey_seed_file"),
         ("nats.connect_timeout_ms = 99", "nats.connect_timeout_ms"),
-        ("cell.shards = 257", "cell.shards"),
+        ("cell.shards = 65", "cell.shards"),
     ] {
         let key = wrong.split('=').next().unwrap();
         let kept: String =

@@ -1,5 +1,7 @@
 //! The public gRPC service: tokens, scopes, and the translation of requests and answers.
 
+mod door;
+mod load;
 mod ops;
 mod refusal;
 mod stream;
@@ -7,6 +9,7 @@ mod view;
 
 use std::{collections::HashMap, str::FromStr as _, sync::Arc, time::Duration};
 
+use http::{HeaderMap, header::AUTHORIZATION};
 use sotto_core::{MessageClass, MessageId, TenantId};
 use sotto_proto::message::v1::{
     self as public, GetMessageRequest, GetMessageResponse, OutboundMessage, SendRequest, SendResponse,
@@ -15,24 +18,30 @@ use sotto_proto::message::v1::{
 };
 use sotto_proto::to_wire_time;
 use sotto_runtime::{Stop, Tasks};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use tonic::{Request, Response, Status, Streaming};
 
+pub use door::Door;
 pub use ops::Operations;
 
 use crate::{
     adapters::{audit::AuditTrail, tokens::Tokens},
-    app::intake::{Accepted, Intake},
+    app::intake::{Accepted, Intake, Seen},
     domain::{
+        pace::{LocalPace, Pace},
         request::Asked,
         token::{Caller, TokenError},
     },
     error::Refusal,
-    ports::Found,
 };
 
-/// The largest request, in bytes: ten parts of text have at most 6 KiB.
-const MAX_REQUEST: usize = 64 * 1024;
+use load::Load;
+
+/// The largest request, in bytes: ten parts of text have at most 6 KiB, also with every accent a character of its own.
+const MAX_REQUEST: usize = 16 * 1024;
 
 const SEND: &str = "message:send";
 const READ: &str = "message:read";
@@ -42,14 +51,20 @@ const READ: &str = "message:read";
 pub struct Bounds {
     /// Messages under way.
     pub in_flight: usize,
+    /// Questions under way.
+    pub reads_in_flight: usize,
+    /// The pace of a tenant's questions.
+    pub reading: Pace,
     /// Results outstanding on one stream.
     pub outstanding: usize,
     /// Streams at a time.
     pub streams: usize,
     /// Streams of one tenant.
     pub streams_of_tenant: usize,
-    /// How long results may wait to be read.
+    /// How long results may wait to be read, and a single request may take to come.
     pub stall: Duration,
+    /// How long a stream may be silent.
+    pub idle: Duration,
 }
 
 /// The public service. Clones share everything.
@@ -62,7 +77,12 @@ struct Inner {
     tokens: Tokens,
     audit: AuditTrail,
     bounds: Bounds,
-    in_flight: Arc<Semaphore>,
+    load: Load,
+    /// Single calls, from before they are decoded.
+    calls: Semaphore,
+    reads: Semaphore,
+    reading: std::sync::Mutex<LocalPace>,
+    started: Instant,
     streams: Arc<Semaphore>,
     of_tenant: std::sync::Mutex<HashMap<TenantId, Arc<Semaphore>>>,
     tasks: Tasks,
@@ -84,7 +104,11 @@ impl Messages {
             tokens,
             audit,
             bounds,
-            in_flight: Arc::new(Semaphore::new(bounds.in_flight)),
+            load: Load::new(bounds.in_flight),
+            calls: Semaphore::new(bounds.in_flight.saturating_add(bounds.reads_in_flight)),
+            reads: Semaphore::new(bounds.reads_in_flight),
+            reading: std::sync::Mutex::new(LocalPace::new(bounds.reading)),
+            started: Instant::now(),
             streams: Arc::new(Semaphore::new(bounds.streams)),
             of_tenant: std::sync::Mutex::default(),
             tasks,
@@ -93,23 +117,30 @@ impl Messages {
     }
 
     /// As tonic serves it.
-    pub fn service(&self) -> MessageServiceServer<Self> {
-        MessageServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST)
+    pub fn service(&self) -> Door {
+        let server = MessageServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST);
+        Door::new(self.clone(), server)
     }
 
     /// Who calls, if a token for `scope` says so.
-    async fn authorise(&self, metadata: &MetadataMap, scope: &'static str) -> Result<Arc<Caller>, Status> {
+    async fn authorise(&self, headers: &HeaderMap, scope: &'static str) -> Result<Arc<Caller>, Status> {
         let denied = |error: TokenError| {
             self.0.audit.denied(error.name());
             refusal::unauthenticated(error)
         };
-        let token = bearer(metadata).ok_or_else(|| denied(TokenError::Missing))?;
+        let token = bearer(headers).ok_or_else(|| denied(TokenError::Missing))?;
         let caller = self.0.tokens.verify(token).await.map_err(denied)?;
         if !caller.may(scope) {
             self.0.audit.denied("insufficient_scope");
             return Err(refusal::insufficient_scope(scope));
         }
         Ok(caller)
+    }
+
+    /// One more question of this tenant.
+    fn pace_reading(&self, tenant: &TenantId) -> Result<(), Refusal> {
+        let mut reading = self.0.reading.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        reading.take(tenant, self.0.started.elapsed()).map_err(|after| Refusal::TooFast { after })
     }
 
     /// Room for one more stream of this tenant.
@@ -130,11 +161,17 @@ impl Messages {
 }
 
 /// The token of `authorization: Bearer <token>` (RFC 6750 §2.1); the scheme in any case (RFC 9110 §11.1).
-fn bearer(metadata: &MetadataMap) -> Option<&str> {
-    let mut given = metadata.get_all("authorization").iter();
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
     let (scheme, token) = given.next()?.to_str().ok()?.split_once(' ')?;
     let only = given.next().is_none();
     (only && scheme.eq_ignore_ascii_case("bearer")).then_some(token.trim_start_matches(' '))
+}
+
+/// Who the door let in.
+fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
+    let caller = request.extensions().get::<Arc<Caller>>().cloned();
+    caller.ok_or_else(|| Status::internal("nobody was let in"))
 }
 
 /// Takes a request apart; its strings move into memory that is wiped.
@@ -167,11 +204,12 @@ fn response(accepted: Accepted) -> SendResponse {
 #[tonic::async_trait]
 impl MessageService for Messages {
     async fn send(&self, request: Request<SendRequest>) -> Result<Response<SendResponse>, Status> {
-        let caller = self.authorise(request.metadata(), SEND).await?;
+        let caller = caller(&request)?;
         let SendRequest { message, idempotency_key } = request.into_inner();
         let asked = asked(message, idempotency_key);
-        let _under_way = self.0.in_flight.try_acquire().map_err(|_| refusal::status(&Refusal::Overloaded))?;
-        match self.0.intake.send(&caller, asked).await {
+        // The place is held until the message is accepted or refused, also when the client hangs up before.
+        let place = self.0.load.try_take(asked.class).ok_or_else(|| refusal::status(&Refusal::Overloaded))?;
+        match self.0.intake.send(&caller, asked, place).await {
             Ok(accepted) => Ok(Response::new(response(accepted))),
             Err(refused) => Err(refusal::status(&refused)),
         }
@@ -183,7 +221,7 @@ impl MessageService for Messages {
         &self,
         request: Request<Streaming<SendStreamRequest>>,
     ) -> Result<Response<Self::SendStreamStream>, Status> {
-        let caller = self.authorise(request.metadata(), SEND).await?;
+        let caller = caller(&request)?;
         let room = self.room(&caller.tenant).map_err(|refused| refusal::status(&refused))?;
         Ok(Response::new(stream::start(self, caller, request.into_inner(), room)))
     }
@@ -192,15 +230,17 @@ impl MessageService for Messages {
         &self,
         request: Request<GetMessageRequest>,
     ) -> Result<Response<GetMessageResponse>, Status> {
-        let caller = self.authorise(request.metadata(), READ).await?;
+        let caller = caller(&request)?;
         let id = MessageId::from_str(&request.into_inner().message_id)
             .map_err(|error| refusal::invalid("message_id", "MESSAGE_ID_INVALID", error.to_string()))?;
+        self.pace_reading(&caller.tenant).map_err(|refused| refusal::status(&refused))?;
+        let _under_way = self.0.reads.try_acquire().map_err(|_| refusal::status(&Refusal::Overloaded))?;
         match self.0.intake.find(&caller, &id).await {
-            Ok(Found::Known(journal)) => {
+            Ok(Seen::Known(journal)) => {
                 view::response(&journal).map(Response::new).ok_or_else(refusal::not_yet)
             }
-            Ok(Found::NotYet) => Err(refusal::not_yet()),
-            Ok(Found::Unknown) => Err(Status::not_found("no message of this tenant has this id")),
+            Ok(Seen::NotYet) => Err(refusal::not_yet()),
+            Ok(Seen::Unknown) => Err(Status::not_found("no message of this tenant has this id")),
             Err(error) => Err(refusal::unreadable(error)),
         }
     }

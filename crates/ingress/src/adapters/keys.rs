@@ -1,8 +1,10 @@
 //! Session keys from privacy: fetched ahead, used until their end, then wiped (INV-3).
 //!
-//! Privacy chooses the bucket that a key hangs on: the first that lives long enough. A later need never gets an
-//! earlier bucket, so a key fits every need between the one it was asked for and its bucket's death, and no message
-//! hangs on a bucket that lives longer than it must.
+//! Privacy chooses the bucket that a key hangs on: the first that lives long enough. Buckets die on whole hours, so a key
+//! fits every need from the whole hour before the one it was asked for to its bucket's death, and no message hangs on a
+//! bucket that lives longer than it must.
+//!
+//! A key ends by two clocks: the wall clock, which privacy gave its end by, and the monotonic one, which nobody sets.
 
 use std::{
     collections::HashMap,
@@ -44,6 +46,9 @@ const REST: Duration = Duration::from_millis(500);
 /// Keys of one tenant and class at a time; the oldest goes first.
 const MOST_OF_ONE: usize = 16;
 
+/// Buckets die on whole hours or at midnight UTC (docs/services/privacy.md).
+const HOUR_MS: i64 = 3_600_000;
+
 /// How often ended keys are wiped.
 pub const WIPE_EVERY: Duration = Duration::from_secs(1);
 
@@ -76,25 +81,44 @@ struct Slot {
 
 struct Held {
     session: Arc<Session>,
-    /// The earliest need that privacy chose this bucket for.
-    from: Timestamp,
-    fetched_at: Timestamp,
+    /// It fits needs after this time.
+    after: Timestamp,
+    fetched: Instant,
+    /// How long it seals from then.
+    life: Duration,
     renewing: AtomicBool,
 }
 
+/// Now, by both clocks.
+#[derive(Clone, Copy)]
+struct Now {
+    wall: Timestamp,
+    steady: Instant,
+}
+
 impl Held {
-    fn fits(&self, needed_until: Timestamp, now: Timestamp) -> bool {
-        now < self.session.seal_until
-            && self.from <= needed_until
+    fn seals(&self, now: Now) -> bool {
+        now.wall < self.session.seal_until && now.steady.saturating_duration_since(self.fetched) < self.life
+    }
+
+    fn fits(&self, needed_until: Timestamp, now: Now) -> bool {
+        self.seals(now)
+            && self.after < needed_until
             && needed_until <= self.session.dies_at
             && self.session.sealer.remaining() > 0
     }
 
     /// Whether four fifths of its time or of its seals are over.
-    fn is_old(&self, now: Timestamp) -> bool {
-        let life = self.session.seal_until.since(self.fetched_at);
-        now >= self.fetched_at.plus(life * 4 / 5) || self.session.sealer.remaining() < MAX_SEALS / 5
+    fn is_old(&self, now: Now) -> bool {
+        now.steady.saturating_duration_since(self.fetched) >= self.life * 4 / 5
+            || self.session.sealer.remaining() < MAX_SEALS / 5
     }
+}
+
+/// The last whole hour before a need: no bucket dies between the two.
+fn hour_before(needed_until: Timestamp) -> Timestamp {
+    let until = needed_until.unix_millis();
+    Timestamp::from_unix_millis((until - 1).div_euclid(HOUR_MS) * HOUR_MS)
 }
 
 impl SessionKeys {
@@ -112,12 +136,16 @@ impl SessionKeys {
 
     /// Forgets keys whose time is over: their memory is wiped. Called every [`WIPE_EVERY`].
     pub fn wipe(&self) {
-        let now = self.0.clock.now();
+        let now = self.now();
         lock(&self.0.slots).retain(|_, slot| {
             let mut held = lock(&slot.held);
-            held.retain(|held| now < held.session.seal_until);
+            held.retain(|held| held.seals(now));
             !held.is_empty() || Arc::strong_count(slot) > 1
         });
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: self.0.clock.now(), steady: Instant::now() }
     }
 
     fn slot(&self, tenant: &TenantId, class: MessageClass) -> Arc<Slot> {
@@ -131,7 +159,7 @@ impl SessionKeys {
         needed_until: Timestamp,
     ) -> Result<Arc<Session>, KeyError> {
         let slot = self.slot(tenant, class);
-        let now = self.0.clock.now();
+        let now = self.now();
         if let Some(held) = newest(&slot, needed_until, now) {
             if held.is_old(now) && !held.renewing.swap(true, Ordering::AcqRel) {
                 self.renew(Arc::clone(&slot), Arc::clone(&held), tenant.clone(), class, needed_until);
@@ -139,7 +167,7 @@ impl SessionKeys {
             return Ok(Arc::clone(&held.session));
         }
         let mut resting = slot.fetching.lock().await;
-        if let Some(held) = newest(&slot, needed_until, self.0.clock.now()) {
+        if let Some(held) = newest(&slot, needed_until, self.now()) {
             return Ok(Arc::clone(&held.session));
         }
         if resting.is_some_and(|until| Instant::now() < until) {
@@ -150,7 +178,7 @@ impl SessionKeys {
             *resting = Some(Instant::now() + REST);
         }
         fetched?;
-        newest(&slot, needed_until, self.0.clock.now())
+        newest(&slot, needed_until, self.now())
             .map(|held| Arc::clone(&held.session))
             .ok_or(KeyError::Unavailable)
     }
@@ -166,9 +194,12 @@ impl SessionKeys {
     ) {
         let keys = self.clone();
         self.0.tasks.spawn_background("session key", async move {
-            let _one = slot.fetching.lock().await;
-            if keys.fetch(&slot, &tenant, class, needed_until).await.is_err() {
-                // The next message tries again.
+            let fetched = {
+                let _one = slot.fetching.lock().await;
+                keys.fetch(&slot, &tenant, class, needed_until).await
+            };
+            if fetched.is_err() {
+                // The next message tries again. Nobody waits for this pause.
                 tokio::time::sleep(REST).await;
                 held.renewing.store(false, Ordering::Release);
             }
@@ -188,6 +219,7 @@ impl SessionKeys {
             needed_until: Some(to_wire_time(needed_until)),
         };
         let mut client = self.0.client.clone();
+        let asked_at = Instant::now();
         let asked = tokio::time::timeout(self.0.timeout, client.create_session_key(request)).await;
         let answer = match asked {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
@@ -195,26 +227,28 @@ impl SessionKeys {
             Err(_) => Err(KeyError::Unavailable),
         };
         self.0.possible.set(answer != Err(KeyError::Unavailable));
-        let now = self.0.clock.now();
-        let session = read(answer?, tenant, class, needed_until, now).ok_or_else(|| {
+        let now = self.now();
+        let session = read(answer?, tenant, class, needed_until, now.wall).ok_or_else(|| {
             tracing::error!("privacy's answer is not a session key for what was asked");
             KeyError::Refused
         })?;
         let mut held = lock(&slot.held);
-        held.retain(|held| now < held.session.seal_until);
-        // What is known of the bucket from before holds for the new key too.
-        let same = held.iter().filter(|held| held.session.dies_at == session.dies_at);
-        let from = same.map(|held| held.from).min().unwrap_or(needed_until).min(needed_until);
+        held.retain(|held| held.seals(now));
         if held.len() >= MOST_OF_ONE {
             held.remove(0);
         }
-        let session = Arc::new(session);
-        held.push(Arc::new(Held { session, from, fetched_at: now, renewing: AtomicBool::new(false) }));
+        held.push(Arc::new(Held {
+            after: hour_before(needed_until),
+            fetched: asked_at,
+            life: session.seal_until.since(now.wall),
+            session: Arc::new(session),
+            renewing: AtomicBool::new(false),
+        }));
         Ok(())
     }
 }
 
-fn newest(slot: &Slot, needed_until: Timestamp, now: Timestamp) -> Option<Arc<Held>> {
+fn newest(slot: &Slot, needed_until: Timestamp, now: Now) -> Option<Arc<Held>> {
     lock(&slot.held).iter().rev().find(|held| held.fits(needed_until, now)).map(Arc::clone)
 }
 
@@ -286,5 +320,73 @@ impl KeySource for SessionKeys {
         needed_until: Timestamp,
     ) -> BoxFuture<'a, Result<Arc<Session>, KeyError>> {
         Box::pin(self.get(tenant, class, needed_until))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn held(needed_until: Timestamp, wall: Timestamp) -> Held {
+        let tenant: TenantId = "acme".parse().unwrap();
+        let class = MessageClass::Otp;
+        let wrap = KeyWrap {
+            key_id: [1; 16],
+            tenant: tenant.clone(),
+            class,
+            bucket: "otp/2026-11-24T05".to_owned(),
+            wrapped: bytes::Bytes::from_static(&[0; 62]),
+        };
+        let session = Session {
+            sealer: Sealer::new([1; 16], AeadKey::from_bytes([2; 32]), MAX_SEALS),
+            wrap: Arc::new(wrap),
+            seal_until: wall.plus(LONGEST),
+            dies_at: hour_before(needed_until).plus(Duration::from_secs(3600)),
+        };
+        Held {
+            session: Arc::new(session),
+            after: hour_before(needed_until),
+            fetched: Instant::now(),
+            life: LONGEST,
+            renewing: AtomicBool::new(false),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_ends_by_either_clock() {
+        let wall = Timestamp::from_unix_millis(1_795_493_815_007);
+        let need = wall.plus(Duration::from_secs(300));
+        let (held, steady) = (held(need, wall), Instant::now());
+        assert!(held.fits(need, Now { wall, steady }));
+        assert!(!held.fits(need, Now { wall: wall.plus(LONGEST), steady }));
+        // The wall clock was set back; the key ends all the same.
+        let back = wall.minus(Duration::from_secs(7200));
+        assert!(held.fits(need, Now { wall: back, steady: steady + LONGEST / 2 }));
+        assert!(!held.fits(need, Now { wall: back, steady: steady + LONGEST }));
+        assert!(held.is_old(Now { wall: back, steady: steady + LONGEST * 4 / 5 + Duration::from_secs(1) }));
+    }
+
+    #[tokio::test]
+    async fn falling_validities_of_one_hour_share_a_key() {
+        // 04:16:55; needed until 04:50 first, then ever earlier.
+        let wall = Timestamp::from_unix_millis(1_795_493_815_007);
+        let (first, steady) = (wall.plus(Duration::from_secs(1985)), Instant::now());
+        let held = held(first, wall);
+        for earlier in 0..1985 {
+            let need = first.minus(Duration::from_secs(earlier));
+            assert!(held.fits(need, Now { wall, steady }), "{need}");
+        }
+        assert!(!held.fits(hour_before(first), Now { wall, steady }), "an earlier bucket would do for it");
+    }
+
+    proptest! {
+        #[test]
+        fn no_whole_hour_lies_between_a_need_and_what_fits_with_it(need in 1_i64..4_000_000_000_000) {
+            let after = hour_before(Timestamp::from_unix_millis(need)).unix_millis();
+            prop_assert!(after < need && need - after <= HOUR_MS);
+            prop_assert_eq!(after % HOUR_MS, 0);
+        }
     }
 }

@@ -4,29 +4,27 @@
 //! *ready* when its marker holds the run id of the server: a flush, a restart or a fail-over makes it unready, and every
 //! script that decides something looks first.
 
+mod missed;
 mod record;
 mod scripts;
 mod shard;
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use sotto_core::{Clock, ErrorClass, Facts, MessageId, ShardId, Shards, TenantId, Timestamp};
-use sotto_runtime::redis::{self as client, FromRedisValue, Redis, RedisError, RedisResult, Value};
+use sotto_runtime::redis::{self as client, FromRedisValue, Pipeline, Redis, RedisResult, Value};
+use tokio::time::Instant;
+
+use missed::{Missed, Queue};
 
 pub use record::Version;
 pub(crate) use record::acceptance;
 use scripts::Scripts;
-pub use shard::{Restore, Saved, Write};
+pub use shard::{Rebuild, Restore, Saved, Write};
 
 use crate::{
+    adapters::breaker::Breaker,
     domain::{
         idempotency::Entry,
         journal::Journal,
@@ -35,8 +33,12 @@ use crate::{
     ports::{Claimed, Claims, Found, Gate, Records, StoreError},
 };
 
-/// After a failure Redis is left alone for so long: nobody waits for a server that has just not answered.
+/// After a failure Redis is left alone for so long, and then asked by one: nobody waits for a server that has just not
+/// answered.
 const REST: Duration = Duration::from_millis(500);
+
+/// Missed journals that are written at a time.
+const CATCH_UP: usize = 500;
 
 /// The value of a key whose window was closed: shorter than any entry.
 const CLOSED: &[u8] = b"x";
@@ -62,15 +64,15 @@ struct Inner {
     clock: Arc<dyn Clock>,
     terms: Terms,
     pace: Pace,
-    /// The pace of this process while Redis is away.
+    /// The pace of this process while Redis is away, since its start.
     alone: std::sync::Mutex<LocalPace>,
+    started: Instant,
     /// The longest that one command may take.
     patience: Duration,
     scripts: Scripts,
-    /// Until when Redis is left alone, unix milliseconds.
-    resting_until: AtomicI64,
-    /// Shards whose journals could not be begun: they are rebuilt when Redis is back.
-    behind: Vec<AtomicBool>,
+    breaker: Breaker,
+    /// Journals that could not be begun.
+    missed: Queue,
 }
 
 impl fmt::Debug for Store {
@@ -109,30 +111,69 @@ impl Store {
             terms,
             pace,
             alone: std::sync::Mutex::new(LocalPace::new(pace.share(alone))),
+            started: Instant::now(),
             patience,
             scripts: Scripts::new(),
-            resting_until: AtomicI64::new(0),
-            behind: shards.iter().map(|_| AtomicBool::new(false)).collect(),
+            breaker: Breaker::new(REST),
+            missed: Queue::default(),
         }))
     }
 
-    /// Whether Redis answers.
-    pub async fn answers(&self) -> bool {
-        let ping = tokio::time::timeout(self.0.patience, self.0.redis.ping()).await;
-        matches!(ping, Ok(Ok(())))
+    /// What Redis is like now.
+    pub async fn condition(&self) -> Answers {
+        let mut connection = self.0.redis.connection();
+        let mut ask = client::cmd("INFO");
+        ask.arg("memory");
+        match tokio::time::timeout(self.0.patience, ask.query_async::<String>(&mut connection)).await {
+            Ok(Ok(memory)) if evicts(&memory) => Answers::ButEvicts,
+            Ok(Ok(_)) => Answers::Well,
+            Ok(Err(_)) | Err(_) => Answers::Not,
+        }
     }
 
-    /// The shards that lack journals because Redis was away when they were to begin.
+    /// The shards that lack more than is kept for them: they need the log.
     pub fn behind(&self) -> Vec<ShardId> {
-        let behind = |shard: &ShardId| {
-            self.0.behind.get(usize::from(shard.get())).is_some_and(|behind| behind.load(Ordering::Acquire))
-        };
-        self.0.shards.iter().filter(behind).collect()
+        self.0.missed.behind()
     }
 
-    fn set_behind(&self, shard: ShardId, behind: bool) {
-        if let Some(flag) = self.0.behind.get(usize::from(shard.get())) {
-            flag.store(behind, Ordering::Release);
+    /// Begins the journals that could not be begun while Redis was away. Returns how many.
+    ///
+    /// # Errors
+    /// When Redis is still away: what was taken up is kept.
+    pub async fn catch_up(&self) -> Result<usize, StoreError> {
+        let mut begun = 0;
+        loop {
+            let missed = self.0.missed.take(CATCH_UP);
+            if missed.is_empty() {
+                return Ok(begun);
+            }
+            let mut pipe = client::pipe();
+            for Missed { facts, remembered_until } in &missed {
+                self.beginning(&mut pipe, facts, *remembered_until);
+            }
+            let mut connection = self.0.redis.connection();
+            if let Err(error) = self.ask(pipe.query_async::<()>(&mut connection)).await {
+                for one in missed {
+                    self.0.missed.keep(self.shard_of(&one.facts.message), one);
+                }
+                return Err(error);
+            }
+            begun += missed.len();
+        }
+    }
+
+    /// The commands that begin a journal. Said twice they do no harm.
+    fn beginning(&self, pipe: &mut Pipeline, facts: &Facts, remembered_until: Option<Timestamp>) {
+        let (shard, id) = (self.shard_of(&facts.message), &facts.message);
+        if let (Some(entry), Some(until)) = (Entry::of(facts), remembered_until) {
+            pipe.cmd("SET").arg(key::entry(shard, id)).arg(entry.encode());
+            pipe.arg("PXAT").arg(until.unix_millis()).ignore();
+        }
+        let journal = Journal::accepted(facts.clone());
+        pipe.cmd("SET").arg(key::record(shard, id)).arg(record::encode(&journal, 0)).arg("NX").ignore();
+        if let Some(deadline) = self.deadline(&journal) {
+            pipe.cmd("ZADD").arg(key::due(shard)).arg("NX").arg(deadline.unix_millis());
+            pipe.arg(id.to_string()).ignore();
         }
     }
 
@@ -145,40 +186,47 @@ impl Store {
         &self,
         command: impl Future<Output = RedisResult<T>>,
     ) -> Result<T, StoreError> {
-        let now = self.0.clock.now().unix_millis();
-        let until = self.0.resting_until.load(Ordering::Relaxed);
-        // A clock set back must not make the rest longer.
-        if now < until && until - now <= i64::try_from(REST.as_millis()).unwrap_or(i64::MAX) {
+        let pass = self.0.breaker.enter(Instant::now()).ok_or(StoreError::Down)?;
+        let Ok(answer) = tokio::time::timeout(self.0.patience, command).await else {
+            pass.failed(Instant::now());
             return Err(StoreError::Down);
-        }
-        match tokio::time::timeout(self.0.patience, command).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(self.failed(&error)),
-            Err(_) => {
-                self.rest();
-                Err(StoreError::Down)
+        };
+        match answer {
+            Ok(answer) => {
+                pass.answered();
+                Ok(answer)
             }
+            Err(error) => match client::class(&error) {
+                ErrorClass::Retry { .. } => {
+                    pass.failed(Instant::now());
+                    Err(StoreError::Down)
+                }
+                ErrorClass::Reject | ErrorClass::Poison | ErrorClass::Bug => {
+                    pass.answered();
+                    // The category only: the server's words may repeat arguments.
+                    tracing::error!(kind = ?error.kind(), code = error.code(), "Redis refuses a command");
+                    Err(StoreError::Refused)
+                }
+            },
         }
     }
+}
 
-    fn failed(&self, error: &RedisError) -> StoreError {
-        match client::class(error) {
-            ErrorClass::Retry { .. } => {
-                self.rest();
-                StoreError::Down
-            }
-            ErrorClass::Reject | ErrorClass::Poison | ErrorClass::Bug => {
-                // The category only: the server's words may repeat arguments.
-                tracing::error!(kind = ?error.kind(), code = error.code(), "Redis refuses a command");
-                StoreError::Refused
-            }
-        }
-    }
+/// What Redis is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// It answers and keeps what it is given.
+    Well,
+    /// It answers, but throws keys away when its memory is full: a used idempotency key would be free again.
+    ButEvicts,
+    /// It does not answer.
+    Not,
+}
 
-    fn rest(&self) {
-        let until = self.0.clock.now().plus(REST).unix_millis();
-        self.0.resting_until.store(until, Ordering::Relaxed);
-    }
+/// Whether `INFO memory` says that keys may be thrown away.
+fn evicts(memory: &str) -> bool {
+    let policy = memory.lines().find_map(|line| line.trim_end().strip_prefix("maxmemory_policy:"));
+    policy.is_some_and(|policy| policy != "noeviction")
 }
 
 /// Names of keys.
@@ -188,8 +236,8 @@ mod key {
     pub(super) fn ready(shard: ShardId) -> String {
         format!("sotto:ingress:{{s{shard}}}:ready")
     }
-    pub(super) fn token(shard: ShardId, run: &str) -> String {
-        format!("sotto:ingress:{{s{shard}}}:rebuild:{run}")
+    pub(super) fn token(shard: ShardId) -> String {
+        format!("sotto:ingress:{{s{shard}}}:rebuild")
     }
     pub(super) fn due(shard: ShardId) -> String {
         format!("sotto:ingress:{{s{shard}}}:due")
@@ -199,6 +247,9 @@ mod key {
     }
     pub(super) fn entry(shard: ShardId, id: &MessageId) -> String {
         format!("sotto:ingress:{{s{shard}}}:k:{id}")
+    }
+    pub(super) fn folded(shard: ShardId) -> String {
+        format!("sotto:ingress:{{s{shard}}}:folded")
     }
     pub(super) fn pace(tenant: &TenantId) -> String {
         format!("sotto:ingress:{{{tenant}}}:pace")
@@ -230,7 +281,7 @@ impl Claims for Store {
             let shard = self.shard_of(id);
             let mut call = self.0.scripts.claim.prepare_invoke();
             call.key(key::ready(shard)).key(key::entry(shard, id));
-            call.arg(entry.encode().as_slice()).arg(until.unix_millis());
+            call.arg(entry.encode()).arg(until.unix_millis());
             let mut connection = self.0.redis.connection();
             claimed(&self.ask(call.invoke_async(&mut connection)).await?)
         })
@@ -255,39 +306,17 @@ impl Claims for Store {
             }
         })
     }
-
-    fn settle<'a>(&'a self, id: &'a MessageId, entry: Entry, until: Timestamp) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            let shard = self.shard_of(id);
-            let mut set = client::cmd("SET");
-            set.arg(key::entry(shard, id))
-                .arg(entry.encode().as_slice())
-                .arg("PXAT")
-                .arg(until.unix_millis());
-            let mut connection = self.0.redis.connection();
-            if self.ask(set.query_async::<()>(&mut connection)).await.is_err() {
-                // The next use of the key publishes again under the same id, which changes nothing downstream.
-                self.set_behind(shard, true);
-            }
-        })
-    }
 }
 
 impl Records for Store {
-    fn begin<'a>(&'a self, facts: &'a Facts) -> BoxFuture<'a, ()> {
+    fn begin<'a>(&'a self, facts: &'a Facts, remembered_until: Option<Timestamp>) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let shard = self.shard_of(&facts.message);
-            let journal = Journal::accepted(facts.clone());
-            let (value, deadline) = (record::encode(&journal, 0), self.deadline(&journal));
             let mut pipe = client::pipe();
-            pipe.cmd("SET").arg(key::record(shard, &facts.message)).arg(value).arg("NX").ignore();
-            if let Some(deadline) = deadline {
-                let id = facts.message.to_string();
-                pipe.cmd("ZADD").arg(key::due(shard)).arg("NX").arg(deadline.unix_millis()).arg(id).ignore();
-            }
+            self.beginning(&mut pipe, facts, remembered_until);
             let mut connection = self.0.redis.connection();
             if self.ask(pipe.query_async::<()>(&mut connection)).await.is_err() {
-                self.set_behind(shard, true);
+                let missed = Missed { facts: facts.clone(), remembered_until };
+                self.0.missed.keep(self.shard_of(&facts.message), missed);
             }
         })
     }
@@ -298,13 +327,14 @@ impl Records for Store {
             let mut call = self.0.scripts.find.prepare_invoke();
             call.key(key::ready(shard)).key(key::record(shard, id)).key(key::entry(shard, id));
             let mut connection = self.0.redis.connection();
-            let (ready, record, used): (bool, Option<Vec<u8>>, bool) =
+            let (ready, record, entry): (bool, Option<Vec<u8>>, Option<Vec<u8>>) =
                 self.ask(call.invoke_async(&mut connection)).await?;
-            let known = record.and_then(|bytes| record::decode(*id, &bytes));
-            Ok(match known {
-                Some((_, journal)) => Found::Known(Box::new(journal)),
-                None if used || !ready || self.behind().contains(&shard) => Found::NotYet,
-                None => Found::Unknown,
+            let known = record.and_then(|bytes| record::decode(*id, &bytes)).map(|(_, journal)| journal);
+            let journal = known.or_else(|| self.0.missed.get(id).map(Journal::accepted));
+            Ok(Found {
+                journal: journal.map(Box::new),
+                entry: entry.and_then(|bytes| Entry::decode(&bytes)),
+                whole: ready && !self.0.missed.is_behind(shard),
             })
         })
     }
@@ -320,11 +350,22 @@ impl Gate for Store {
                 Ok(0) => Ok(()),
                 Ok(wait_us) => Err(Duration::from_micros(wait_us)),
                 Err(StoreError::Rebuilding | StoreError::Down | StoreError::Refused) => {
-                    let now = self.0.clock.now();
                     let mut alone = self.0.alone.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    alone.take(tenant, now)
+                    alone.take(tenant, self.0.started.elapsed())
                 }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_redis_that_keeps_everything_is_well() {
+        assert!(!evicts("# Memory\r\nused_memory:1\r\nmaxmemory_policy:noeviction\r\nmem_allocator:x\r\n"));
+        assert!(evicts("maxmemory:1\r\nmaxmemory_policy:allkeys-lru\r\n"));
+        assert!(!evicts(""));
     }
 }

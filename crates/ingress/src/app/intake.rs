@@ -1,10 +1,15 @@
 //! From a request to an accepted message.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use prost::Message as _;
 use sotto_core::{
-    CellId, Classified as _, Clock, Facts, MessageId, Shards, Timestamp, WorkItem, text::Encoding,
+    CellId, Classified as _, Clock, Facts, MessageId, Shards, TenantId, Timestamp, WorkItem, text::Encoding,
     work::Envelope,
 };
 use sotto_crypto::{
@@ -14,11 +19,13 @@ use sotto_crypto::{
 };
 use sotto_keystore::{KeyRole, Keystore, KeystoreError};
 use sotto_proto::{WorkDelivery, pipeline::v1::SealedContent};
-use sotto_runtime::telemetry::chain;
+use sotto_runtime::{Tasks, telemetry::chain};
+use tokio::sync::watch;
 
 use crate::{
     domain::{
         idempotency::{self, Entry, LATE, Tagger, Window},
+        journal::Journal,
         request::{self, Asked, Checked, Validities},
         token::Caller,
     },
@@ -63,16 +70,38 @@ pub struct Deps {
     pub validities: Validities,
     /// What a key must outlive a message's validity by.
     pub margin: Duration,
+    /// Where what was begun comes to its end.
+    pub tasks: Tasks,
 }
 
-/// Takes messages and finds them again.
+/// What becomes of a message, for all who wait for it.
+type Outcome = watch::Receiver<Option<Result<Accepted, Refusal>>>;
+
+/// Takes messages and finds them again. Clones share everything.
 #[derive(Clone)]
-pub struct Intake(Arc<Deps>);
+pub struct Intake(Arc<Inner>);
+
+struct Inner {
+    deps: Deps,
+    /// Keyed messages that are being accepted here.
+    under_way: Mutex<HashMap<MessageId, Outcome>>,
+}
 
 impl fmt::Debug for Intake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Intake").field("cell", &self.0.cell).finish_non_exhaustive()
+        f.debug_struct("Intake").field("cell", &self.0.deps.cell).finish_non_exhaustive()
     }
+}
+
+/// What a tenant may know of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Its journal.
+    Known(Box<Journal>),
+    /// It may have been accepted; it is not there yet.
+    NotYet,
+    /// Nothing.
+    Unknown,
 }
 
 /// An accepted message, as its client is told.
@@ -96,8 +125,15 @@ pub struct Accepted {
 
 /// The identity of a message: a new one, or that of its idempotency key.
 enum Identity {
-    Fresh { id: MessageId, keyed: Option<Keyed> },
-    Repeat { id: MessageId, entry: Entry },
+    Fresh {
+        id: MessageId,
+        keyed: Option<Keyed>,
+    },
+    /// When it was accepted, and when it expires.
+    Repeat {
+        id: MessageId,
+        times: (Timestamp, Timestamp),
+    },
 }
 
 /// A claimed idempotency key.
@@ -121,44 +157,92 @@ impl Tagger for RingKey<'_> {
 impl Intake {
     /// An intake on these parts.
     pub fn new(deps: Deps) -> Self {
-        Self(Arc::new(deps))
+        Self(Arc::new(Inner { deps, under_way: Mutex::default() }))
     }
 
-    /// Whether the caller's token is still within its time: a stream may outlive it.
-    pub fn is_valid(&self, caller: &Caller) -> bool {
-        caller.is_valid_at(self.0.clock.now())
+    /// How long the caller's token is still within its time: a stream may outlive it.
+    pub fn valid_for(&self, caller: &Caller) -> Duration {
+        caller.ends_at().since(self.0.deps.clock.now())
     }
 
-    /// Accepts a message: when this returns, it is stored (INV-1).
+    /// Accepts a message: when this returns, it is stored (INV-1). From the moment it has an id it comes to its end even
+    /// when nobody waits for it any more, and `held` is let go then.
     ///
     /// # Errors
     /// Why it was not accepted, or that it is not known.
-    pub async fn send(&self, caller: &Caller, asked: Asked) -> Result<Accepted, Refusal> {
-        let deps = &self.0;
-        deps.gate.pass(&caller.tenant).await.map_err(|after| Refusal::TooFast { after })?;
+    pub async fn send(
+        &self,
+        caller: &Caller,
+        asked: Asked,
+        held: impl Send + 'static,
+    ) -> Result<Accepted, Refusal> {
+        let deps = &self.0.deps;
+        // First what costs nobody anything: a request at fault must not use up the pace of those that are not.
         let request = request::check(asked, caller, &deps.validities).map_err(Refusal::Invalid)?;
+        deps.gate.pass(&caller.tenant).await.map_err(|after| Refusal::TooFast { after })?;
         let now = deps.clock.now();
         let times = (now, now.plus(request.validity));
         match self.identify(caller, &request, times).await? {
-            Identity::Repeat { id, entry } => {
-                Ok(accepted(id, &request, (entry.accepted_at, entry.expires_at), true))
+            Identity::Repeat { id, times } => Ok(accepted(id, &request, times, true)),
+            Identity::Fresh { id, keyed } => {
+                let (mut outcome, joined) = self.begin(caller, request, id, keyed, times, held);
+                let outcome = outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone());
+                match outcome {
+                    Ok(Some(Ok(accepted))) => Ok(Accepted { repeated: joined, ..accepted }),
+                    Ok(Some(Err(refused))) => Err(refused),
+                    // The task was dropped at a stop, or panicked.
+                    Ok(None) | Err(_) => Err(Refusal::InDoubt),
+                }
             }
-            Identity::Fresh { id, keyed } => self.accept(caller, &request, id, keyed, times).await,
         }
+    }
+
+    /// Begins to accept a message in a task of its own: a client that hangs up must not cut it between the broker's
+    /// acknowledgement and the note that its key is used. Returns what becomes of it, and whether that was under way
+    /// already.
+    fn begin(
+        &self,
+        caller: &Caller,
+        request: Checked,
+        id: MessageId,
+        keyed: Option<Keyed>,
+        times: (Timestamp, Timestamp),
+        held: impl Send + 'static,
+    ) -> (Outcome, bool) {
+        let (tell, outcome) = watch::channel(None);
+        if keyed.is_some() {
+            let mut under_way = self.under_way();
+            if let Some(same) = under_way.get(&id) {
+                return (same.clone(), true);
+            }
+            under_way.insert(id, outcome.clone());
+        }
+        let guard = UnderWay { intake: self.clone(), id };
+        let tenant = caller.tenant.clone();
+        self.0.deps.tasks.spawn_background("accept", async move {
+            let result = guard.intake.accept(tenant, &request, id, keyed, times).await;
+            tell.send_replace(Some(result));
+            drop((guard, held));
+        });
+        (outcome, false)
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashMap<MessageId, Outcome>> {
+        self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn accept(
         &self,
-        caller: &Caller,
+        tenant: TenantId,
         request: &Checked,
         id: MessageId,
         keyed: Option<Keyed>,
         times: (Timestamp, Timestamp),
     ) -> Result<Accepted, Refusal> {
-        let deps = &self.0;
+        let deps = &self.0.deps;
         let facts = Facts {
             message: id,
-            tenant: caller.tenant.clone(),
+            tenant,
             class: request.class,
             country: request.to.country(),
             operator_range: request.to.operator_range(),
@@ -171,15 +255,8 @@ impl Intake {
         };
         let delivery = self.seal(&facts, request).await?;
         deps.log.accept(deps.shards.of(&id), delivery).await.map_err(log_refusal)?;
-        let settle = async {
-            if let Some(keyed) = &keyed {
-                let entry =
-                    Entry { stored: true, content: keyed.content, accepted_at: times.0, expires_at: times.1 };
-                deps.claims.settle(&id, entry, keyed.until).await;
-            }
-        };
-        // Whoever hears "accepted" finds the message; without Redis the rebuild brings it back.
-        tokio::join!(settle, deps.records.begin(&facts));
+        // Whoever hears "accepted" finds the message; without Redis it is written later.
+        deps.records.begin(&facts, keyed.map(|keyed| keyed.until)).await;
         Ok(accepted(id, request, times, false))
     }
 
@@ -212,34 +289,75 @@ impl Intake {
                 .extend(earlier.iter().flat_map(|old| [(old, window, None), (old, window.previous(), None)]));
             for (ring_key, window, close) in before {
                 let id = id_of(ring_key, window)?;
-                if let Claimed::Used(entry) = self.0.claims.look(&id, close).await.map_err(store_refusal)? {
+                if let Claimed::Used(entry) =
+                    self.0.deps.claims.look(&id, close).await.map_err(store_refusal)?
+                {
                     let content = content(ring_key, request)?;
-                    return judge(id, entry, content, window);
+                    return self.judge(id, entry, content, window).await;
                 }
             }
             let id = id_of(current, window)?;
             let content = content(current, request)?;
-            let entry = Entry { stored: false, content, accepted_at: times.0, expires_at: times.1 };
+            let entry = Entry {
+                stored: false,
+                content,
+                accepted_at: times.0,
+                expires_at: times.1,
+                tenant: caller.tenant.clone(),
+            };
             let until = window.remembered_until();
-            match self.0.claims.claim(&id, entry, until).await.map_err(store_refusal)? {
+            match self.0.deps.claims.claim(&id, entry, until).await.map_err(store_refusal)? {
                 Claimed::Free => return Ok(Identity::Fresh { id, keyed: Some(Keyed { content, until }) }),
-                Claimed::Used(entry) => return judge(id, entry, content, window),
+                Claimed::Used(entry) => return self.judge(id, entry, content, window).await,
                 Claimed::Moved => window = window.next(),
             }
         }
         Err(Refusal::Unavailable { what: "the clocks of this cell are too far apart", after: PAUSE })
     }
 
-    /// The keys of the ring: the current one, then those before it.
+    /// What an earlier use of a key means: a repeat if it is stored; published again under the same id if it may not be;
+    /// an error if it was for another content.
+    async fn judge(
+        &self,
+        id: MessageId,
+        entry: Entry,
+        content: [u8; 32],
+        window: Window,
+    ) -> Result<Identity, Refusal> {
+        if entry.content != content {
+            return Err(Refusal::KeyReused);
+        }
+        let times = (entry.accepted_at, entry.expires_at);
+        if entry.stored {
+            return Ok(Identity::Repeat { id, times });
+        }
+        // Whoever claimed it may have died between the broker's acknowledgement and its note of it. The log knows.
+        let found = self.0.deps.records.find(&id).await.map_err(store_refusal)?;
+        if let Some(journal) = found.journal {
+            let facts = journal.delivery().map(sotto_core::delivery::Delivery::facts);
+            let times = facts.map_or(times, |facts| (facts.accepted_at, facts.expires_at));
+            return Ok(Identity::Repeat { id, times });
+        }
+        if !found.whole {
+            return Err(store_refusal(StoreError::Rebuilding));
+        }
+        Ok(Identity::Fresh { id, keyed: Some(Keyed { content, until: window.remembered_until() }) })
+    }
+
+    /// The keys of the ring: the current one, then the others. The next one is among them, because a process that opened
+    /// the keystore after a rotation uses it already.
     fn ring(&self) -> Result<Vec<RingKey<'_>>, KeystoreError> {
-        let keystore = self.0.keystore.as_ref();
-        let keys = keystore.keys(IDEMPOTENCY_RING)?;
-        let honoured = keys.into_iter().filter(|key| key.role != KeyRole::Next);
-        Ok(honoured.map(|key| RingKey { keystore, id: key.id }).collect())
+        let keystore = self.0.deps.keystore.as_ref();
+        let mut keys = keystore.keys(IDEMPOTENCY_RING)?;
+        keys.sort_by_key(|key| key.role != KeyRole::Current);
+        if keys.first().is_none_or(|key| key.role != KeyRole::Current) {
+            return Err(KeystoreError::UnknownKey);
+        }
+        Ok(keys.into_iter().map(|key| RingKey { keystore, id: key.id }).collect())
     }
 
     async fn seal(&self, facts: &Facts, request: &Checked) -> Result<WorkDelivery, Refusal> {
-        let deps = &self.0;
+        let deps = &self.0.deps;
         let needed_until = facts.expires_at.plus(deps.margin);
         let content = SealedContent {
             to: request.to.digits().to_owned(),
@@ -275,27 +393,35 @@ impl Intake {
     ///
     /// # Errors
     /// When what Redis knows cannot be used.
-    pub async fn find(&self, caller: &Caller, id: &MessageId) -> Result<Found, StoreError> {
-        let found = self.0.records.find(id).await?;
-        let fresh = || {
-            let now = self.0.clock.now();
-            // Made in the last minute, or by a clock a little ahead of ours.
-            id.made_at().is_some_and(|made| now.since(made) < FRESH && made.since(now) < FRESH)
-        };
-        match found {
-            Found::Known(journal) => {
-                let own = journal.delivery().map(|delivery| delivery.facts().tenant == caller.tenant);
-                match own {
-                    Some(true) => Ok(Found::Known(journal)),
-                    Some(false) => Ok(Found::Unknown),
-                    // Events came before the acceptance: it will come.
-                    None => Ok(Found::NotYet),
-                }
-            }
-            Found::NotYet => Ok(Found::NotYet),
-            Found::Unknown if fresh() => Ok(Found::NotYet),
-            Found::Unknown => Ok(Found::Unknown),
-        }
+    pub async fn find(&self, caller: &Caller, id: &MessageId) -> Result<Seen, StoreError> {
+        let found = self.0.deps.records.find(id).await?;
+        Ok(seen(found, &caller.tenant, id, self.0.deps.clock.now()))
+    }
+}
+
+/// What a tenant may know of what was found. Nothing in it tells another tenant that a message exists.
+fn seen(found: Found, tenant: &TenantId, id: &MessageId, now: Timestamp) -> Seen {
+    let Found { journal, entry, whole } = found;
+    // In the last minute, or by a clock a little ahead of ours.
+    let just_now = |at: Timestamp| now.since(at) < FRESH && at.since(now) < FRESH;
+    if let Some(journal) = journal
+        && let Some(delivery) = journal.delivery()
+    {
+        return if delivery.facts().tenant == *tenant { Seen::Known(journal) } else { Seen::Unknown };
+    }
+    let own_claim = entry.is_some_and(|entry| entry.tenant == *tenant && just_now(entry.accepted_at));
+    if !whole || own_claim || id.made_at().is_some_and(just_now) { Seen::NotYet } else { Seen::Unknown }
+}
+
+/// Lets go of a message under way, also when its task is dropped or panics.
+struct UnderWay {
+    intake: Intake,
+    id: MessageId,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.intake.under_way().remove(&self.id);
     }
 }
 
@@ -312,18 +438,6 @@ fn accepted(
 
 fn content(ring_key: &RingKey<'_>, request: &Checked) -> Result<[u8; 32], Refusal> {
     idempotency::content_tag(ring_key, request).map_err(|error| internal(&error))
-}
-
-/// What an earlier use of a key means: a repeat if it is stored; published again under the same id if it may not be;
-/// an error if it was for another content.
-fn judge(id: MessageId, entry: Entry, content: [u8; 32], window: Window) -> Result<Identity, Refusal> {
-    if entry.content != content {
-        Err(Refusal::KeyReused)
-    } else if entry.stored {
-        Ok(Identity::Repeat { id, entry })
-    } else {
-        Ok(Identity::Fresh { id, keyed: Some(Keyed { content, until: window.remembered_until() }) })
-    }
 }
 
 fn wipe(content: SealedContent) {

@@ -11,7 +11,7 @@ use sotto_proto::{LogEvent, pipeline::v1::EventBatch};
 
 use crate::{
     adapters::store::{Saved, Store, Write},
-    domain::journal::Journal,
+    app::fold::Open,
     ports::StoreError,
 };
 
@@ -57,41 +57,20 @@ impl Projection {
                     journals.get_mut(&event.message).map_or(Ok(()), |open| open.take(event, sequence))
                 })
                 .collect();
+            let entries: Vec<_> = journals.values().filter_map(Open::entry).collect();
             let writes: Vec<Write> = journals
                 .into_values()
-                .filter(|open| open.changed)
-                .map(|open| Write { before: open.before, version: sequence, journal: open.journal })
+                .filter_map(|open| {
+                    open.changed.map(|version| Write { before: open.before, version, journal: open.journal })
+                })
                 .collect();
             if self.store.save(shard, &writes).await? == Saved::Whole {
+                // Whoever accepted a message may have died, or lost Redis, before it could note its key as used.
+                self.store.set_folded(shard, sequence, &entries).await?;
                 return Ok(verdicts);
             }
         }
         Err(StoreError::Down)
-    }
-}
-
-/// A journal while a batch is folded into it.
-struct Open {
-    before: Option<u64>,
-    journal: Journal,
-    changed: bool,
-}
-
-impl Open {
-    fn new(id: MessageId, known: Option<(u64, Journal)>) -> Self {
-        match known {
-            Some((version, journal)) => Self { before: Some(version), journal, changed: false },
-            None => Self { before: None, journal: Journal::empty(id), changed: false },
-        }
-    }
-
-    fn take(&mut self, event: &Event, sequence: u64) -> Result<(), Illegal> {
-        // A rebuild may have read further than this consumer has come.
-        if self.before.is_some_and(|version| version > sequence) {
-            return Ok(());
-        }
-        self.changed |= self.journal.take(event.clone(), sequence)?;
-        Ok(())
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! First what is accepted and not yet routed (INTAKE), then what happened (EVENTS): a message moves from the first to
 //! the second, so none is missed. The projection of a shard waits meanwhile; what comes later follows in its order.
+//!
+//! The log is read in windows: each is folded into what Redis holds by then and written, so that memory is bounded
+//! however long the log is. One process at a time rebuilds a shard; another takes over when it falls silent.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,23 +13,23 @@ use std::{
 };
 
 use sotto_bus::{Bus, ReadError, StreamReader, Subject};
-use sotto_core::{Classified, Clock, ErrorClass, Facts, MessageId, ShardId, Timestamp, delivery::EventKind};
+use sotto_core::{Classified, ErrorClass, MessageId, ShardId, delivery::Event};
 use sotto_proto::{
     Batch as _, LogEvent,
     pipeline::v1::{EventBatch, WorkBatch},
 };
 use sotto_runtime::telemetry::chain;
-use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::{
+    sync::{Mutex, Notify, mpsc},
+    time::Instant,
+};
 
 use crate::{
     adapters::{
         audit::{AuditTrail, Category},
-        store::{Restore, Store},
+        store::{Answers, Rebuild, Restore, Store, acceptance},
     },
-    domain::{
-        idempotency::{Entry, Window},
-        journal::Journal,
-    },
+    app::fold::Open,
     ports::StoreError,
 };
 
@@ -42,9 +45,12 @@ pub enum RebuildError {
     /// Redis cannot be written.
     #[error("Redis cannot be written")]
     Store(#[source] StoreError),
-    /// Redis lost data again meanwhile.
-    #[error("Redis lost its data again while it was being rebuilt")]
+    /// Redis lost data again meanwhile, or another process took over.
+    #[error("Redis lost its data again while it was being rebuilt, or another process has taken over")]
     LostAgain,
+    /// Another process rebuilds it.
+    #[error("another process is rebuilding shard {0}")]
+    Busy(ShardId),
 }
 
 impl Classified for RebuildError {
@@ -52,7 +58,7 @@ impl Classified for RebuildError {
         match self {
             Self::Read(error) => error.class(),
             Self::Store(error) => error.class(),
-            Self::LostAgain => ErrorClass::Retry { after: LOOK_EVERY },
+            Self::LostAgain | Self::Busy(_) => ErrorClass::Retry { after: LOOK_EVERY },
         }
     }
 }
@@ -75,34 +81,53 @@ pub struct Progress {
 pub struct Rebuilder {
     bus: Bus,
     store: Store,
-    clock: Arc<dyn Clock>,
     audit: AuditTrail,
     /// This run of the process.
     instance: String,
     one_at_a_time: Mutex<()>,
     lost: Arc<Notify>,
+    window: usize,
 }
 
 /// Batches read between two reports of progress.
 const REPORT_EVERY: u64 = 256;
 
+/// Events that are read before they are folded and written: some tens of megabytes.
+const WINDOW: usize = 50_000;
+
+/// How often a rebuild says that it goes on.
+const GO_ON_EVERY: Duration = Duration::from_secs(5);
+
 impl Rebuilder {
     /// A rebuilder; `lost` wakes it before its next look.
-    pub fn new(
-        bus: Bus,
-        store: Store,
-        clock: Arc<dyn Clock>,
-        audit: AuditTrail,
-        instance: &str,
-        lost: Arc<Notify>,
-    ) -> Self {
-        Self { bus, store, clock, audit, instance: instance.to_owned(), one_at_a_time: Mutex::new(()), lost }
+    pub fn new(bus: Bus, store: Store, audit: AuditTrail, instance: &str, lost: Arc<Notify>) -> Self {
+        Self {
+            bus,
+            store,
+            audit,
+            instance: instance.to_owned(),
+            one_at_a_time: Mutex::new(()),
+            lost,
+            window: WINDOW,
+        }
+    }
+
+    /// The same, reading so many events at a time.
+    #[must_use]
+    pub fn in_windows_of(self, events: usize) -> Self {
+        Self { window: events, ..self }
     }
 
     /// Looks at every shard now and then, and rebuilds those that are not ready. Never returns.
     pub async fn watch(&self, redis: sotto_runtime::Condition) {
+        let mut before = Answers::Well;
         loop {
-            redis.set(self.store.answers().await);
+            let answers = self.store.condition().await;
+            redis.set(answers == Answers::Well);
+            if answers == Answers::ButEvicts && before != answers {
+                tracing::error!("Redis may throw keys away: set its maxmemory-policy to noeviction");
+            }
+            before = answers;
             if let Err(error) = self.look().await {
                 tracing::warn!(error = chain(&error), "Redis is not rebuilt yet");
             }
@@ -110,31 +135,35 @@ impl Rebuilder {
         }
     }
 
-    async fn look(&self) -> Result<(), RebuildError> {
+    /// Writes what was missed while Redis was away for a moment, and rebuilds what is not ready.
+    ///
+    /// # Errors
+    /// When a rebuild did not end; the next look begins it anew.
+    pub async fn look(&self) -> Result<(), RebuildError> {
         let _alone = self.one_at_a_time.lock().await;
+        match self.find_unready().await {
+            Ok(unready) if unready.is_empty() => Ok(()),
+            Ok(unready) => self.rebuild(unready, &|_| {}).await,
+            // Nothing to rebuild into; the next look sees.
+            Err(StoreError::Down) => Ok(()),
+            Err(error @ (StoreError::Rebuilding | StoreError::Refused)) => Err(RebuildError::Store(error)),
+        }
+    }
+
+    /// The shards that are not ready and that no other process rebuilds.
+    async fn find_unready(&self) -> Result<Vec<Rebuild>, StoreError> {
+        self.store.catch_up().await?;
         for shard in self.store.behind() {
-            // What could not be written then is in the log.
-            match self.store.forget(shard).await {
-                Ok(()) => {}
-                // Nothing to rebuild into; the next look sees.
-                Err(StoreError::Down) => return Ok(()),
-                Err(error @ (StoreError::Rebuilding | StoreError::Refused)) => {
-                    return Err(RebuildError::Store(error));
-                }
-            }
+            // What was missed and not kept is in the log.
+            self.store.forget(shard).await?;
         }
         let mut unready = Vec::new();
         for shard in self.bus.cell().shards.iter() {
-            match self.store.is_ready(shard).await {
-                Ok(true) => {}
-                Ok(false) => unready.push(shard),
-                Err(StoreError::Down) => return Ok(()),
-                Err(error @ (StoreError::Rebuilding | StoreError::Refused)) => {
-                    return Err(RebuildError::Store(error));
-                }
+            if !self.store.is_ready(shard).await? {
+                unready.extend(self.store.start_rebuild(shard, &self.instance).await?);
             }
         }
-        if unready.is_empty() { Ok(()) } else { self.rebuild(&unready, &|_| {}).await }
+        Ok(unready)
     }
 
     /// Rebuilds every shard, ready or not, and tells how far it is.
@@ -143,40 +172,37 @@ impl Rebuilder {
     /// When the log or Redis cannot be used; by itself it goes on later.
     pub async fn rebuild_all(&self, progress: &mpsc::UnboundedSender<Progress>) -> Result<(), RebuildError> {
         let _alone = self.one_at_a_time.lock().await;
-        let shards: Vec<_> = self.bus.cell().shards.iter().collect();
-        for shard in &shards {
-            self.store.forget(*shard).await.map_err(RebuildError::Store)?;
+        let mut rebuilds = Vec::new();
+        for shard in self.bus.cell().shards.iter() {
+            self.store.forget(shard).await.map_err(RebuildError::Store)?;
+            let rebuild = self.store.start_rebuild(shard, &self.instance).await;
+            rebuilds.push(rebuild.map_err(RebuildError::Store)?.ok_or(RebuildError::Busy(shard))?);
         }
         // Who asked may have gone; the rebuild goes on.
         let tell = |step| {
             let _heard = progress.send(step);
         };
-        self.rebuild(&shards, &tell).await
+        self.rebuild(rebuilds, &tell).await
     }
 
     async fn rebuild(
         &self,
-        shards: &[ShardId],
+        rebuilds: Vec<Rebuild>,
         tell: &(dyn Fn(Progress) + Sync),
     ) -> Result<(), RebuildError> {
-        tracing::info!(shards = shards.len(), "rebuilding Redis from the log");
-        let mut runs = BTreeMap::new();
-        for shard in shards {
-            let run = self.store.start_rebuild(*shard, &self.instance).await;
-            runs.insert(*shard, run.map_err(RebuildError::Store)?);
-        }
-        let mut image = Image::new(shards);
+        tracing::info!(shards = rebuilds.len(), "rebuilding Redis from the log");
+        let mut image = Image::new(&self.store, self.window, rebuilds);
         self.read_intake(&mut image, tell).await?;
         self.read_events(&mut image, tell).await?;
-        for (shard, image) in image.0 {
-            let run = runs.get(&shard).map(String::as_str).unwrap_or_default();
-            let written = self.write(shard, &image).await.map_err(RebuildError::Store)?;
-            let ready = self.store.finish_rebuild(shard, &self.instance, run).await;
-            if !ready.map_err(RebuildError::Store)? {
+        image.write().await?;
+        for (shard, ShardImage { rebuild, read, written, last, .. }) in image.shards {
+            // A sweeper need not wait for what was folded here.
+            self.store.set_folded(shard, last, &[]).await.map_err(RebuildError::Store)?;
+            if !self.store.finish_rebuild(&rebuild).await.map_err(RebuildError::Store)? {
                 return Err(RebuildError::LostAgain);
             }
-            tracing::info!(%shard, read = image.read, written, "the shard is rebuilt");
-            tell(Progress { shard, read: image.read, written, done: true });
+            tracing::info!(%shard, read, written, "the shard is rebuilt");
+            tell(Progress { shard, read, written, done: true });
             self.audit.tell(Category::Lifecycle, "redis.rebuilt", "", None, format!("shard-{shard}"), "ok");
         }
         Ok(())
@@ -184,7 +210,7 @@ impl Rebuilder {
 
     async fn read_intake(
         &self,
-        image: &mut Image,
+        image: &mut Image<'_>,
         tell: &(dyn Fn(Progress) + Sync),
     ) -> Result<(), RebuildError> {
         let reader = StreamReader::<WorkBatch>::new(&self.bus, "INTAKE").map_err(RebuildError::Read)?;
@@ -193,18 +219,16 @@ impl Rebuilder {
         while let Some(batch) = next(&mut reading).await? {
             // What is on its way to another attempt has its acceptance in EVENTS.
             let Some(Subject::Accepted(_, shard)) = batch.subject else { continue };
-            let Some(image) = image.0.get_mut(&shard) else { continue };
-            for delivery in batch.batch.into_items().into_iter().flatten() {
-                image.accepted(&delivery.item.facts);
-            }
-            image.report(shard, tell);
+            let items = batch.batch.into_items().into_iter().flatten();
+            let accepted = items.map(|delivery| acceptance(&delivery.item.facts));
+            image.take(shard, 0, accepted, tell).await?;
         }
         Ok(())
     }
 
     async fn read_events(
         &self,
-        image: &mut Image,
+        image: &mut Image<'_>,
         tell: &(dyn Fn(Progress) + Sync),
     ) -> Result<(), RebuildError> {
         let reader = StreamReader::<EventBatch>::new(&self.bus, "EVENTS").map_err(RebuildError::Read)?;
@@ -212,31 +236,18 @@ impl Rebuilder {
         let mut reading = reader.read(state.first, state.last);
         while let Some(batch) = next(&mut reading).await? {
             let Some(Subject::Event(shard)) = batch.subject else { continue };
-            let Some(image) = image.0.get_mut(&shard) else { continue };
             // What cannot be read is in quarantine already: the projection met it before us.
-            for item in batch.batch.into_items().into_iter().flatten() {
-                image.event(item, batch.sequence);
-            }
-            image.report(shard, tell);
+            let events = batch.batch.into_items().into_iter().flatten().filter_map(about_a_message);
+            image.take(shard, batch.sequence, events, tell).await?;
         }
         Ok(())
     }
+}
 
-    async fn write(&self, shard: ShardId, image: &ShardImage) -> Result<u64, StoreError> {
-        let kept: Vec<Restore> = image
-            .journals
-            .values()
-            .filter(|(_, journal)| self.store.is_kept(journal))
-            .map(|(version, journal)| Restore { version: *version, journal: journal.clone() })
-            .collect();
-        let now = self.clock.now();
-        let entries: Vec<(MessageId, Entry, Timestamp)> = image
-            .entries
-            .iter()
-            .map(|(id, entry)| (*id, *entry, Window::at(entry.accepted_at).remembered_until()))
-            .filter(|(_, _, until)| *until > now)
-            .collect();
-        Ok(self.store.restore(shard, &kept).await? + self.store.restore_entries(shard, &entries).await?)
+fn about_a_message(item: LogEvent) -> Option<Event> {
+    match item {
+        LogEvent::Delivery(event) => Some(event),
+        LogEvent::ParkedReceipt { .. } => None,
     }
 }
 
@@ -255,62 +266,109 @@ async fn next<B: prost::Message + Default>(
     }
 }
 
-/// What the log says, by shard.
-struct Image(BTreeMap<ShardId, ShardImage>);
-
-#[derive(Default)]
-struct ShardImage {
-    journals: HashMap<MessageId, (u64, Journal)>,
-    entries: HashMap<MessageId, Entry>,
-    read: u64,
+/// What a window of the log says, by shard.
+struct Image<'a> {
+    store: &'a Store,
+    window: usize,
+    shards: BTreeMap<ShardId, ShardImage>,
+    waiting: usize,
+    went_on: Instant,
 }
 
-impl Image {
-    fn new(shards: &[ShardId]) -> Self {
-        Self(shards.iter().map(|shard| (*shard, ShardImage::default())).collect())
+struct ShardImage {
+    rebuild: Rebuild,
+    /// Events that are not folded yet, in their order, and the sequence of each.
+    events: HashMap<MessageId, Vec<(u64, Event)>>,
+    read: u64,
+    written: u64,
+    last: u64,
+}
+
+impl<'a> Image<'a> {
+    fn new(store: &'a Store, window: usize, rebuilds: Vec<Rebuild>) -> Self {
+        let empty = |rebuild: Rebuild| {
+            let events = HashMap::new();
+            (rebuild.shard(), ShardImage { rebuild, events, read: 0, written: 0, last: 0 })
+        };
+        Self {
+            store,
+            window,
+            shards: rebuilds.into_iter().map(empty).collect(),
+            waiting: 0,
+            went_on: Instant::now(),
+        }
+    }
+
+    /// Takes a batch; writes when the window is full.
+    async fn take(
+        &mut self,
+        shard: ShardId,
+        sequence: u64,
+        events: impl Iterator<Item = Event>,
+        tell: &(dyn Fn(Progress) + Sync),
+    ) -> Result<(), RebuildError> {
+        let Some(image) = self.shards.get_mut(&shard) else { return Ok(()) };
+        for event in events {
+            image.events.entry(event.message).or_default().push((sequence, event));
+            self.waiting += 1;
+        }
+        image.last = image.last.max(sequence);
+        image.read += 1;
+        if image.read.is_multiple_of(REPORT_EVERY) {
+            tell(Progress { shard, read: image.read, written: image.written, done: false });
+        }
+        if self.waiting >= self.window {
+            self.write().await?;
+        }
+        if self.went_on.elapsed() >= GO_ON_EVERY {
+            self.go_on().await?;
+        }
+        Ok(())
+    }
+
+    async fn go_on(&mut self) -> Result<(), RebuildError> {
+        for image in self.shards.values() {
+            if !self.store.go_on(&image.rebuild).await.map_err(RebuildError::Store)? {
+                return Err(RebuildError::LostAgain);
+            }
+        }
+        self.went_on = Instant::now();
+        Ok(())
+    }
+
+    /// Folds what waits into what Redis holds by now.
+    async fn write(&mut self) -> Result<(), RebuildError> {
+        for (shard, image) in &mut self.shards {
+            image.written += image.write(self.store, *shard).await.map_err(RebuildError::Store)?;
+        }
+        self.waiting = 0;
+        self.go_on().await
     }
 }
 
 impl ShardImage {
-    /// An acceptance that may not be in EVENTS yet.
-    fn accepted(&mut self, facts: &Facts) {
-        self.remember(facts);
-        self.journals.entry(facts.message).or_insert_with(|| (0, Journal::accepted(facts.clone())));
-    }
-
-    fn event(&mut self, item: LogEvent, sequence: u64) {
-        let event = match item {
-            LogEvent::Delivery(event) => event,
-            LogEvent::ParkedReceipt { .. } => return,
-        };
-        if let EventKind::Accepted(facts) = &event.kind {
-            self.remember(facts);
+    async fn write(&mut self, store: &Store, shard: ShardId) -> Result<u64, StoreError> {
+        let events: Vec<_> = std::mem::take(&mut self.events).into_iter().collect();
+        let ids: Vec<MessageId> = events.iter().map(|(id, _)| *id).collect();
+        let known = store.load_unready(shard, &ids).await?;
+        let (mut journals, mut entries) = (Vec::new(), Vec::new());
+        for ((id, events), known) in events.into_iter().zip(known) {
+            let mut open = Open::new(id, known);
+            for (sequence, event) in events {
+                // An illegal event was quarantined when the projection met it.
+                let _legal = open.take(&event, sequence);
+            }
+            entries.extend(open.entry());
+            let Open { before, journal, changed, .. } = open;
+            let Some(version) = changed else { continue };
+            // One whose time is over is written only over what stands there, which it removes.
+            if before.is_some() || store.is_kept(&journal) {
+                journals.push(Restore { version, journal });
+            }
         }
-        let id = event.message;
-        let (version, journal) = self.journals.entry(id).or_insert_with(|| (0, Journal::empty(id)));
-        // An illegal event was quarantined when the projection met it.
-        if journal.take(event, sequence) == Ok(true) {
-            *version = sequence;
-        }
-    }
-
-    /// The first acceptance of a key is the one that counts.
-    fn remember(&mut self, facts: &Facts) {
-        if let Some(content) = facts.content_mac {
-            let (accepted_at, expires_at) = (facts.accepted_at, facts.expires_at);
-            self.entries.entry(facts.message).or_insert(Entry {
-                stored: true,
-                content,
-                accepted_at,
-                expires_at,
-            });
-        }
-    }
-
-    fn report(&mut self, shard: ShardId, tell: &(dyn Fn(Progress) + Sync)) {
-        self.read += 1;
-        if self.read.is_multiple_of(REPORT_EVERY) {
-            tell(Progress { shard, read: self.read, written: 0, done: false });
-        }
+        let written = store.restore(shard, &journals).await?;
+        store.set_folded(shard, 0, &entries).await?;
+        let entries = u64::try_from(entries.len()).unwrap_or(u64::MAX);
+        Ok(written + entries)
     }
 }

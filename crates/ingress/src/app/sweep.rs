@@ -1,8 +1,13 @@
 //! Ends silence: messages whose deadline has passed are closed by an event, as expired or as unknown (MSG-6).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use sotto_core::{Clock, MessageId, ShardId, Timestamp, delivery::Event};
+use tokio::time::Instant;
 
 use crate::{
     adapters::store::{Store, acceptance},
@@ -17,15 +22,24 @@ const AT_A_TIME: usize = 250;
 /// read it by then.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Looks through deadlines.
+/// A projection that has not read the last closing events is waited for, but no longer than this: its place may have been
+/// lost with Redis.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// Looks through deadlines. Clones share what was closed.
 #[derive(Clone, Debug)]
 pub struct Sweeper {
-    /// Journals and deadlines.
-    pub store: Store,
-    /// Takes the closing events.
-    pub log: Arc<dyn Log>,
-    /// The wall clock.
-    pub clock: Arc<dyn Clock>,
+    store: Store,
+    log: Arc<dyn Log>,
+    clock: Arc<dyn Clock>,
+    closed: Arc<Mutex<HashMap<ShardId, Closed>>>,
+}
+
+/// The last closing events of a shard.
+#[derive(Clone, Copy, Debug)]
+struct Closed {
+    sequence: u64,
+    at: Instant,
 }
 
 /// Why a sweep did not end.
@@ -40,6 +54,11 @@ pub enum SweepError {
 }
 
 impl Sweeper {
+    /// A sweeper that has closed nothing yet.
+    pub fn new(store: Store, log: Arc<dyn Log>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, log, clock, closed: Arc::default() }
+    }
+
     /// Closes what is due in a shard. Returns how many messages were closed.
     ///
     /// # Errors
@@ -47,6 +66,10 @@ impl Sweeper {
     pub async fn sweep(&self, shard: ShardId) -> Result<usize, SweepError> {
         let mut closed = 0;
         loop {
+            // What was closed is still open for a projection that is behind: it would be closed again and again.
+            if self.waits(shard).await? {
+                return Ok(closed);
+            }
             let ids = self.store.due(shard, AT_A_TIME).await.map_err(SweepError::Store)?;
             let journals = self.store.load(shard, &ids).await.map_err(SweepError::Store)?;
             let now = self.clock.now();
@@ -65,13 +88,25 @@ impl Sweeper {
                 }
             }
             if !events.is_empty() {
-                self.log.append(shard, events).await.map_err(SweepError::Log)?;
+                let sequence = self.log.append(shard, events).await.map_err(SweepError::Log)?;
+                self.lock().insert(shard, Closed { sequence, at: Instant::now() });
             }
             self.store.set_due(shard, &deadlines).await.map_err(SweepError::Store)?;
             if ids.len() < AT_A_TIME {
                 return Ok(closed);
             }
         }
+    }
+
+    async fn waits(&self, shard: ShardId) -> Result<bool, SweepError> {
+        let last = self.lock().get(&shard).copied();
+        let Some(Closed { sequence, at }) = last else { return Ok(false) };
+        let folded = self.store.folded(shard).await.map_err(SweepError::Store)?;
+        Ok(folded < sequence && at.elapsed() < PATIENCE)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ShardId, Closed>> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! An id is a keyed hash of tenant, key and the window in which the request came, so a retry finds itself even when
 //! everything but the log is lost. A retry may come in the next window, or after the hashing key was rotated: ids of
-//! the previous window and the previous hashing key are tried too.
+//! the previous window and of the ring's other keys are tried too: a replica that opened the keystore after a rotation uses
+//! the key that is still the next one here.
 
 use std::time::Duration;
 
-use sotto_core::{MessageId, Sensitive, TenantId, Timestamp};
+use sotto_core::{Facts, MessageId, Sensitive, TenantId, Timestamp};
 
 use super::request::Checked;
 
@@ -101,7 +102,7 @@ pub fn content_tag<T: Tagger>(tagger: &T, request: &Checked) -> Result<[u8; 32],
 }
 
 /// What is remembered of a key's use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Whether the broker stored the message.
     pub stored: bool,
@@ -111,31 +112,46 @@ pub struct Entry {
     pub accepted_at: Timestamp,
     /// When it expires.
     pub expires_at: Timestamp,
+    /// Whose message it is.
+    pub tenant: TenantId,
 }
 
 impl Entry {
-    const LEN: usize = 1 + 32 + 8 + 8;
+    const FIXED: usize = 1 + 32 + 8 + 8;
+
+    /// What is remembered of a stored message; nothing if it had no key.
+    pub fn of(facts: &Facts) -> Option<Self> {
+        Some(Self {
+            stored: true,
+            content: facts.content_mac?,
+            accepted_at: facts.accepted_at,
+            expires_at: facts.expires_at,
+            tenant: facts.tenant.clone(),
+        })
+    }
+
+    /// Until when it is remembered, unless intake knows better: its window may be the next one.
+    pub fn remembered_until(&self) -> Timestamp {
+        Window::at(self.accepted_at).remembered_until()
+    }
 
     /// As Redis keeps it.
-    pub fn encode(&self) -> [u8; Self::LEN] {
-        let mut bytes = [0; Self::LEN];
-        let parts = [u8::from(self.stored)]
-            .into_iter()
-            .chain(self.content)
-            .chain(self.accepted_at.unix_millis().to_be_bytes())
-            .chain(self.expires_at.unix_millis().to_be_bytes());
-        for (to, from) in bytes.iter_mut().zip(parts) {
-            *to = from;
-        }
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(Self::FIXED + self.tenant.as_str().len());
+        bytes.push(u8::from(self.stored));
+        bytes.extend(self.content);
+        bytes.extend(self.accepted_at.unix_millis().to_be_bytes());
+        bytes.extend(self.expires_at.unix_millis().to_be_bytes());
+        bytes.extend(self.tenant.as_str().as_bytes());
         bytes
     }
 
     /// Off Redis; `None` for anything else.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; Self::LEN] = bytes.try_into().ok()?;
         let (stored, rest) = bytes.split_first()?;
         let (content, rest) = rest.split_first_chunk::<32>()?;
-        let (accepted, expires) = rest.split_first_chunk::<8>()?;
+        let (accepted, rest) = rest.split_first_chunk::<8>()?;
+        let (expires, tenant) = rest.split_first_chunk::<8>()?;
         Some(Self {
             stored: match stored {
                 0 => false,
@@ -144,7 +160,8 @@ impl Entry {
             },
             content: *content,
             accepted_at: Timestamp::from_unix_millis(i64::from_be_bytes(*accepted)),
-            expires_at: Timestamp::from_unix_millis(i64::from_be_bytes(expires.try_into().ok()?)),
+            expires_at: Timestamp::from_unix_millis(i64::from_be_bytes(*expires)),
+            tenant: std::str::from_utf8(tenant).ok()?.parse().ok()?,
         })
     }
 }
@@ -199,6 +216,7 @@ mod tests {
                 content,
                 accepted_at: Timestamp::from_unix_millis(accepted),
                 expires_at: Timestamp::from_unix_millis(expires),
+                tenant: "acme".parse().unwrap(),
             };
             prop_assert_eq!(Entry::decode(&entry.encode()), Some(entry));
         }
@@ -206,7 +224,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
             if let Some(entry) = Entry::decode(&bytes) {
-                prop_assert_eq!(entry.encode().to_vec(), bytes);
+                prop_assert_eq!(entry.encode(), bytes);
             }
         }
     }

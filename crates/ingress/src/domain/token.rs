@@ -3,7 +3,7 @@
 //!
 //! Nothing in a token chooses how it is verified (RFC 8725 §3.1): the header may only name one of identity's keys.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, de::IgnoredAny};
@@ -137,7 +137,12 @@ impl Caller {
 
     /// Whether the token is still within its time.
     pub fn is_valid_at(&self, now: Timestamp) -> bool {
-        now < self.expires_at.plus(SKEW)
+        now < self.ends_at()
+    }
+
+    /// From when on it is not.
+    pub fn ends_at(&self) -> Timestamp {
+        self.expires_at.plus(SKEW)
     }
 }
 
@@ -176,13 +181,19 @@ struct Claims {
     senders: Vec<String>,
 }
 
-/// A token taken apart. Nothing in it is to be believed before [`Unverified::verify`].
-#[derive(Debug)]
+/// A token taken apart. Nothing in it is to be believed before [`Unverified::verify`]. It holds the bearer's token, so
+/// its `Debug` prints nothing.
 pub struct Unverified<'a> {
     signed: &'a str,
     kid: String,
     payload: Vec<u8>,
     signature: [u8; SIGNATURE_LEN],
+}
+
+impl fmt::Debug for Unverified<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unverified").finish_non_exhaustive()
+    }
 }
 
 impl<'a> Unverified<'a> {

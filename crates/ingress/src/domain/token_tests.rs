@@ -50,6 +50,12 @@ fn without(mut object: Value, name: &str) -> Value {
 }
 
 #[test]
+fn a_token_taken_apart_prints_nothing() {
+    let text = token(&key(), &header(), &claims());
+    assert_eq!(format!("{:?}", Unverified::parse(&text).unwrap()), "Unverified { .. }");
+}
+
+#[test]
 fn a_good_token_says_who_calls() {
     let caller = judge(&header(), &claims()).unwrap();
     assert_eq!((caller.tenant.as_str(), caller.client.as_str()), ("acme", "client-1"));

@@ -172,7 +172,9 @@ async fn connect(broker: &Broker) -> Result<Bus, PrivacyError> {
 /// Until it is stored. A batch in doubt is sent again: the log knows a record by its producer and number.
 async fn store(publisher: &Publisher<AuditBatch>, batch: Vec<AuditRecord>) {
     let mut told = false;
-    while let Err(error) = publisher.publish_all(&Subject::Audit(CATEGORY), batch.clone()).await {
+    while let Err(error) =
+        publisher.publish_all(&Subject::Audit(Service::Privacy, CATEGORY), batch.clone()).await
+    {
         if !told {
             tracing::error!(
                 error = chain(&error),

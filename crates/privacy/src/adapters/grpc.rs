@@ -174,7 +174,9 @@ fn status(error: &KeyError) -> Status {
         }
         KeyError::Span(span) => span_status(*span),
         KeyError::TooMany { retry_after } => retry(Code::ResourceExhausted, error, *retry_after),
-        KeyError::Keystore(_) | KeyError::Crypto(_) | KeyError::Blocking(_) => failed(error),
+        KeyError::Keystore(_) | KeyError::Crypto(_) | KeyError::Blocking(_) | KeyError::Clock { .. } => {
+            failed(error)
+        }
     }
 }
 

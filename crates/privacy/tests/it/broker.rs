@@ -1,4 +1,4 @@
-//! The whole process against a real broker: what it does is in `audit.keys`, and an absent broker holds up no key.
+//! The whole process against a real broker: what it does is in `audit.privacy.keys`, and an absent broker holds up no key.
 
 use std::{collections::BTreeMap, fs, num::NonZeroU16, path::PathBuf, sync::Arc};
 
@@ -7,9 +7,9 @@ use sotto_bus::{
     topology::{self, Cell, ServerOptions},
 };
 use sotto_core::{Shards, SystemClock};
-use sotto_privacy::service::Privacy;
+use sotto_privacy::service::run;
 use sotto_proto::pipeline::v1::{AuditBatch, AuditRecord};
-use sotto_runtime::{Context, Service as _};
+use sotto_runtime::Context;
 use sotto_testkit::{CertFiles, NatsOptions, NatsServer, Pki, eventually, eventually_ok};
 
 use crate::{
@@ -33,7 +33,7 @@ impl Broker {
         for party in Party::ALL {
             let keys = nkeys::KeyPair::new_user();
             let file = pki.dir().join(format!("{party}.nkey"));
-            fs::write(&file, keys.seed().unwrap()).unwrap();
+            sotto_testkit::write_secret(&file, keys.seed().unwrap());
             seeds.insert(party, file);
             users.push((party, vec![keys.public_key()]));
         }
@@ -97,7 +97,7 @@ impl Process {
     async fn start(world: &World, pki: &Pki, more: &str) -> Self {
         let context = Context::detached(world.clock.clone(), "run-1");
         let config = config(world, pki, more);
-        context.tasks.spawn_critical("service", Privacy::run(config, context.clone()));
+        context.tasks.spawn_critical("service", run(config, context.clone(), world.steady.clone()));
         eventually(BOUND, "a listener", async || context.ready.conditions().get("listening") == Some(&true))
             .await;
         let port = context.info.addresses()["grpc"].rsplit(':').next().unwrap().to_owned();
@@ -115,7 +115,7 @@ async fn read(bus: &Bus) -> Result<Vec<AuditRecord>, sotto_bus::ReadError> {
     let mut reading = reader.read(1, u64::MAX);
     let mut records = Vec::new();
     while let Some(batch) = reading.next().await? {
-        assert_eq!(batch.subject, Some(Subject::Audit(AuditCategory::Keys)));
+        assert_eq!(batch.subject, Some(Subject::Audit(Party::Privacy, AuditCategory::Keys)));
         records.extend(batch.batch.records);
     }
     Ok(records)

@@ -56,7 +56,7 @@ fn every_range_is_checked() {
         ("[[unwrap]]\naccounts = ['*']\ntenants = ['No Tenant']", "unwrap"),
         ("keystore.buckets_file = '/no/such/file'", "keystore.buckets_file"),
         ("keystore.unlock_secret_file = ''", "keystore.unlock_secret_file"),
-        ("cell.shards = 257", "cell.shards"),
+        ("cell.shards = 65", "cell.shards"),
         ("nats.url = 'nats://localhost:4222'", "nats.url"),
         ("nats.nkey_seed_file = ''", "nats.nkey_seed_file"),
         ("nats.connect_timeout_ms = 99", "nats.connect_timeout_ms"),

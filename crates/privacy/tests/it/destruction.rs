@@ -8,6 +8,8 @@ use sotto_privacy::{app::Refusal, error::KeyError};
 
 use crate::world::{MINUTE, NOW, World, account, open_one, refusal, refused, tenant};
 
+const DAY: Duration = Duration::from_secs(86_400);
+
 #[tokio::test]
 async fn a_key_made_before_a_restart_opens_after_it() {
     let world = World::new();
@@ -111,7 +113,7 @@ async fn the_clock_going_back_brings_nothing_back() {
 }
 
 #[tokio::test]
-async fn a_destruction_is_told_again_after_a_restart_within_the_hour() {
+async fn a_destruction_is_told_again_after_a_restart_within_a_week() {
     let world = World::new();
     let keys = world.open();
     let made = world.otp_key(&keys).await;
@@ -119,7 +121,7 @@ async fn a_destruction_is_told_again_after_a_restart_within_the_hour() {
     keys.sweep().await.unwrap();
     let first = world.told.take();
     drop(keys);
-    world.clock.advance(59 * MINUTE);
+    world.clock.advance(7 * DAY - MINUTE);
     let keys = world.open();
     keys.tell_again().await.unwrap();
     assert_eq!(world.told.take(), first, "the same words, so that it is one fact");
@@ -127,6 +129,31 @@ async fn a_destruction_is_told_again_after_a_restart_within_the_hour() {
     world.clock.advance(2 * MINUTE);
     world.open().tell_again().await.unwrap();
     assert_eq!(world.told.take(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_ahead_destroys_nothing_that_lives() {
+    let world = World::new();
+    let keys = world.open();
+    let made = world.otp_key(&keys).await;
+    world.jump(DAY);
+    let error = refused(keys.sweep().await);
+    assert!(matches!(error, KeyError::Clock { ahead } if ahead == DAY), "{error:?}");
+    assert_eq!(refusal(&keys, &made.wrap).await, None, "and it opens: its time has not come");
+    let until = NOW.plus(10 * MINUTE);
+    let other = keys.make("ingress", tenant("acme"), MessageClass::Otp, until).await.unwrap();
+    assert_eq!(other.dies_at, made.dies_at, "and so are keys made");
+    assert_eq!(world.told.take(), Vec::<String>::new());
+
+    // What dies meanwhile by the clock that nobody sets is destroyed all the same.
+    world.clock.set(made.dies_at.plus(DAY));
+    assert!(matches!(refused(keys.sweep().await), KeyError::Clock { .. }));
+    assert_eq!(refusal(&keys, &made.wrap).await, Some(Refusal::Destroyed));
+    let told = world.told.take();
+    assert_eq!(told.iter().filter(|one| one.starts_with("bucket.destroyed")).count(), 1, "{told:?}");
+
+    world.mend();
+    assert_eq!(keys.sweep().await.unwrap(), 0);
 }
 
 /// What holds when somebody restores `buckets.sks` from before a destruction (docs/services/privacy.md): the service

@@ -48,7 +48,8 @@ impl Served {
     async fn start_with(world: &World, pki: Pki, more: &str) -> Self {
         let config = config(world, &pki, more);
         let context = Context::detached(world.clock.clone(), "run-1");
-        context.tasks.spawn_critical("service", serve(config, context.clone(), world.told.clone()));
+        let served = serve(config, context.clone(), world.steady.clone(), world.told.clone());
+        context.tasks.spawn_critical("service", served);
         // Before they are registered, no condition at all would pass for all of them.
         let all =
             BTreeMap::from(["destruction", "keystore", "listening"].map(|name| (name.to_owned(), true)));

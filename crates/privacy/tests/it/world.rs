@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,7 +19,7 @@ use sotto_privacy::{
         retention::Retention,
     },
     error::KeyError,
-    ports::{AuditEntry, AuditTrail},
+    ports::{AuditEntry, AuditTrail, SteadyClock},
 };
 use tempfile::TempDir;
 
@@ -51,23 +54,53 @@ impl Told {
     }
 }
 
+/// A clock that goes with the wall clock, except where a test sets that one.
+#[derive(Debug)]
+pub(crate) struct Follows {
+    clock: Arc<ManualClock>,
+    jumped_ms: AtomicU64,
+}
+
+impl SteadyClock for Follows {
+    fn elapsed(&self) -> Duration {
+        let since = sotto_core::Clock::now(&self.clock).since(NOW.minus(Duration::from_secs(3600)));
+        since.saturating_sub(Duration::from_millis(self.jumped_ms.load(Ordering::SeqCst)))
+    }
+}
+
 pub(crate) struct World {
     folder: TempDir,
     pub(crate) clock: Arc<ManualClock>,
+    pub(crate) steady: Arc<Follows>,
     pub(crate) told: Arc<Told>,
 }
 
 impl World {
     /// A new cell's key file.
     pub(crate) fn new() -> Self {
+        let clock = Arc::new(ManualClock::new(NOW));
         let world = Self {
             folder: TempDir::with_prefix("sotto-privacy-").unwrap(),
-            clock: Arc::new(ManualClock::new(NOW)),
+            clock: clock.clone(),
+            steady: Arc::new(Follows { clock, jumped_ms: AtomicU64::new(0) }),
             told: Arc::default(),
         };
         let secret = UnlockSecret::create(&world.secret_file()).unwrap();
         SoftBuckets::create(&world.buckets_file(), secret, "privacy").unwrap();
         world
+    }
+
+    /// Sets the wall clock ahead; the other one does not move.
+    pub(crate) fn jump(&self, by: Duration) {
+        let millis = u64::try_from(by.as_millis()).unwrap();
+        self.steady.jumped_ms.fetch_add(millis, Ordering::SeqCst);
+        self.clock.advance(by);
+    }
+
+    /// Sets it back to where it would be.
+    pub(crate) fn mend(&self) {
+        let jumped = self.steady.jumped_ms.swap(0, Ordering::SeqCst);
+        self.clock.set(sotto_core::Clock::now(&self.clock).minus(Duration::from_millis(jumped)));
     }
 
     pub(crate) fn buckets_file(&self) -> PathBuf {
@@ -98,6 +131,7 @@ impl World {
             bound,
             keys: Arc::new(self.buckets()),
             clock: self.clock.clone(),
+            steady: self.steady.clone(),
             audit: self.told.clone(),
         })
     }

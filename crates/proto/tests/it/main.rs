@@ -196,13 +196,18 @@ fn sensitive_messages_print_nothing() {
         text: "482913".to_owned(),
         ..Default::default()
     };
-    let request = public::SendRequest { message: Some(message), idempotency_key: String::new() };
+    let request = public::SendRequest { message: Some(message), idempotency_key: "84912345678-1".to_owned() };
+    let streamed = public::SendStreamRequest {
+        reference: 1,
+        message: request.message.clone(),
+        idempotency_key: request.idempotency_key.clone(),
+    };
     let content = wire::SealedContent {
         to: "84912345678".to_owned(),
         from: "ACMEBANK".to_owned(),
         text: "482913".to_owned(),
     };
-    let printed = format!("{request:?} {content:?}");
+    let printed = format!("{request:?} {streamed:?} {content:?}");
     for secret in ["84912345678", "ACMEBANK", "482913"] {
         assert!(!printed.contains(secret), "{printed}");
     }

@@ -14,13 +14,13 @@ use super::{
 pub struct CellConfig {
     /// The cell's name (`vn`): part of every subject and bound into every envelope.
     pub id: CellId,
-    /// The number of shards, 1 to 256; fixed at the birth of the cell.
+    /// The number of shards, 1 to 64 (`deploy/streams.toml`); fixed at the birth of the cell.
     pub shards: Shards,
 }
 
 impl Validate for CellConfig {
     fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
-        errors.in_range(at, "shards", self.shards.count(), 1..=256, "shards");
+        errors.in_range(at, "shards", self.shards.count(), 1..=64, "shards");
     }
 }
 

@@ -127,7 +127,7 @@ fn every_error_is_told_at_once() {
     let text = format!(
         "workers = 300\nratio = 7.5\ntypo = 1\n{}\n[telemetry]\nlog = 'info,=,x=y=z'\nformat = 'xml'\n\
          [admin]\nlisten = 'everywhere'\nport = 1\n[shutdown]\ngrace = '3 fortnights'\n[nonsense]\na = 1\n",
-        required(&folder).replace("id = 'vn'", "id = 'V N'\nshards = 0")
+        required(&folder).replace("id = 'vn'", "id = 'V N'\nshards = 65")
     );
     let environment =
         variables(&[("SOTTO_ADMIN__LISTEN", "127.0.0.1:1"), ("SOTTO__REDIS__RESPONSE_TIMEOUT", "1 h")]);

@@ -3,6 +3,7 @@
 
 mod config;
 mod grpc;
+mod listener;
 mod process;
 mod redis;
 mod tls;

@@ -164,6 +164,49 @@ async fn the_grace_ends_a_drain() {
 }
 
 #[tokio::test]
+async fn no_core_file_can_be_written() {
+    let mut tiny = Tiny::behaving("serve");
+    tiny.ready().await;
+    let limits = fs::read_to_string(format!("/proc/{}/limits", tiny.process.id().unwrap())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let values: Vec<_> = core.split_whitespace().skip(4).take(2).collect();
+    assert_eq!(values, ["0", "0"], "soft and hard: {core}");
+    tiny.process.terminate(BOUND).await;
+}
+
+#[tokio::test]
+async fn dies_with_its_parent_when_told_to() {
+    let folder = TempDir::new().unwrap();
+    let (log, script) = (folder.path().join("log"), r#""$0" --die-with-parent=$$ & wait"#);
+    let program = binary().display().to_string();
+    let environment = [
+        ("SOTTO__PASSWORD_FILE", password(&folder)),
+        ("SOTTO__BEHAVIOUR", "serve".to_owned()),
+        ("SOTTO__ADMIN__ADDRESS_FILE", folder.path().join("admin").display().to_string()),
+    ];
+    let mut shell = Process::start("/bin/sh".as_ref(), ["-c", script, &program], environment, &log);
+    shell.wait_until_ready(BOUND, &folder.path().join("admin")).await;
+    // Without a chance to say good-bye.
+    shell.kill().await;
+    eventually(BOUND, "the orphan to stop", || async {
+        let log = fs::read_to_string(&log).unwrap_or_default();
+        log.lines().last().is_some_and(|line| line.contains("\"stopped\""))
+    })
+    .await;
+}
+
+#[test]
+fn an_orphan_does_not_start() {
+    let folder = TempDir::new().unwrap();
+    let secret = password(&folder);
+    let environment = [("SOTTO__PASSWORD_FILE", secret.as_str()), ("SOTTO__BEHAVIOUR", "serve")];
+    // Not our process id: the parent that started it with that is gone.
+    let output = run(&["--die-with-parent=4194303"], &environment);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("the parent process has ended"), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
 async fn a_taken_admin_address_is_told() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap().to_string();

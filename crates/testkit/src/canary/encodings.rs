@@ -1,8 +1,14 @@
 //! The forms in which a secret could be written.
 
+use std::collections::BTreeSet;
+
 use base64::{Engine as _, alphabet, engine::general_purpose};
 
 use super::{Encoding, scan::Pattern};
+
+/// Characters of base64 that must be settled by a secret alone; fewer are met by chance. Packed septets settle so many
+/// from eight characters on, semi-octets from nine digits on.
+const FEWEST: usize = 5;
 
 /// What to search for, for one secret.
 pub(super) fn patterns(secret: &str) -> Vec<(Encoding, Pattern)> {
@@ -18,20 +24,21 @@ pub(super) fn patterns(secret: &str) -> Vec<(Encoding, Pattern)> {
     patterns.push((Encoding::DecimalList, Pattern::exact(decimal_list(secret.as_bytes()).as_bytes())));
     if let Some(septets) = septets(secret) {
         for bit in 0..8 {
-            patterns.push((Encoding::PackedGsm7, Pattern::masked(masked_bits(&septet_bits(&septets), bit))));
-        }
-        for text in hex(&packed(&septets)) {
-            // The last octet may hold bits of what follows.
-            let whole = text.get(..text.len().saturating_sub(2)).unwrap_or_default();
-            patterns.push((Encoding::Hex, Pattern::exact(whole.as_bytes())));
+            let octets = masked_bits(&septet_bits(&septets), bit);
+            patterns.extend(texts_of(&octets));
+            patterns.push((Encoding::PackedGsm7, Pattern::masked(octets)));
         }
     }
     if let Some(digits) = digits(secret) {
         for start in 0..2 {
-            patterns
-                .push((Encoding::SwappedBcd, Pattern::masked(semi_octets(&digits, start, Half::LowFirst))));
-            patterns
-                .push((Encoding::PlainBcd, Pattern::masked(semi_octets(&digits, start, Half::HighFirst))));
+            for half in [Half::LowFirst, Half::HighFirst] {
+                let octets = semi_octets(&digits, start, half);
+                // The other half of a first or last octet may be any semi-octet.
+                let texts: BTreeSet<_> =
+                    (0..0x10).flat_map(|other| base64_of(&filled(&octets, other))).collect();
+                patterns.extend(texts.iter().map(|text| (Encoding::Base64, Pattern::exact(text))));
+                patterns.push((half.encoding(), Pattern::masked(octets)));
+            }
         }
         // As hex, semi-octets high half first are the digits themselves; low half first they are swapped in pairs.
         for start in 0..2 {
@@ -48,27 +55,28 @@ pub(super) fn planted(secret: &str) -> Vec<(Encoding, Vec<u8>)> {
     let mut planted = byte_forms(secret);
     for (_, bytes) in byte_forms(secret) {
         planted.extend(hex(&bytes).into_iter().map(|text| (Encoding::Hex, text.into_bytes())));
-        for before in 0..3 {
-            // Characters before and after, so that all three positions and partial groups are planted.
-            let mut with_others = vec![0xfb; before];
-            with_others.extend_from_slice(&bytes);
-            with_others.extend_from_slice(&[0xff; 4]);
-            planted.push((Encoding::Base64, general_purpose::STANDARD.encode(&with_others).into_bytes()));
-            planted
-                .push((Encoding::Base64, general_purpose::URL_SAFE_NO_PAD.encode(&with_others).into_bytes()));
-        }
+        planted.extend(base64_planted(&bytes));
     }
     planted.push((Encoding::DecimalList, format!("{:?}", secret.as_bytes()).into_bytes()));
     if let Some(alone) = septets(secret) {
         planted.extend(hex(&packed(&alone)).into_iter().map(|text| (Encoding::Hex, text.into_bytes())));
+        let mut all_packed = Vec::new();
         for before in 0..8 {
             let text = format!("{}{secret}9ab", "x1y2z3w4".get(..before).unwrap_or_default());
             let septets = septets(&text).unwrap_or_default();
-            planted.push((Encoding::PackedGsm7, packed(&septets)));
+            all_packed.push(packed(&septets));
             // User data after a header starts at a septet boundary reached by fill bits (3GPP TS 23.040 §9.2.3.24).
             let mut filled = vec![false; before];
             filled.extend(septet_bits(&septets));
-            planted.push((Encoding::PackedGsm7, bits_to_octets(&filled)));
+            all_packed.push(bits_to_octets(&filled));
+        }
+        for octets in all_packed {
+            planted.extend(hex(&octets).map(|text| (Encoding::Hex, text.into_bytes())));
+            // Whatever the position, five octets in a row are the secret's alone.
+            if alone.len() >= 8 {
+                planted.extend(base64_planted(&octets));
+            }
+            planted.push((Encoding::PackedGsm7, octets));
         }
     }
     if let Some(digits) = digits(secret) {
@@ -83,8 +91,25 @@ pub(super) fn planted(secret: &str) -> Vec<(Encoding, Vec<u8>)> {
                     Half::HighFirst => Encoding::Utf8,
                 };
                 planted.extend(hex(&octets).into_iter().map(|text| (as_hex, text.into_bytes())));
+                if digits.len() >= 9 {
+                    planted.extend(base64_planted(&octets));
+                }
                 planted.push((half.encoding(), octets));
             }
+        }
+    }
+    planted
+}
+
+/// Bytes in base64 with others before and after, so that all three positions and partial groups are planted.
+fn base64_planted(bytes: &[u8]) -> Vec<(Encoding, Vec<u8>)> {
+    let mut planted = Vec::new();
+    for before in 0..3 {
+        let mut with_others = vec![0xfb; before];
+        with_others.extend_from_slice(bytes);
+        with_others.extend_from_slice(&[0xff; 4]);
+        for engine in [general_purpose::STANDARD, general_purpose::URL_SAFE_NO_PAD] {
+            planted.push((Encoding::Base64, engine.encode(&with_others).into_bytes()));
         }
     }
     planted
@@ -131,6 +156,67 @@ fn base64_parts(bytes: &[u8]) -> Vec<Vec<u8>> {
     parts.sort();
     parts.dedup();
     parts
+}
+
+/// Octets of which some bits are known, as hex and as base64.
+fn texts_of(octets: &[(u8, u8)]) -> Vec<(Encoding, Pattern)> {
+    let nibbles: Vec<_> = octets
+        .iter()
+        .flat_map(|(value, mask)| [(value >> 4, mask >> 4), (value & 0xf, mask & 0xf)])
+        .collect();
+    let known = longest_known(&nibbles, 0xf);
+    let digit = |value: &u8| char::from_digit(u32::from(*value), 16).unwrap_or('0');
+    let lower: String = known.iter().map(digit).collect();
+    let mut texts: Vec<_> = [lower.to_ascii_uppercase(), lower]
+        .map(|text| (Encoding::Hex, Pattern::exact(text.as_bytes())))
+        .into_iter()
+        .collect();
+    texts.extend(base64_of(octets).iter().map(|text| (Encoding::Base64, Pattern::exact(text))));
+    texts
+}
+
+/// The characters of base64 that the known bits settle, at each of the three positions, in both alphabets.
+fn base64_of(octets: &[(u8, u8)]) -> Vec<Vec<u8>> {
+    let mut texts = Vec::new();
+    for before in 0..3 {
+        let mut all = vec![(0, 0); before];
+        all.extend_from_slice(octets);
+        let mut sixes = Vec::new();
+        for three in all.chunks(3) {
+            let join = |part: fn(&(u8, u8)) -> u8| {
+                let at = |index: usize| three.get(index).map_or(0, part);
+                u32::from_be_bytes([0, at(0), at(1), at(2)])
+            };
+            let (values, masks) = (join(|(value, _)| *value), join(|(_, mask)| *mask));
+            for shift in [18, 12, 6, 0] {
+                let six = |bits: u32| u8::try_from(bits >> shift & 0x3f).unwrap_or(0);
+                sixes.push((six(values), six(masks)));
+            }
+        }
+        let known = longest_known(&sixes, 0x3f);
+        if known.len() < FEWEST {
+            continue;
+        }
+        for alphabet in [&alphabet::STANDARD, &alphabet::URL_SAFE] {
+            let characters = alphabet.as_str().as_bytes();
+            texts.push(known.iter().filter_map(|six| characters.get(usize::from(*six)).copied()).collect());
+        }
+    }
+    texts.sort();
+    texts.dedup();
+    texts
+}
+
+/// Octets whose unknown semi-octets are all `other`.
+fn filled(octets: &[(u8, u8)], other: u8) -> Vec<(u8, u8)> {
+    octets.iter().map(|(value, mask)| (value | ((other << 4 | other) & !mask), 0xff)).collect()
+}
+
+/// The longest run of digits of which every bit is known.
+fn longest_known(digits: &[(u8, u8)], whole: u8) -> Vec<u8> {
+    let runs = digits.split(|(_, mask)| *mask != whole);
+    let longest = runs.max_by_key(|run| run.len()).unwrap_or_default();
+    longest.iter().map(|(value, _)| *value).collect()
 }
 
 /// The secret in the GSM 7-bit default alphabet, if it fits (3GPP TS 23.038 §6.2.1; extensions are not needed for

@@ -40,6 +40,20 @@ fn packs_septets_as_the_known_example() {
 }
 
 #[test]
+fn finds_packed_forms_in_the_texts_that_carry_bytes() {
+    // "hellohello" packed after one other septet, in hex and in base64: made with Python's base64 and bytes.hex.
+    let canary = Canary::new([("word", "hellohello"), ("number", "912345678")]);
+    let find = |text: &str, label: &str, encoding| {
+        let found = canary.search_bytes("bytes", text.as_bytes());
+        assert!(found.iter().any(|f| f.label == label && f.encoding == encoding), "{text}: {found:?}");
+    };
+    find("ud=787499CD7EA3CB6CF61B", "word", Encoding::Hex);
+    find("Enh0mc1+o8ts9hs=", "word", Encoding::Base64);
+    // The address 0B914819325476F8 of a recipient.
+    find("C5FIGTJUdvg=", "number", Encoding::Base64);
+}
+
+#[test]
 fn finds_nothing_in_other_data() {
     // Not a secret, not random: every 16-bit pattern in order.
     let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_be_bytes).collect();

@@ -64,13 +64,9 @@ pub(super) fn error(refused: &Refusal) -> SendError {
 }
 
 /// The stream's token has ended.
-pub(super) fn expired() -> SendError {
-    SendError {
-        code: Code::Unauthenticated.into(),
-        message: "the stream's token has expired: open a new stream with a new token".to_owned(),
-        field_violations: Vec::new(),
-        retry_after: None,
-    }
+pub(super) fn expired() -> Status {
+    let message = "the stream's token has expired: open a new stream with a new token";
+    Status::with_metadata(Code::Unauthenticated, message, challenged("Bearer error=\"invalid_token\""))
 }
 
 /// One field at fault.

@@ -1,23 +1,28 @@
 //! `SendStream`: pipelined both ways, bounded, and independent of how fast the client reads.
 //!
 //! A task of its own reads requests and carries them to their end, so that what a client does not read holds up only
-//! its own stream. A permit accompanies each request until its result is taken: when all are out, reading stops.
+//! its own stream. A permit accompanies each request until its result is taken: when all are out, reading stops. One
+//! request a stream is decoded at most before the process has a place for it.
 
 use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
 use sotto_proto::message::v1::{
     SendStreamRequest, SendStreamResponse, send_stream_response::Result as Answer,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::Instant,
+};
 use tonic::{Status, Streaming};
 
-use super::{Messages, asked, refusal, response};
-use crate::domain::token::Caller;
+use super::{Messages, asked, load::Place, refusal, response};
+use crate::domain::{request::Asked, token::Caller};
 
 /// A result and the permit of its request.
 struct Outgoing {
@@ -25,9 +30,22 @@ struct Outgoing {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// The results of a stream, as tonic sends them.
+/// A request that was read.
+struct Incoming {
+    reference: u64,
+    asked: Asked,
+    permit: OwnedSemaphorePermit,
+}
+
+/// Room for one stream.
+type Room = [OwnedSemaphorePermit; 2];
+
+/// The results of a stream, as tonic sends them. The stream keeps its room until they are read or the client is gone.
 #[derive(Debug)]
-pub struct Results(mpsc::UnboundedReceiver<Outgoing>);
+pub struct Results {
+    taken: mpsc::UnboundedReceiver<Outgoing>,
+    _room: Arc<Room>,
+}
 
 impl std::fmt::Debug for Outgoing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -40,7 +58,7 @@ impl Stream for Results {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         // Taking a result lets its permit go.
-        self.0.poll_recv(cx).map(|taken| taken.map(|outgoing| outgoing.result))
+        self.taken.poll_recv(cx).map(|taken| taken.map(|outgoing| outgoing.result))
     }
 }
 
@@ -49,16 +67,18 @@ pub(super) fn start(
     messages: &Messages,
     caller: Arc<Caller>,
     requests: Streaming<SendStreamRequest>,
-    room: [OwnedSemaphorePermit; 2],
+    room: Room,
 ) -> Results {
     // Never more in it than permits: the channel needs no bound of its own.
     let (results, taken) = mpsc::unbounded_channel();
+    let room = Arc::new(room);
+    let held = Arc::clone(&room);
     let running = run(messages.clone(), caller, requests, results);
     messages.0.tasks.spawn_background("send stream", async move {
         running.await;
-        drop(room);
+        drop(held);
     });
-    Results(taken)
+    Results { taken, _room: room }
 }
 
 async fn run(
@@ -70,19 +90,40 @@ async fn run(
     let bounds = messages.0.bounds;
     let outstanding = Arc::new(Semaphore::new(bounds.outstanding));
     let mut under_way = FuturesUnordered::new();
+    let mut waiting: Option<Incoming> = None;
+    let expiry = tokio::time::sleep(messages.0.intake.valid_for(&caller));
+    tokio::pin!(expiry);
+    let mut last = Instant::now();
     let end = loop {
+        let class = waiting.as_ref().and_then(|incoming| incoming.asked.class);
+        let silent = under_way.is_empty() && waiting.is_none();
         tokio::select! {
             biased;
             Some(outgoing) = under_way.next(), if !under_way.is_empty() => {
                 // Nobody reads any more: the requests under way come to their end all the same.
                 let _gone = results.send(outgoing).is_err();
+                last = Instant::now();
             }
             () = results.closed() => break None,
             () = messages.0.stop.requested() => {
                 break Some(Status::unavailable("this server is stopping: open a new stream"));
             }
-            request = next(&mut requests, &outstanding, bounds.stall) => match request {
-                Ok(Some((request, permit))) => under_way.push(handle(&messages, &caller, request, permit)),
+            () = &mut expiry => break Some(refusal::expired()),
+            () = tokio::time::sleep_until(last + bounds.idle), if silent => {
+                break Some(Status::unavailable("nothing was asked on this stream for a while: open a new one"));
+            }
+            place = messages.0.load.take(class), if waiting.is_some() => {
+                // The wall clock may have come to the token's end before the timer.
+                if messages.0.intake.valid_for(&caller).is_zero() {
+                    break Some(refusal::expired());
+                }
+                under_way.extend(waiting.take().map(|incoming| handle(&messages, &caller, incoming, place)));
+            }
+            request = next(&mut requests, &outstanding, bounds.stall), if waiting.is_none() => match request {
+                Ok(Some(incoming)) => {
+                    waiting = Some(incoming);
+                    last = Instant::now();
+                }
                 Ok(None) => break None,
                 Err(status) => break Some(status),
             },
@@ -100,36 +141,24 @@ async fn run(
 async fn next(
     requests: &mut Streaming<SendStreamRequest>,
     outstanding: &Arc<Semaphore>,
-    stall: std::time::Duration,
-) -> Result<Option<(SendStreamRequest, OwnedSemaphorePermit)>, Status> {
+    stall: Duration,
+) -> Result<Option<Incoming>, Status> {
     let permit = tokio::time::timeout(stall, Arc::clone(outstanding).acquire_owned()).await;
     let Ok(Ok(permit)) = permit else {
         return Err(Status::resource_exhausted(
             "the results of this stream are not read: read them while sending",
         ));
     };
-    Ok(requests.message().await?.map(|request| (request, permit)))
+    let Some(request) = requests.message().await? else { return Ok(None) };
+    let SendStreamRequest { reference, message, idempotency_key } = request;
+    Ok(Some(Incoming { reference, asked: asked(message, idempotency_key), permit }))
 }
 
-async fn handle(
-    messages: &Messages,
-    caller: &Caller,
-    request: SendStreamRequest,
-    permit: OwnedSemaphorePermit,
-) -> Outgoing {
-    let SendStreamRequest { reference, message, idempotency_key } = request;
-    let asked = asked(message, idempotency_key);
-    // A stream waits where a single call is refused: the semaphore is never closed.
-    let under_way = messages.0.in_flight.acquire().await;
-    let now_valid = messages.0.intake.is_valid(caller);
-    let answer = if now_valid {
-        match messages.0.intake.send(caller, asked).await {
-            Ok(accepted) => Answer::Accepted(response(accepted)),
-            Err(refused) => Answer::Error(refusal::error(&refused)),
-        }
-    } else {
-        Answer::Error(refusal::expired())
+async fn handle(messages: &Messages, caller: &Caller, incoming: Incoming, place: Option<Place>) -> Outgoing {
+    let Incoming { reference, asked, permit } = incoming;
+    let answer = match messages.0.intake.send(caller, asked, place).await {
+        Ok(accepted) => Answer::Accepted(response(accepted)),
+        Err(refused) => Answer::Error(refusal::error(&refused)),
     };
-    drop(under_way);
     Outgoing { result: Ok(SendStreamResponse { reference, result: Some(answer) }), _permit: Some(permit) }
 }

@@ -55,8 +55,8 @@ fn parts(journal: &Journal, delivery: &Delivery) -> Vec<PartStatus> {
 
 const fn part_state(state: &PartState) -> WirePart {
     match state {
-        // A cancelled part was never submitted.
-        PartState::Pending | PartState::Cancelled => WirePart::Pending,
+        PartState::Pending => WirePart::Pending,
+        PartState::Cancelled => WirePart::Cancelled,
         PartState::Submitting { .. } => WirePart::Submitting,
         PartState::Submitted { .. } | PartState::Unknown { doubt: Doubt::NoReceipt, .. } => {
             WirePart::Submitted

@@ -49,11 +49,11 @@ if ARGV[1] ~= '0' then redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[1]) end
 return 0
 ";
 
-/// marker, record, entry. Whether it is ready, the record, whether there is an entry.
+/// marker, record, entry. Whether it is ready, the record, the entry.
 const FIND: &str = "
 local is_ready = 0
 if ready(KEYS[1]) then is_ready = 1 end
-return {is_ready, redis.call('GET', KEYS[2]), redis.call('EXISTS', KEYS[3])}
+return {is_ready, redis.call('GET', KEYS[2]), redis.call('GET', KEYS[3])}
 ";
 
 /// marker, records. The records, nil if not ready.
@@ -89,19 +89,40 @@ end
 return written
 ";
 
-/// marker, token; milliseconds. Begins a rebuild: the run id.
+/// marker, token; milliseconds, who. Begins a rebuild, unless another process is at it: the run id, or nil.
 const START: &str = "
-redis.call('SET', KEYS[2], run_id(), 'PX', ARGV[1])
-return run_id()
+local run = run_id()
+local mine = run .. '/' .. ARGV[2]
+local held = redis.call('GET', KEYS[2])
+if held and held ~= mine and string.sub(held, 1, #run) == run then return false end
+redis.call('SET', KEYS[2], mine, 'PX', ARGV[1])
+return run
 ";
 
-/// marker, token; run id at the start. Ends a rebuild: 1 if nothing was lost meanwhile.
+/// token; milliseconds, run id and who. Goes on with a rebuild: 1 if it is still ours.
+const RENEW: &str = "
+if redis.call('GET', KEYS[1]) ~= ARGV[2] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 1
+";
+
+/// marker, token; run id at the start, who. Ends a rebuild: 1 if it is still ours and nothing was lost meanwhile.
 const FINISH: &str = "
 local run = run_id()
-if run ~= ARGV[1] or redis.call('GET', KEYS[2]) ~= run then return 0 end
+if run ~= ARGV[1] or redis.call('GET', KEYS[2]) ~= run .. '/' .. ARGV[2] then return 0 end
 redis.call('DEL', KEYS[2])
 redis.call('SET', KEYS[1], run)
 return 1
+";
+
+/// how far, entries; sequence, then for each entry: its bytes, end. What the projection has read, and the uses of keys in
+/// it.
+const FOLDED: &str = "
+if tonumber(redis.call('GET', KEYS[1]) or 0) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1]) end
+for at = 2, #KEYS do
+  redis.call('SET', KEYS[at], ARGV[(at - 1) * 2], 'PXAT', ARGV[(at - 1) * 2 + 1])
+end
+return #KEYS - 1
 ";
 
 /// marker. 1 if ready.
@@ -136,6 +157,8 @@ pub(super) struct Scripts {
     pub(super) save: Script,
     pub(super) restore: Script,
     pub(super) start: Script,
+    pub(super) renew: Script,
+    pub(super) folded: Script,
     pub(super) finish: Script,
     pub(super) status: Script,
     pub(super) due: Script,
@@ -153,6 +176,8 @@ impl Scripts {
             save: script(&[READY, VERSION, PUT, SAVE]),
             restore: script(&[VERSION, PUT, RESTORE]),
             start: script(&[READY, START]),
+            renew: script(&[RENEW]),
+            folded: script(&[FOLDED]),
             finish: script(&[READY, FINISH]),
             status: script(&[READY, STATUS]),
             due: script(&[READY, DUE]),

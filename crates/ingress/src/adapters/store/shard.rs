@@ -17,8 +17,8 @@ const AT_A_TIME: usize = 500;
 /// How long events wait for their acceptance. It follows within seconds; only what was never accepted waits so long.
 const EARLY: Duration = Duration::from_secs(3600);
 
-/// How long a rebuild may be silent before it counts as given up.
-const REBUILD: Duration = Duration::from_secs(600);
+/// How long a rebuild may be silent before another process takes it over.
+const REBUILD: Duration = Duration::from_secs(30);
 
 /// A changed journal.
 #[derive(Clone, Debug)]
@@ -40,13 +40,28 @@ pub enum Saved {
     Conflict,
 }
 
-/// A journal off the log.
+/// A journal off the log. One whose time is over is removed.
 #[derive(Clone, Debug)]
 pub struct Restore {
     /// The last sequence that changed it.
     pub version: Version,
     /// The journal.
     pub journal: Journal,
+}
+
+/// A rebuild of a shard under way.
+#[derive(Clone, Debug)]
+pub struct Rebuild {
+    shard: ShardId,
+    run: String,
+    process: String,
+}
+
+impl Rebuild {
+    /// Which shard.
+    pub const fn shard(&self) -> ShardId {
+        self.shard
+    }
 }
 
 impl Store {
@@ -57,7 +72,6 @@ impl Store {
 
     /// How long a journal lives from now, in milliseconds; 0 is for ever, `None` when its time is over.
     fn ttl(&self, journal: &Journal) -> Option<u64> {
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         if journal.delivery().is_none() {
             return Some(millis(EARLY));
         }
@@ -66,9 +80,33 @@ impl Store {
         Some(millis(left)).filter(|left| *left > 0)
     }
 
-    /// Whether a journal off the log is still worth writing.
+    /// Whether a journal off the log is still worth writing. One without acceptance is: it may come in the next window.
     pub fn is_kept(&self, journal: &Journal) -> bool {
-        journal.delivery().is_some() && self.ttl(journal).is_some()
+        self.ttl(journal).is_some()
+    }
+
+    /// Reads journals of one shard while it is being rebuilt, in their order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_unready(
+        &self,
+        shard: ShardId,
+        ids: &[MessageId],
+    ) -> Result<Vec<Option<(Version, Journal)>>, StoreError> {
+        let mut journals = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(AT_A_TIME) {
+            let mut read = client::cmd("MGET");
+            for id in ids {
+                read.arg(key::record(shard, id));
+            }
+            let mut connection = self.0.redis.connection();
+            let records: Vec<Option<Vec<u8>>> = self.ask(read.query_async(&mut connection)).await?;
+            for (id, bytes) in ids.iter().zip(records) {
+                journals.push(bytes.and_then(|bytes| record::decode(*id, &bytes)));
+            }
+        }
+        Ok(journals)
     }
 
     /// Reads the journals of messages of one shard, in their order.
@@ -174,39 +212,95 @@ impl Store {
         self.ask::<bool>(call.invoke_async(&mut connection)).await
     }
 
-    /// Makes a shard unready.
+    /// Makes a shard unready, and ends a rebuild of it that is under way: it may have read past what is missing.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn forget(&self, shard: ShardId) -> Result<(), StoreError> {
         let mut connection = self.0.redis.connection();
-        self.ask(client::cmd("DEL").arg(key::ready(shard)).query_async::<()>(&mut connection)).await
+        let mut delete = client::cmd("DEL");
+        delete.arg(key::ready(shard)).arg(key::token(shard));
+        self.ask(delete.query_async::<()>(&mut connection)).await?;
+        self.0.missed.caught_up(shard);
+        Ok(())
     }
 
-    /// Begins a rebuild of a shard by `process`; what this process missed before is part of it. Returns the server's
-    /// run id.
+    /// Begins a rebuild of a shard by `process`; nothing while another process is at it.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn start_rebuild(&self, shard: ShardId, process: &str) -> Result<String, StoreError> {
+    pub async fn start_rebuild(&self, shard: ShardId, process: &str) -> Result<Option<Rebuild>, StoreError> {
         let mut call = self.0.scripts.start.prepare_invoke();
-        call.key(key::ready(shard)).key(key::token(shard, process));
-        call.arg(u64::try_from(REBUILD.as_millis()).unwrap_or(u64::MAX));
+        call.key(key::ready(shard)).key(key::token(shard)).arg(millis(REBUILD)).arg(process);
         let mut connection = self.0.redis.connection();
-        let run = self.ask(call.invoke_async(&mut connection)).await?;
-        self.set_behind(shard, false);
-        Ok(run)
+        let run: Option<String> = self.ask(call.invoke_async(&mut connection)).await?;
+        Ok(run.map(|run| Rebuild { shard, run, process: process.to_owned() }))
+    }
+
+    /// Goes on with a rebuild; returns whether it is still this process's. To be said every few seconds.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn go_on(&self, rebuild: &Rebuild) -> Result<bool, StoreError> {
+        let mut call = self.0.scripts.renew.prepare_invoke();
+        call.key(key::token(rebuild.shard)).arg(millis(REBUILD));
+        call.arg(format!("{}/{}", rebuild.run, rebuild.process));
+        let mut connection = self.0.redis.connection();
+        self.ask::<bool>(call.invoke_async(&mut connection)).await
     }
 
     /// Ends it: the shard is ready unless Redis lost something since the start. Returns whether it is.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn finish_rebuild(&self, shard: ShardId, process: &str, run: &str) -> Result<bool, StoreError> {
+    pub async fn finish_rebuild(&self, rebuild: &Rebuild) -> Result<bool, StoreError> {
+        let Rebuild { shard, run, process } = rebuild;
         let mut call = self.0.scripts.finish.prepare_invoke();
-        call.key(key::ready(shard)).key(key::token(shard, process)).arg(run);
+        call.key(key::ready(*shard)).key(key::token(*shard)).arg(run).arg(process);
         let mut connection = self.0.redis.connection();
         self.ask::<bool>(call.invoke_async(&mut connection)).await
+    }
+
+    /// How far the projection of a shard has come, whichever process runs it; 0 if it is not known.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn folded(&self, shard: ShardId) -> Result<u64, StoreError> {
+        let mut connection = self.0.redis.connection();
+        let mut read = client::cmd("GET");
+        read.arg(key::folded(shard));
+        Ok(self.ask(read.query_async::<Option<u64>>(&mut connection)).await?.unwrap_or(0))
+    }
+
+    /// The log was read up to this sequence: these uses of idempotency keys are in it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_folded(
+        &self,
+        shard: ShardId,
+        sequence: u64,
+        entries: &[(MessageId, Entry)],
+    ) -> Result<(), StoreError> {
+        let now = self.0.clock.now();
+        let remembered: Vec<_> = entries.iter().filter(|(_, entry)| entry.remembered_until() > now).collect();
+        // Also without any entry, to tell how far it is.
+        let mut chunks = remembered.chunks(AT_A_TIME);
+        let mut chunk = chunks.next().unwrap_or_default();
+        loop {
+            let mut call = self.0.scripts.folded.prepare_invoke();
+            call.key(key::folded(shard)).arg(sequence);
+            for (id, entry) in chunk {
+                call.key(key::entry(shard, id)).arg(entry.encode());
+                call.arg(entry.remembered_until().unix_millis());
+            }
+            let mut connection = self.0.redis.connection();
+            self.ask::<u64>(call.invoke_async(&mut connection)).await?;
+            match chunks.next() {
+                Some(next) => chunk = next,
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Writes journals off the log, where nothing newer stands. Returns how many.
@@ -231,27 +325,8 @@ impl Store {
         }
         Ok(written)
     }
+}
 
-    /// Writes uses of idempotency keys off the log. Returns how many.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn restore_entries(
-        &self,
-        shard: ShardId,
-        entries: &[(MessageId, Entry, Timestamp)],
-    ) -> Result<u64, StoreError> {
-        let mut written = 0;
-        for entries in entries.chunks(AT_A_TIME) {
-            let mut pipe = client::pipe();
-            for (id, entry, until) in entries {
-                pipe.cmd("SET").arg(key::entry(shard, id)).arg(entry.encode().as_slice());
-                pipe.arg("PXAT").arg(until.unix_millis()).ignore();
-                written += 1;
-            }
-            let mut connection = self.0.redis.connection();
-            self.ask(pipe.query_async::<()>(&mut connection)).await?;
-        }
-        Ok(written)
-    }
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,95 @@
+//! Session keys from a privacy on the wire.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use futures::future::join_all;
+use sotto_core::{Clock, ManualClock, MessageClass, SystemClock, Timestamp};
+use sotto_ingress::{
+    adapters::keys::SessionKeys,
+    ports::{KeyError, KeySource as _},
+};
+use sotto_runtime::{Readiness, Stop, Tasks, grpc::channel};
+use sotto_testkit::{Pki, eventually_ok};
+use tokio::time::Instant;
+
+use crate::cell::{self, BOUND, Peers};
+
+struct World {
+    peers: Peers,
+    keys: SessionKeys,
+    clock: Arc<ManualClock>,
+    possible: Readiness,
+}
+
+impl World {
+    async fn start() -> Self {
+        let pki = Pki::new();
+        let peers = Peers::start(&pki).await;
+        let endpoint = format!("https://localhost:{}", peers.privacy);
+        let tls = cell::tls(&pki, "ingress");
+        let channel = channel(&endpoint, &tls, "privacy.sotto.internal", BOUND).unwrap();
+        let clock = Arc::new(ManualClock::new(SystemClock.now()));
+        let possible = Readiness::default();
+        let keys = SessionKeys::new(
+            channel,
+            Duration::from_secs(2),
+            clock.clone(),
+            Tasks::new(Stop::default()),
+            possible.condition("privacy"),
+        );
+        Self { peers, keys, clock, possible }
+    }
+
+    async fn key(&self, needed_until: Timestamp) -> Result<(), KeyError> {
+        let tenant = "acme".parse().unwrap();
+        self.keys.session(&tenant, MessageClass::Otp, needed_until).await.map(drop)
+    }
+
+    fn made(&self) -> u32 {
+        self.peers.keys.made.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn one_key_serves_one_hour_of_needs_whatever_their_order() {
+    let world = World::start().await;
+    let now = world.clock.now();
+    // Falling by a second each: two hours' worth meet three buckets at most.
+    for second in (0..7200).rev() {
+        world.key(now.plus(Duration::from_secs(600 + second))).await.unwrap();
+    }
+    assert!((2..=3).contains(&world.made()), "{}", world.made());
+    // Many at once for a new tenant's first message are one request.
+    let tenant = "other".parse().unwrap();
+    let need = now.plus(Duration::from_secs(600));
+    let all = join_all((0..50).map(|_| world.keys.session(&tenant, MessageClass::Otp, need))).await;
+    assert!(all.into_iter().all(|one| one.is_ok()));
+    assert!(world.made() <= 4);
+}
+
+#[tokio::test]
+async fn what_is_held_serves_while_privacy_is_away_and_nobody_waits_for_it() {
+    let world = World::start().await;
+    let need = world.clock.now().plus(Duration::from_secs(600));
+    world.key(need).await.unwrap();
+    world.peers.keys.down.store(true, Ordering::SeqCst);
+    world.key(need).await.unwrap();
+    // Four fifths of its time are over by its own clocks only; by the wall clock it has ended.
+    world.clock.advance(Duration::from_secs(301));
+    let later = world.clock.now().plus(Duration::from_secs(600));
+    let begun = Instant::now();
+    let refused = join_all((0..50).map(|_| world.key(later))).await;
+    assert!(refused.into_iter().all(|one| one == Err(KeyError::Unavailable)));
+    assert!(begun.elapsed() < Duration::from_secs(2), "one asks, the others hear the same");
+    assert!(!world.possible.is_ready());
+    world.keys.wipe();
+
+    world.peers.keys.down.store(false, Ordering::SeqCst);
+    world.clock.set(SystemClock.now());
+    let need = world.clock.now().plus(Duration::from_secs(600));
+    eventually_ok(BOUND, "a key", async || world.key(need).await).await;
+    assert!(world.possible.is_ready());
+}

@@ -1,0 +1,15 @@
+//! Ingress on fakes where order matters, and on a real broker, a real Redis and real TLS where the outside matters.
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+mod cell;
+mod clients;
+mod config;
+mod fakes;
+mod intake;
+mod keys;
+mod outages;
+mod rebuild;
+mod store;
+mod streams;
+mod tokens;
+mod wire;
