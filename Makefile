@@ -1,5 +1,8 @@
 # Sotto. `make demo` shows one message cross the platform; `make test` runs all that CI runs.
 
+# Where rustup and deploy/tools/setup.sh put things: no shell of yours needs to know.
+export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.tools/bin:$(PATH)
+
 .PHONY: help setup demo build test fmt lint unit e2e clean
 
 help: ## what there is

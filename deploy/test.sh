@@ -2,7 +2,8 @@
 # All that CI runs, in the order in which it fails fastest. With an argument, one stage: lint, unit or e2e.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PATH="$PWD/.tools/bin:$PATH"
+# rustup and what setup.sh installs need no change of anybody's shell.
+PATH="$HOME/.cargo/bin:$PWD/.tools/bin:$PATH"
 export PATH CARGO_TERM_PROGRESS_WHEN=never
 
 stage() { printf '\n== %s\n' "$*"; }

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
 tools=$root/.tools
-PATH="$tools/bin:$HOME/.cargo/bin:$PATH"
+PATH="$HOME/.cargo/bin:$tools/bin:$PATH"
 export PATH
 
 # What is asked for. NATS: atomic batches and per-message TTL came with 2.12. Rust: the workspace's rust-version.
@@ -102,13 +102,33 @@ as_root() {
   fi
 }
 
+# Run as root with the packages as arguments. A packaged Redis starts itself, now and at every boot, at a port that may
+# be somebody's; the cell runs its own. So nothing that is installed here is started (policy-rc.d, where the machine has
+# none of its own), and a Redis that was not here before is not enabled either.
+apt_install='
+  set -u
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$policy" ] && [ ! -L "$policy" ]; then
+    trap "rm -f $policy" EXIT
+    trap "exit 1" HUP INT TERM
+    printf "#!/bin/sh\nexit 101\n" >"$policy" && chmod 755 "$policy" || exit 1
+  fi
+  status=0
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null || status=$?
+  case " $* " in
+    *" redis-server "*)
+      ! command -v update-rc.d >/dev/null || update-rc.d redis-server disable >/dev/null 2>&1 || true
+      [ ! -d /run/systemd/system ] || systemctl disable --quiet redis-server >/dev/null 2>&1 || true
+      ;;
+  esac
+  exit "$status"
+'
+
 install_packages() {
   if have apt-get; then
     say "== Debian packages: ${packages[*]}"
     as_root apt-get update -qq || die "the package lists could not be read" "check the network, then: apt-get update"
-    # A packaged Redis starts itself as a service; the cell runs its own.
-    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-      apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null ||
+    as_root sh -c "$apt_install" apt_install "${packages[@]}" ||
       die "apt could not install: ${packages[*]}" "apt-get install ${packages[*]}"
   else
     die "no apt-get here; install these yourself: ${packages[*]}" \

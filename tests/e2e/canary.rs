@@ -80,7 +80,13 @@ async fn no_number_sender_or_text_is_found_at_rest() {
 
     // The same search is not blind: what is planted in the broker's and Redis's own files and in a log is found.
     let plant = "Quetzalcoatl 917345682 739164";
-    quarantine::publish(&cell, Service::Privacy, Subject::Audit(Service::Privacy, AuditCategory::Keys), plant).await;
+    quarantine::publish(
+        &cell,
+        Service::Privacy,
+        Subject::Audit(Service::Privacy, AuditCategory::Keys),
+        plant,
+    )
+    .await;
     cell.redis(&["SET", "sotto:ingress:{s0}:plant", plant]).await;
     std::fs::write(cell.root().join("logs/plant.log"), SENDER).unwrap();
     cell.stop().await;

@@ -36,9 +36,13 @@ pub(crate) enum Command {
         /// Number of shards, 1 to 64; fixed for the cell's life
         #[arg(long, default_value = "4", value_parser = shards)]
         shards: Shards,
-        /// Further DNS name or IP address for the certificates; repeat for several
-        #[arg(long = "host")]
+        /// DNS name or IP address by which clients on other machines reach the cell; repeat for several. The first is
+        /// also the token issuer's: https://HOST:7444
+        #[arg(long = "host", value_parser = host)]
         hosts: Vec<String>,
+        /// Token issuer, if clients reach it elsewhere: https://host or https://host:port
+        #[arg(long, value_parser = origin)]
+        issuer: Option<String>,
     },
     /// Run the cell on this machine until Ctrl-C
     Up {
@@ -136,6 +140,20 @@ pub(crate) enum Audit {
         #[arg(long, value_parser = seconds, default_value = "10")]
         wait: Duration,
     },
+    /// Show the newest act of a kind with the proof that it is in the log, and check the proof here
+    Act {
+        /// What was done: token.issued, client.created, service.started …
+        action: String,
+        /// Only acts by this client or service
+        #[arg(long)]
+        actor: Option<String>,
+        /// Only acts about this object
+        #[arg(long)]
+        object: Option<String>,
+        /// Wait so many seconds for one
+        #[arg(long, value_parser = seconds, default_value = "10")]
+        wait: Duration,
+    },
     /// Verify a copy of the whole log offline: every tile, every entry, the signature
     Verify {
         /// Folder with the log; default: the cell's own
@@ -144,6 +162,9 @@ pub(crate) enum Audit {
         /// Verifier key of the log (C2SP vkey); default: the cell's own
         #[arg(long)]
         key: Option<String>,
+        /// An older checkpoint of the log, kept elsewhere: its tree must be in this one
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
     },
 }
 
@@ -152,6 +173,11 @@ pub(crate) enum Audit {
 pub(crate) enum Quarantine {
     /// List what is in quarantine, newest last
     List,
+    /// Show all that is known of one thing in quarantine
+    Show {
+        /// Its number, as `sotto quarantine list` tells it
+        number: u64,
+    },
 }
 
 fn shards(text: &str) -> Result<Shards, String> {
@@ -162,4 +188,42 @@ fn shards(text: &str) -> Result<Shards, String> {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: u64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     if seconds <= 86_400 { Ok(Duration::from_secs(seconds)) } else { Err("at most 86400".to_owned()) }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    match rustls_pki_types::ServerName::try_from(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("not a DNS name (sms.example.vn) and not an IP address".to_owned()),
+    }
+}
+
+fn origin(text: &str) -> Result<String, String> {
+    let authority = text.strip_prefix("https://").filter(|rest| !rest.is_empty());
+    if authority.is_some_and(|rest| !rest.contains(['/', '?', '#', '@', '"', '\\']) && rest.is_ascii()) {
+        Ok(text.to_owned())
+    } else {
+        Err("not of the form https://host or https://host:port".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_issuers_are_what_goes_into_certificates_and_configuration() {
+        for good in ["sms.example.vn", "203.0.113.9", "2001:db8::1"] {
+            assert_eq!(host(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "sms example", "https://sms.example.vn", "sms.example.vn:7443"] {
+            assert!(host(bad).is_err(), "{bad}");
+        }
+        for good in ["https://id.example", "https://id.example:8443"] {
+            assert_eq!(origin(good).as_deref(), Ok(good));
+        }
+        for bad in ["id.example", "http://id.example", "https://", "https://id.example/path", "https://a\"b"]
+        {
+            assert!(origin(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -43,28 +43,80 @@ mod seed {
     }
 }
 
-/// A key pair that has not been registered yet.
-pub(crate) struct NewKey(SigningKey);
+/// A key pair on its way to being registered. It is on disk, in `<file>.new`, before anybody is told of it: what fails
+/// after the registration leaves the key of a registered client where it can be found.
+pub(crate) struct NewKey {
+    key: SigningKey,
+    file: PathBuf,
+}
 
 impl NewKey {
-    pub(crate) fn generate() -> Result<Self, CliError> {
-        SigningKey::generate()
-            .map(Self)
-            .map_err(|error| CliError::caused_by("a key could not be made", &error))
+    /// Makes one for a credentials file. A key that an attempt which broke off left behind is taken up again.
+    pub(crate) fn for_file(file: PathBuf) -> Result<Self, CliError> {
+        if file.exists() {
+            return Err(CliError::new(format!("{} is there already", file.display()))
+                .fix("keep it: it is the only copy of a client's key"));
+        }
+        let draft = draft(&file);
+        if draft.exists() {
+            let left = Credentials::read(&draft, "move it away, and try again")?;
+            return Ok(Self { key: left.key()?, file });
+        }
+        let key =
+            SigningKey::generate().map_err(|error| CliError::caused_by("a key could not be made", &error))?;
+        Credentials::of(&key, String::new(), String::new()).write(&draft)?;
+        Ok(Self { key, file })
     }
 
     /// The public half as a JWK (RFC 8037).
     pub(crate) fn public_jwk(&self) -> String {
-        let public = self.0.public();
+        let public = self.key.public();
         serde_json::json!({ "kty": "OKP", "crv": "Ed25519", "x": public.jwk_x() }).to_string()
     }
 
-    pub(crate) fn registered(&self, client_id: String, tenant: String) -> Credentials {
-        Credentials { client_id, tenant, seed: Sensitive::new(self.0.expose_seed().to_vec()) }
+    /// Writes the credentials of the registered client and gives back where.
+    pub(crate) fn registered(self, client_id: &str, tenant: &str) -> Result<PathBuf, CliError> {
+        let Self { key, file } = self;
+        let draft = draft(&file);
+        let whole = file.with_extension("whole");
+        Credentials::of(&key, client_id.to_owned(), tenant.to_owned())
+            .write(&whole)
+            .and_then(|()| std::fs::rename(&whole, &file).map_err(at(&file)))
+            .map_err(|error| {
+                error.fix(format!(
+                    "the client is registered as {client_id} and its key is in {}: make room, put the client_id in \
+                     and rename it to {}",
+                    draft.display(),
+                    file.display()
+                ))
+            })?;
+        // What is left holds nothing that the file does not.
+        let _gone = std::fs::remove_file(&draft);
+        Ok(file)
+    }
+
+    /// Nobody registered it.
+    pub(crate) fn forget(self) {
+        let _gone = std::fs::remove_file(draft(&self.file));
     }
 }
 
+fn draft(file: &Path) -> PathBuf {
+    file.with_extension("json.new")
+}
+
 impl Credentials {
+    fn of(key: &SigningKey, client_id: String, tenant: String) -> Self {
+        Self { client_id, tenant, seed: Sensitive::new(key.expose_seed().to_vec()) }
+    }
+
+    fn key(&self) -> Result<SigningKey, CliError> {
+        let failed =
+            |error: &dyn std::error::Error| CliError::caused_by("the client's key cannot be used", error);
+        let seed = self.seed.expose().as_slice().try_into().map_err(|error| failed(&error))?;
+        SigningKey::from_seed(seed).map_err(|error| failed(&error))
+    }
+
     /// The file of the owner's client.
     pub(crate) fn owner_file(dir: &CellDir) -> PathBuf {
         dir.path("operator/owner.json")
@@ -83,14 +135,19 @@ impl Credentials {
         })
     }
 
-    pub(crate) fn write(&self, path: &Path) -> Result<(), CliError> {
-        use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+    /// Writes a new file that its owner alone may read, down to the disk.
+    fn write(&self, path: &Path) -> Result<(), CliError> {
+        use std::{
+            io::Write as _,
+            os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+        };
         let folder = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder).map_err(at(folder))?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(at(folder))?;
         let text = serde_json::to_string_pretty(self)
             .map_err(|error| CliError::caused_by("credentials cannot be written", &error))?;
         let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(at(path))
+        file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+            .map_err(at(path))
     }
 
     /// Gets an access token by `private_key_jwt` (RFC 7523) for these scopes.
@@ -144,8 +201,7 @@ impl Credentials {
     fn assertion(&self, issuer: &str, clock: &dyn Clock) -> Result<Sensitive<String>, CliError> {
         let failed =
             |error: &dyn std::error::Error| CliError::caused_by("the client's key cannot be used", error);
-        let seed = self.seed.expose().as_slice().try_into().map_err(|error| failed(&error))?;
-        let key = SigningKey::from_seed(seed).map_err(|error| failed(&error))?;
+        let key = self.key()?;
         let jti = random_array::<16>().map_err(|error| failed(&error))?;
         let now = clock.now().unix_seconds();
         let header = serde_json::json!({ "alg": "EdDSA", "typ": "JWT" });
@@ -205,6 +261,27 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_on_disk_before_it_is_registered_and_taken_up_again() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("clients/shop.json");
+        let first = NewKey::for_file(file.clone()).unwrap();
+        let jwk = first.public_jwk();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&folder.path().join("clients/shop.json.new")), 0o600);
+        assert!(!file.exists());
+        // The process ends here; the next one goes on with the same key.
+        drop(first);
+        let again = NewKey::for_file(file.clone()).unwrap();
+        assert_eq!(again.public_jwk(), jwk);
+        again.registered("client-1", "acme").unwrap();
+        assert_eq!(mode(&file), 0o600);
+        assert_eq!(Credentials::read(&file, "").unwrap().client_id, "client-1");
+        assert_eq!(std::fs::read_dir(folder.path().join("clients")).unwrap().count(), 1);
+        assert!(NewKey::for_file(file).is_err(), "written over");
+    }
 
     #[test]
     fn forms_are_escaped() {

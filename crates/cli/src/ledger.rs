@@ -10,9 +10,63 @@ use sotto_core::{
 /// Every message of the log up to a cut.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ledger {
-    messages: BTreeMap<MessageId, Delivery>,
+    messages: BTreeMap<MessageId, Entry>,
     /// Events about messages whose acceptance is not in the log, or that contradict it.
     strange: u64,
+}
+
+/// One message.
+#[derive(Clone, Debug)]
+struct Entry {
+    delivery: Delivery,
+    /// Parts (from 0) that were pending when silence was closed, and of which no service that held the message has
+    /// told anything since.
+    in_silence: BTreeSet<usize>,
+}
+
+impl Entry {
+    fn new(facts: &Facts) -> Self {
+        Self { delivery: Delivery::accepted(facts.clone()), in_silence: BTreeSet::new() }
+    }
+
+    /// Whether the event fits.
+    fn take(&mut self, event: &Event) -> bool {
+        let pending = || self.numbers(|part| *part == PartState::Pending);
+        match &event.kind {
+            EventKind::Expired { in_silence: true } => {
+                let pending = pending();
+                self.in_silence.extend(pending);
+            }
+            // Who had the message ended it, before or after silence was closed.
+            EventKind::Expired { in_silence: false } | EventKind::Rejected { .. } | EventKind::Cancelled => {
+                self.in_silence.clear()
+            }
+            // The carrier had the part.
+            EventKind::Receipt { part, .. } | EventKind::Submitted { part, .. } => {
+                self.in_silence.remove(&usize::from(part.saturating_sub(1)));
+            }
+            EventKind::Accepted(_)
+            | EventKind::Routed { .. }
+            | EventKind::Submitting { .. }
+            | EventKind::Refused { .. }
+            | EventKind::Unsent { .. }
+            | EventKind::NoResponse { .. }
+            | EventKind::ClosedUnknown => {}
+        }
+        self.delivery.step(event).is_ok()
+    }
+
+    fn numbers(&self, which: impl Fn(&PartState) -> bool) -> BTreeSet<usize> {
+        let parts = self.delivery.parts().iter().enumerate();
+        parts.filter(|(_, part)| which(part)).map(|(number, _)| number).collect()
+    }
+
+    /// Whether a part is with nobody: its sealed content must be in a work stream, or the message is lost. An end in
+    /// silence does not excuse it: the sweep closes what was lost just as it closes what waits too long.
+    fn must_be_stored(&self) -> bool {
+        let expired = self.numbers(|part| *part == PartState::Expired);
+        self.delivery.parts().contains(&PartState::Pending) || !self.in_silence.is_disjoint(&expired)
+    }
 }
 
 /// Where the accepted messages are.
@@ -35,33 +89,28 @@ impl Balance {
 impl Ledger {
     /// Takes an event of the log, in the log's order.
     pub(crate) fn take(&mut self, event: &Event) {
-        match (&event.kind, self.messages.get_mut(&event.message)) {
-            (EventKind::Accepted(facts), None) => self.accept(facts),
-            (_, None) => self.strange += 1,
-            (_, Some(delivery)) => {
-                if delivery.step(event).is_err() {
-                    self.strange += 1;
-                }
+        let fits = match (&event.kind, self.messages.get_mut(&event.message)) {
+            (EventKind::Accepted(facts), None) => {
+                self.accept(facts);
+                true
             }
-        }
+            (_, None) => false,
+            (_, Some(entry)) => entry.take(event),
+        };
+        self.strange += u64::from(!fits);
     }
 
     /// Takes a message that intake has stored: the record there is its acceptance, before any event.
     pub(crate) fn accept(&mut self, facts: &Facts) {
-        self.messages.entry(facts.message).or_insert_with(|| Delivery::accepted(facts.clone()));
+        self.messages.entry(facts.message).or_insert_with(|| Entry::new(facts));
     }
 
     /// Takes the messages that another ledger has and this one has not.
     pub(crate) fn absorb(&mut self, other: Self) {
-        for (id, delivery) in other.messages {
-            self.messages.entry(id).or_insert(delivery);
+        for (id, entry) in other.messages {
+            self.messages.entry(id).or_insert(entry);
         }
         self.strange += other.strange;
-    }
-
-    /// Counts something in the log that cannot be read.
-    pub(crate) const fn note_strange(&mut self) {
-        self.strange += 1;
     }
 
     /// Events that fit no message.
@@ -71,7 +120,7 @@ impl Ledger {
 
     pub(crate) fn balance(&self) -> Balance {
         let mut balance = Balance::default();
-        for delivery in self.messages.values() {
+        for Entry { delivery, .. } in self.messages.values() {
             balance.accepted += 1;
             match delivery.stage() {
                 Stage::Accepted | Stage::Routed => balance.waiting += 1,
@@ -83,15 +132,15 @@ impl Ledger {
         balance
     }
 
-    /// Messages with a part that no carrier has yet: their sealed content must be in a work stream.
+    /// Messages with a part that no carrier has and nobody but silence ended: their sealed content must be in a work
+    /// stream.
     pub(crate) fn must_be_stored(&self) -> BTreeSet<MessageId> {
-        self.messages
-            .iter()
-            .filter(|(_, delivery)| {
-                delivery.outcome().is_none() && delivery.parts().contains(&PartState::Pending)
-            })
-            .map(|(id, _)| *id)
-            .collect()
+        self.messages.iter().filter(|(_, entry)| entry.must_be_stored()).map(|(id, _)| *id).collect()
+    }
+
+    /// How a message ended, if it has.
+    pub(crate) fn outcome(&self, message: MessageId) -> Option<Outcome> {
+        self.messages.get(&message)?.delivery.outcome()
     }
 }
 
@@ -99,7 +148,12 @@ impl Ledger {
 mod tests {
     use std::time::Duration;
 
-    use sotto_core::{MessageClass, Timestamp, text::Encoding};
+    use sotto_core::{
+        MessageClass, Timestamp,
+        delivery::{ReceiptState, RejectCause},
+        text::Encoding,
+        work::AttemptEnd,
+    };
 
     use super::*;
 
@@ -127,6 +181,60 @@ mod tests {
         event(seed, EventKind::Submitting { attempt: 1, account: "a".parse().unwrap(), parts: vec![1] })
     }
 
+    fn expired(seed: u8, in_silence: bool) -> Event {
+        event(seed, EventKind::Expired { in_silence })
+    }
+
+    /// A message with these events after its acceptance.
+    fn ledger(events: &[Event]) -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.take(&event(1, EventKind::Accepted(Box::new(facts(1)))));
+        events.iter().for_each(|event| ledger.take(event));
+        assert_eq!(ledger.strange(), 0);
+        ledger
+    }
+
+    fn unsent(seed: u8) -> Event {
+        let (account, end) = ("a".parse().unwrap(), AttemptEnd::LinkDown);
+        event(seed, EventKind::Unsent { attempt: 1, account, end, parts: vec![1] })
+    }
+
+    #[test]
+    fn an_end_in_silence_does_not_hide_a_lost_message() {
+        let lost = ledger(&[expired(1, true)]);
+        assert_eq!(lost.outcome(facts(1).message), Some(Outcome::Expired));
+        assert!(lost.balance().holds());
+        assert_eq!(lost.must_be_stored(), BTreeSet::from([facts(1).message]));
+    }
+
+    #[test]
+    fn an_end_told_by_whoever_had_the_message_needs_no_copy() {
+        let rejected = event(1, EventKind::Rejected { cause: RejectCause::NoRoute });
+        for events in [
+            vec![expired(1, false)],
+            vec![expired(1, false), expired(1, true)],
+            vec![expired(1, true), expired(1, false)],
+            vec![expired(1, true), rejected],
+            vec![event(1, EventKind::Cancelled), expired(1, true)],
+        ] {
+            assert!(ledger(&events).must_be_stored().is_empty(), "{events:?}");
+        }
+    }
+
+    #[test]
+    fn a_carrier_that_has_the_part_after_silence_needs_no_copy_and_one_that_gave_it_back_does() {
+        assert!(ledger(&[expired(1, true), submitting(1)]).must_be_stored().is_empty());
+        let back = ledger(&[expired(1, true), submitting(1), unsent(1)]);
+        assert_eq!(back.must_be_stored().len(), 1);
+        let ended = ledger(&[expired(1, true), submitting(1), unsent(1), expired(1, false)]);
+        assert!(ended.must_be_stored().is_empty());
+        // The carrier's own word: it had it.
+        let (account, state) = ("a".parse().unwrap(), ReceiptState::Expired);
+        let receipt = EventKind::Receipt { attempt: 1, account, part: 1, state, error: String::new() };
+        let told = ledger(&[expired(1, true), submitting(1), event(1, receipt)]);
+        assert!(told.must_be_stored().is_empty());
+    }
+
     #[test]
     fn every_message_is_counted_once_where_it_is() {
         let mut ledger = Ledger::default();
@@ -134,8 +242,8 @@ mod tests {
             ledger.take(&event(seed, EventKind::Accepted(Box::new(facts(seed)))));
         }
         ledger.take(&submitting(2));
-        ledger.take(&event(3, EventKind::Expired));
-        ledger.take(&event(3, EventKind::Expired));
+        ledger.take(&expired(3, false));
+        ledger.take(&expired(3, false));
         // Stored by intake, not yet taken over by routing; and one that routing has, seen again in intake.
         ledger.accept(&facts(5));
         ledger.accept(&facts(2));

@@ -56,8 +56,8 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
     let dir = CellDir::new(args.cell);
     let clock: &dyn Clock = &SystemClock;
     match args.command {
-        Command::Init { id, shards, hosts } => {
-            let new = NewCell { id, shards, hosts };
+        Command::Init { id, shards, hosts, issuer } => {
+            let new = NewCell { id, shards, hosts, issuer };
             init::init(&dir, &new, clock)?;
             output.json(&serde_json::json!({ "cell": dir.root(), "id": new.id, "shards": new.shards }))?;
             output.line(format!("cell {} made in {}", new.id, dir.root().display()))?;
@@ -82,8 +82,17 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
         Command::Audit(Audit::Prove { event_sequence, wait }) => {
             commands::audit::prove(&dir, event_sequence, wait, output).await
         }
-        Command::Audit(Audit::Verify { log, key }) => commands::audit::verify(&dir, log, key, output),
+        Command::Audit(Audit::Act { action, actor, object, wait }) => {
+            let wanted = commands::audit::Wanted { action, actor, object };
+            commands::audit::act(&dir, &wanted, wait, output).await
+        }
+        Command::Audit(Audit::Verify { log, key, checkpoint }) => {
+            commands::audit::verify(&dir, log, key, checkpoint, output)
+        }
         Command::Quarantine(Quarantine::List) => commands::quarantine::list(&dir, output).await,
-        Command::Doctor => commands::doctor::doctor(&dir, output).await,
+        Command::Quarantine(Quarantine::Show { number }) => {
+            commands::quarantine::show(&dir, number, output).await
+        }
+        Command::Doctor => commands::doctor::doctor(&dir, clock, output).await,
     }
 }

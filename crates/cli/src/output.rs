@@ -59,8 +59,13 @@ impl Output {
         if self.json { write(&value.to_string()) } else { Ok(()) }
     }
 
-    /// Tells an error on standard error: what is wrong, then the fix.
+    /// Tells an error on standard error: what is wrong, then the fix. As JSON when results are.
     pub fn error(&self, error: &CliError) {
+        if self.json {
+            let told = serde_json::json!({ "error": error.to_string(), "fix": error.remedy() });
+            let _told = writeln!(std::io::stderr(), "{told}");
+            return;
+        }
         let mut text = format!("error: {error}\n");
         if let Some(fix) = error.remedy() {
             text.push_str("  fix: ");

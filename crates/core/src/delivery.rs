@@ -207,7 +207,7 @@ impl Delivery {
         if self.parts.iter().any(PartState::is_with_carrier) {
             EventKind::ClosedUnknown
         } else {
-            EventKind::Expired
+            EventKind::Expired { in_silence: true }
         }
     }
 
@@ -262,7 +262,7 @@ impl Delivery {
             EventKind::Receipt { attempt, part, state: said, .. } => {
                 self.on_part(*part, |state| state.receipt(*attempt, *said))
             }
-            EventKind::Expired => Ok(self.close_pending(|| PartState::Expired)),
+            EventKind::Expired { .. } => Ok(self.close_pending(|| PartState::Expired)),
             EventKind::Rejected { .. } => {
                 Ok(self.close_pending(|| PartState::Refused { attempt: 0, status: 0 }))
             }

@@ -111,7 +111,7 @@ impl<O: Outbox> Router<O> {
                 account: account.clone(),
                 table_version: self.table.version().to_owned(),
             },
-            Decision::Expire => EventKind::Expired,
+            Decision::Expire => EventKind::Expired { in_silence: false },
             Decision::Reject(cause) => EventKind::Rejected { cause: refined(*cause, item) },
             Decision::Hold { .. } => return,
         };

@@ -192,7 +192,11 @@ fn record(sequence: u64) -> AuditRecord {
 
 fn event(n: u8) -> LogEvent {
     let message = MessageId::from_keyed_hash([n; 16]);
-    LogEvent::Delivery(Event { message, at: Timestamp::from_unix_seconds(1), kind: EventKind::Expired })
+    LogEvent::Delivery(Event {
+        message,
+        at: Timestamp::from_unix_seconds(1),
+        kind: EventKind::Expired { in_silence: false },
+    })
 }
 
 /// Numbers of the acts of our producer, in the order of the log.

@@ -242,7 +242,7 @@ impl Work<'_> {
             }
             EventKind::Accepted(_)
             | EventKind::Routed { .. }
-            | EventKind::Expired
+            | EventKind::Expired { .. }
             | EventKind::Rejected { .. }
             | EventKind::Cancelled
             | EventKind::ClosedUnknown => return,

@@ -149,7 +149,8 @@ pub(crate) fn reject(
 
 /// What follows when a message's validity ended before submit.
 pub(crate) fn expire(item: &WorkItem, now: Timestamp) -> Settled {
-    let event = Event { message: item.facts.message, at: now, kind: EventKind::Expired };
+    let event =
+        Event { message: item.facts.message, at: now, kind: EventKind::Expired { in_silence: false } };
     Settled { events: vec![event], back: None }
 }
 

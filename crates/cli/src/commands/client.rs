@@ -6,6 +6,8 @@ use sotto_proto::identity::v1::{
     client_authentication::Method, client_service_client::ClientServiceClient,
 };
 
+use tonic::Code;
+
 use super::{authorised, channel, refused};
 use crate::{
     CliError, Output, Tone,
@@ -46,7 +48,8 @@ pub(crate) async fn create(
         return Err(CliError::new(format!("{} is there already", file.display())).fix("take another --name"));
     }
     let token = owner(dir)?.token(dir, "admin:clients", clock).await?;
-    let key = NewKey::generate()?;
+    let mut identity = ClientServiceClient::new(channel(dir, "identity")?);
+    let key = NewKey::for_file(file)?;
     let request = CreateClientRequest {
         tenant: new.tenant,
         name: new.name,
@@ -54,13 +57,16 @@ pub(crate) async fn create(
         authentication: Some(ClientAuthentication { method: Some(Method::PublicJwk(key.public_jwk())) }),
         senders: new.senders,
     };
-    let mut identity = ClientServiceClient::new(channel(dir, "identity")?);
-    let response = identity
-        .create_client(authorised(request, &token)?)
-        .await
-        .map_err(|status| refused("the client was refused", &status))?;
-    let client = response.into_inner().client.unwrap_or_default();
-    key.registered(client.client_id.clone(), client.tenant.clone()).write(&file)?;
+    let client = match identity.create_client(authorised(request, &token)?).await {
+        Ok(response) => response.into_inner().client.unwrap_or_default(),
+        Err(status) => {
+            if !is_doubtful(status.code()) {
+                key.forget();
+            }
+            return Err(refused("the client was refused", &status));
+        }
+    };
+    let file = key.registered(&client.client_id, &client.tenant)?;
     output.json(
         &serde_json::json!({ "client_id": client.client_id, "tenant": client.tenant, "credentials": file }),
     )?;
@@ -120,6 +126,29 @@ pub(crate) async fn disable(
         .map_err(|status| refused("the client cannot be disabled", &status))?;
     output.json(&serde_json::json!({ "client_id": client_id, "enabled": false }))?;
     output.line(format!("client {client_id} gets no more tokens; those it has end within 10 minutes"))
+}
+
+/// Whether the service may have done it all the same.
+const fn is_doubtful(code: Code) -> bool {
+    match code {
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => true,
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Unauthenticated => false,
+    }
 }
 
 fn owner(dir: &CellDir) -> Result<Credentials, CliError> {

@@ -2,8 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use prost::Message as _;
-use sotto_bus::{Bus, ReadError, Service, StreamReader};
+use sotto_bus::{Bus, ReadError, Service, StreamReader, topology::stream_name};
 use sotto_core::{MessageId, delivery::Outcome};
 use sotto_proto::{
     Batch, LogEvent,
@@ -23,6 +22,9 @@ const LOOKS: usize = 5;
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// Lost messages that are named to people; JSON names all.
+const NAMED: usize = 20;
+
 /// The sequences that the check speaks of.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
@@ -30,24 +32,65 @@ struct Cut {
     intake: u64,
 }
 
+/// Stored messages that hold something unreadable: stream and sequence.
+type Places = BTreeSet<(String, u64)>;
+
+/// What quarantine keeps aside.
+#[derive(Debug, Default)]
+struct KeptAside {
+    /// Messages whose sealed content is there.
+    messages: BTreeSet<MessageId>,
+    /// Where what is kept aside came from.
+    places: Places,
+    /// Records that cannot be read themselves.
+    unreadable: Places,
+}
+
+/// What the check found.
+#[derive(Debug)]
+struct Found {
+    cut: Cut,
+    ledger: Ledger,
+    /// Messages of which no stream has the content though it must be there.
+    lost: BTreeSet<MessageId>,
+    /// Messages that have not ended and are kept aside.
+    quarantined: BTreeSet<MessageId>,
+    /// Unreadable things that quarantine accounts for.
+    kept_aside: usize,
+    /// Unreadable things that nobody accounts for.
+    unaccounted: usize,
+}
+
+impl Found {
+    /// Events that fit no message, and what nobody can read and nobody reported.
+    fn strange(&self) -> u64 {
+        self.ledger.strange() + u64::try_from(self.unaccounted).unwrap_or(u64::MAX)
+    }
+
+    fn balanced(&self) -> bool {
+        self.ledger.balance().holds() && self.lost.is_empty() && self.strange() == 0
+    }
+}
+
 pub(crate) async fn check(dir: &CellDir, output: &Output) -> Result<(), CliError> {
     let cell = dir.open()?;
     let bus = connect(dir, &cell, &dir.running()?.nats, Service::Operator).await?;
-    let result = read_and_judge(&bus, output).await;
+    let found = read(&bus).await;
     bus.close(Duration::from_secs(2)).await;
-    result
+    tell(&found?, output)
 }
 
-async fn read_and_judge(bus: &Bus, output: &Output) -> Result<(), CliError> {
-    let events = reader::<EventBatch>(bus, "EVENTS")?;
-    let intake = reader::<WorkBatch>(bus, "INTAKE")?;
-    let waiting = reader::<WorkBatch>(bus, "WAITING")?;
-    let waiting_in_quarantine = reader::<WorkBatch>(bus, "QUARANTINE")?;
+async fn read(bus: &Bus) -> Result<Found, CliError> {
+    let events = Stream::<EventBatch>::new(bus, "EVENTS")?;
+    let intake = Stream::<WorkBatch>::new(bus, "INTAKE")?;
+    let waiting = Stream::<WorkBatch>::new(bus, "WAITING")?;
+    let quarantine = Stream::<QuarantineRecord>::new(bus, "QUARANTINE")?;
 
     // Intake's cut is taken before that of the events: a message that leaves intake in between is in the events.
+    let mut unreadable = Places::new();
     let mut ledger = Ledger::default();
-    let (at_intake, mut stored) = read_work(&intake, &mut ledger).await?;
-    let state = events.state().await.map_err(unreadable)?;
+    let (at_intake, mut stored) = read_work(&intake, &mut ledger, &mut unreadable).await?;
+    let state = events.reader.state().await.map_err(cannot_read)?;
     let cut = Cut { events: state.last, intake: at_intake };
     if state.messages > 0 && state.first > 1 {
         return Err(CliError::new(format!(
@@ -58,125 +101,160 @@ async fn read_and_judge(bus: &Bus, output: &Output) -> Result<(), CliError> {
     }
     // Events are folded over what intake has, in the log's order.
     let mut folded = Ledger::default();
-    read_events(&events, 1, cut.events, &mut folded).await?;
+    read_events(&events, 1, cut.events, &mut folded, &mut unreadable).await?;
     folded.absorb(ledger);
 
     // What no carrier has must lie in a work stream. What was moving while we read is looked for again; what went on
     // meanwhile is told by the events after the cut.
     let mut read_to = cut.events;
     let mut after = folded.clone();
-    let mut missing = BTreeSet::new();
-    let mut quarantined = BTreeSet::new();
+    let mut lost = BTreeSet::new();
+    let mut aside = KeptAside::default();
     for look in 0..LOOKS {
         if look > 0 {
             tokio::time::sleep(PAUSE).await;
         }
         let mut ignored = Ledger::default();
-        stored.extend(read_work(&waiting, &mut ignored).await?.1);
-        stored.extend(read_work(&intake, &mut ignored).await?.1);
-        quarantined = read_quarantine(&waiting_in_quarantine).await?;
-        stored.extend(&quarantined);
-        let now = events.state().await.map_err(unreadable)?.last;
-        read_events(&events, read_to + 1, now, &mut after).await?;
+        stored.extend(read_work(&waiting, &mut ignored, &mut unreadable).await?.1);
+        stored.extend(read_work(&intake, &mut ignored, &mut unreadable).await?.1);
+        aside = read_quarantine(&quarantine).await?;
+        stored.extend(&aside.messages);
+        let now = events.reader.state().await.map_err(cannot_read)?.last;
+        read_events(&events, read_to + 1, now, &mut after, &mut unreadable).await?;
         read_to = now;
         let still = after.must_be_stored();
-        missing =
+        lost =
             folded.must_be_stored().intersection(&still).filter(|id| !stored.contains(id)).copied().collect();
-        if missing.is_empty() {
+        if lost.is_empty() && unreadable.is_subset(&aside.places) {
             break;
         }
     }
-    quarantined.retain(|id| folded.must_be_stored().contains(id));
-    tell(cut, &folded, &missing, &quarantined, output)
+    let quarantined =
+        aside.messages.into_iter().filter(|id| folded.outcome(*id).is_none()).collect::<BTreeSet<_>>();
+    let quarantined = quarantined.intersection(&folded.must_be_stored()).copied().collect();
+    let unaccounted = unreadable.difference(&aside.places).count();
+    Ok(Found {
+        cut,
+        ledger: folded,
+        lost,
+        quarantined,
+        kept_aside: unreadable.len() - unaccounted,
+        unaccounted: unaccounted + aside.unreadable.len(),
+    })
 }
 
-fn reader<B: Batch>(bus: &Bus, stream: &str) -> Result<StreamReader<B>, CliError> {
-    StreamReader::new(bus, stream).map_err(unreadable)
+/// A stream and the name it has on the broker, as quarantine writes it.
+struct Stream<B> {
+    reader: StreamReader<B>,
+    name: String,
 }
 
-fn unreadable(error: ReadError) -> CliError {
+impl<B: prost::Message + Default> Stream<B> {
+    fn new(bus: &Bus, stream: &str) -> Result<Self, CliError> {
+        let reader = StreamReader::new(bus, stream).map_err(cannot_read)?;
+        Ok(Self { reader, name: stream_name(&bus.cell().id, stream) })
+    }
+
+    /// Gives each message of a range to `take`, which says whether all of it could be read. What cannot be is noted
+    /// and passed over: one malformed batch must not end every check there will ever be.
+    async fn each(
+        &self,
+        from: u64,
+        to: u64,
+        unreadable: &mut Places,
+        mut take: impl FnMut(B) -> bool,
+    ) -> Result<(), CliError> {
+        if from > to {
+            return Ok(());
+        }
+        let mut reading = self.reader.read(from, to);
+        while let Some(stored) = reading.next_message().await.map_err(cannot_read)? {
+            if !B::decode(stored.payload).is_ok_and(&mut take) {
+                unreadable.insert((self.name.clone(), stored.sequence));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cannot_read(error: ReadError) -> CliError {
     CliError::caused_by("the log cannot be read", &error).fix("check the broker: sotto doctor")
 }
 
 async fn read_events(
-    reader: &StreamReader<EventBatch>,
+    events: &Stream<EventBatch>,
     from: u64,
     to: u64,
     ledger: &mut Ledger,
+    unreadable: &mut Places,
 ) -> Result<(), CliError> {
-    if from > to {
-        return Ok(());
-    }
-    let mut reading = reader.read(from, to);
-    while let Some(stored) = reading.next().await.map_err(unreadable)? {
-        for event in stored.batch.into_items() {
+    let take = |batch: EventBatch| {
+        let mut whole = true;
+        for event in batch.into_items() {
             match event {
                 Ok(LogEvent::Delivery(event)) => ledger.take(&event),
                 Ok(LogEvent::ParkedReceipt { .. }) => {}
-                Err(_) => ledger.note_strange(),
+                Err(_) => whole = false,
             }
         }
-    }
-    Ok(())
+        whole
+    };
+    events.each(from, to, unreadable, take).await
 }
 
 /// Reads a work stream as it is now: where it ends, and the messages whose sealed content is there.
 async fn read_work(
-    reader: &StreamReader<WorkBatch>,
+    work: &Stream<WorkBatch>,
     ledger: &mut Ledger,
+    unreadable: &mut Places,
 ) -> Result<(u64, BTreeSet<MessageId>), CliError> {
-    let state = reader.state().await.map_err(unreadable)?;
+    let state = work.reader.state().await.map_err(cannot_read)?;
     let mut found = BTreeSet::new();
-    if state.messages == 0 {
-        return Ok((state.last, found));
-    }
-    let mut reading = reader.read(state.first, state.last);
-    while let Some(stored) = reading.next().await.map_err(unreadable)? {
-        for item in stored.batch.into_items() {
+    let take = |batch: WorkBatch| {
+        let mut whole = true;
+        for item in batch.into_items() {
             match item {
                 Ok(delivery) => {
                     found.insert(delivery.item.facts.message);
                     ledger.accept(&delivery.item.facts);
                 }
-                Err(_) => ledger.note_strange(),
+                Err(_) => whole = false,
             }
         }
-    }
+        whole
+    };
+    work.each(state.first, state.last, unreadable, take).await?;
     Ok((state.last, found))
 }
 
-/// Messages whose sealed content is kept in quarantine until an operator decides.
-async fn read_quarantine(reader: &StreamReader<WorkBatch>) -> Result<BTreeSet<MessageId>, CliError> {
-    let state = reader.state().await.map_err(unreadable)?;
-    let mut found = BTreeSet::new();
-    let mut reading = reader.read(state.first, state.last);
-    while let Some(stored) = reading.next_message().await.map_err(unreadable)? {
-        let record = QuarantineRecord::decode(stored.payload).map_err(|error| {
-            CliError::caused_by(format!("quarantine record {} cannot be read", stored.sequence), &error)
-        })?;
+/// Messages whose sealed content is kept in quarantine until an operator decides, and where what is there came from.
+async fn read_quarantine(quarantine: &Stream<QuarantineRecord>) -> Result<KeptAside, CliError> {
+    let state = quarantine.reader.state().await.map_err(cannot_read)?;
+    let KeptAside { mut messages, mut places, mut unreadable } = KeptAside::default();
+    let take = |record: QuarantineRecord| {
         let items = record.sealed.map(Batch::into_items).unwrap_or_default();
-        found.extend(items.into_iter().flatten().map(|delivery| delivery.item.facts.message));
-    }
-    Ok(found)
+        messages.extend(items.into_iter().flatten().map(|delivery| delivery.item.facts.message));
+        places.insert((record.stream, record.sequence));
+        true
+    };
+    quarantine.each(state.first, state.last, &mut unreadable, take).await?;
+    Ok(KeptAside { messages, places, unreadable })
 }
 
-fn tell(
-    cut: Cut,
-    ledger: &Ledger,
-    missing: &BTreeSet<MessageId>,
-    quarantined: &BTreeSet<MessageId>,
-    output: &Output,
-) -> Result<(), CliError> {
-    let balance = ledger.balance();
+fn tell(found: &Found, output: &Output) -> Result<(), CliError> {
+    let balance = found.ledger.balance();
     let Balance { accepted, waiting, in_flight, ended, corrected } = &balance;
+    let Found { cut, ledger, lost, quarantined, kept_aside, .. } = found;
     let count = |outcome| ended.get(&outcome).copied().unwrap_or(0);
-    let ok = balance.holds() && missing.is_empty() && ledger.strange() == 0;
+    let in_silence = |id: &MessageId| ledger.outcome(*id).is_some();
     let mut told = serde_json::json!({
-        "balanced": ok,
+        "balanced": found.balanced(),
         "cut": { "events": cut.events, "intake": cut.intake },
-        "accepted": accepted, "waiting": waiting, "quarantined": quarantined.len(), "in_flight": in_flight, "corrected": corrected,
-        "lost": missing.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "strange_events": ledger.strange(),
+        "accepted": accepted, "waiting": waiting, "quarantined": quarantined.len(), "in_flight": in_flight,
+        "corrected": corrected,
+        "lost": lost.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "lost_and_expired_in_silence": lost.iter().filter(|id| in_silence(id)).count(),
+        "strange_events": found.strange(), "unreadable_in_quarantine": kept_aside,
     });
     for outcome in Outcome::ALL {
         if let Some(object) = told.as_object_mut() {
@@ -197,16 +275,25 @@ fn tell(
     if *corrected > 0 {
         output.line(format!("  ({corrected} corrected by later evidence)"))?;
     }
-    if ok {
+    if *kept_aside > 0 {
+        output.line(format!(
+            "  ({kept_aside} unreadable record(s), all in quarantine: sotto quarantine list)"
+        ))?;
+    }
+    if found.balanced() {
         return output.line(output.tone(Tone::Good, "balanced: every accepted message is somewhere"));
     }
-    for id in missing.iter().take(20) {
-        output.line(output.tone(Tone::Bad, &format!("lost: {id}")))?;
+    for id in lost.iter().take(NAMED) {
+        let how = if in_silence(id) { " (counted as expired: only silence ended it)" } else { "" };
+        output.line(output.tone(Tone::Bad, &format!("lost: {id}{how}")))?;
+    }
+    if lost.len() > NAMED {
+        output.line(format!("... and {} more: sotto ledger check --json", lost.len() - NAMED))?;
     }
     Err(CliError::new(format!(
-        "the ledger does not balance: {} message(s) lost, {} event(s) that fit none",
-        missing.len(),
-        ledger.strange()
+        "the ledger does not balance: {} message(s) lost, {} event(s) that fit none or cannot be read",
+        lost.len(),
+        found.strange()
     ))
     .fix("stop intake, keep the streams, and read docs/runbooks/ledger-does-not-balance.md"))
 }

@@ -22,7 +22,12 @@ const CONNECT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A gRPC channel to a service of the running cell, with the operator's certificate.
 pub(crate) fn channel(dir: &CellDir, service: &str) -> Result<Channel, CliError> {
-    let address = https_address(dir.running()?.address(&format!("{service}.grpc"))?);
+    channel_to(dir, service, "grpc")
+}
+
+/// The same to another of its listeners.
+pub(crate) fn channel_to(dir: &CellDir, service: &str, listener: &str) -> Result<Channel, CliError> {
+    let address = https_address(dir.running()?.address(&format!("{service}.{listener}"))?);
     let tls = tls(dir, "operator")?;
     grpc::channel(&format!("https://{address}"), &tls, &format!("{service}.sotto.internal"), CONNECT)
         .map_err(|error| CliError::caused_by(format!("{service} cannot be reached"), &error))

@@ -19,13 +19,14 @@ pub(crate) struct NewMessage {
     /// Client that sends: the name given to `sotto client create`
     #[arg(long)]
     client: String,
-    /// Recipient in E.164: +84912345678
+    /// Recipient in E.164: +84912345678; `-` reads it from the first line of standard input, where other users of the
+    /// machine cannot see it
     #[arg(long)]
     to: String,
     /// Sender: one of the client's
     #[arg(long)]
     from: String,
-    /// Text; `-` reads it from standard input, where other users of the machine cannot see it
+    /// Text; `-` reads it from standard input, from the second line if `--to` took the first
     #[arg(long)]
     text: String,
     /// What it is for
@@ -56,7 +57,7 @@ pub(crate) async fn send(
 ) -> Result<(), CliError> {
     let credentials = client(dir, &new.client)?;
     let token = credentials.token(dir, "message:send", clock).await?;
-    let text = if new.text == "-" { standard_input()? } else { new.text };
+    let (to, text) = content(new.to, new.text, standard_input)?;
     let class = match new.class.as_str() {
         "otp" => MessageClass::Otp,
         "transactional" => MessageClass::Transactional,
@@ -64,7 +65,7 @@ pub(crate) async fn send(
         _ => MessageClass::AdInvite,
     };
     let message = OutboundMessage {
-        to: new.to,
+        to,
         from: new.from,
         text,
         class: class.into(),
@@ -101,6 +102,35 @@ pub(crate) fn client(dir: &CellDir, name: &str) -> Result<Credentials, CliError>
     Credentials::read(&Credentials::client_file(dir, name), fix)
 }
 
+/// Number and text, of which `-` stands for what standard input holds: the number in the first line, the text in all
+/// that follows.
+fn content(
+    to: String,
+    text: String,
+    input: impl FnOnce() -> Result<String, CliError>,
+) -> Result<(String, String), CliError> {
+    match (to.as_str(), text.as_str()) {
+        ("-", "-") => {
+            let input = input()?;
+            let (to, text) = input.split_once('\n').ok_or_else(|| {
+                CliError::new("standard input has one line")
+                    .fix("give the number in the first line, then the text")
+            })?;
+            Ok((to.trim().to_owned(), text.to_owned()))
+        }
+        ("-", _) => {
+            let to = input()?.trim().to_owned();
+            if to.contains('\n') {
+                return Err(CliError::new("standard input has more than one line")
+                    .fix("give the number alone, or also --text - for the text that follows it"));
+            }
+            Ok((to, text))
+        }
+        (_, "-") => Ok((to, input()?)),
+        (_, _) => Ok((to, text)),
+    }
+}
+
 fn standard_input() -> Result<String, CliError> {
     let mut text = String::new();
     std::io::stdin()
@@ -108,4 +138,25 @@ fn standard_input() -> Result<String, CliError> {
         .read_to_string(&mut text)
         .map_err(|error| CliError::caused_by("the text cannot be read", &error).fix("give UTF-8 text"))?;
     Ok(text.trim_end_matches('\n').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content_of(to: &str, text: &str, input: &str) -> Result<(String, String), String> {
+        content(to.to_owned(), text.to_owned(), || Ok(input.to_owned()))
+            .map_err(|error| error.remedy().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn number_and_text_come_from_the_command_line_or_from_standard_input() {
+        let both = |to: &str, text: &str| Ok((to.to_owned(), text.to_owned()));
+        assert_eq!(content_of("+1", "hi", "unread"), both("+1", "hi"));
+        assert_eq!(content_of("+1", "-", "a\nb"), both("+1", "a\nb"));
+        assert_eq!(content_of("-", "hi", " +1\r\n"), both("+1", "hi"));
+        assert_eq!(content_of("-", "-", "+1\na\nb"), both("+1", "a\nb"));
+        assert!(content_of("-", "-", "+1").unwrap_err().contains("then the text"));
+        assert!(content_of("-", "hi", "+1\nhello").unwrap_err().contains("--text -"));
+    }
 }

@@ -28,6 +28,8 @@ pub(crate) struct NewCell {
     pub(crate) shards: Shards,
     /// Further DNS names and IP addresses that its certificates are valid for.
     pub(crate) hosts: Vec<String>,
+    /// Identity's issuer, if not its first host.
+    pub(crate) issuer: Option<String>,
 }
 
 /// Makes a cell in a folder that is empty or not there yet.
@@ -68,4 +70,4 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

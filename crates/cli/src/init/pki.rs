@@ -13,6 +13,16 @@ use crate::{CliError, cell::CellDir};
 /// Processes that are not ours and still need a certificate: the broker, Redis, and the test carrier.
 const FOREIGN: [&str; 3] = ["nats", "redis", "simulator"];
 
+/// What is dialled by the machine's name and not by its own (`<name>.sotto.internal`). All others are not valid for it:
+/// whoever holds the certificate of another service must not pass for the broker or for identity.
+const DIALLED_AS_LOCALHOST: [&str; 4] = ["nats", "redis", "ingress", "identity"];
+
+/// What clients on other machines connect to.
+const PUBLIC: [&str; 2] = ["ingress", "identity"];
+
+/// What only connects to others, and never serves.
+const CLIENTS: [&str; 3] = ["routing", "operator", "provisioner"];
+
 /// Years that the authority is valid.
 const CA_YEARS: i16 = 10;
 
@@ -31,14 +41,10 @@ pub(super) fn create(dir: &CellDir, cell: &CellId, hosts: &[String], now: Timest
     let issuer = Issuer::new(ca, ca_key);
     for name in PeerService::ALL.into_iter().map(PeerService::name).chain(FOREIGN) {
         let key = KeyPair::generate().map_err(failed)?;
-        let mut names =
-            vec![format!("{name}.sotto.internal"), "localhost".to_owned(), "127.0.0.1".to_owned()];
-        names.extend(hosts.iter().cloned());
-        let mut params = CertificateParams::new(names).map_err(failed)?;
+        let mut params = CertificateParams::new(names(name, hosts)).map_err(failed)?;
         params.distinguished_name = named(&format!("{name}.sotto.internal"));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = usages(name);
         params.use_authority_key_identifier_extension = true;
         validity(&mut params, now, 1)?;
         let certificate = params.signed_by(&key, &issuer).map_err(failed)?;
@@ -46,6 +52,26 @@ pub(super) fn create(dir: &CellDir, cell: &CellId, hosts: &[String], now: Timest
         files::secret(&dir.path(format!("tls/{name}.key")), key.serialize_pem().as_bytes())?;
     }
     Ok(())
+}
+
+/// The names that a process's certificate is valid for.
+fn names(name: &str, hosts: &[String]) -> Vec<String> {
+    let mut names = vec![format!("{name}.sotto.internal")];
+    if DIALLED_AS_LOCALHOST.contains(&name) {
+        names.extend(["localhost".to_owned(), "127.0.0.1".to_owned()]);
+    }
+    if PUBLIC.contains(&name) {
+        names.extend(hosts.iter().cloned());
+    }
+    names
+}
+
+fn usages(name: &str) -> Vec<ExtendedKeyUsagePurpose> {
+    let serves = !CLIENTS.contains(&name);
+    let connects = !FOREIGN.contains(&name);
+    let usages =
+        [(serves, ExtendedKeyUsagePurpose::ServerAuth), (connects, ExtendedKeyUsagePurpose::ClientAuth)];
+    usages.into_iter().filter(|(used, _)| *used).map(|(_, usage)| usage).collect()
 }
 
 fn named(common_name: &str) -> DistinguishedName {

@@ -17,6 +17,9 @@ use crate::{
     commands::audit::LOG_DIR,
 };
 
+/// Where `sotto up` serves tokens unless it is told otherwise.
+pub(crate) const TOKEN_PORT: u16 = 7444;
+
 pub(super) fn create(
     dir: &CellDir,
     new: &NewCell,
@@ -97,28 +100,57 @@ fn own(service: &str, new: &NewCell) -> String {
             "{listen}\n[keystore]\nslot_file = \"keystore/identity.sks\"\n{unlock}\n\
              [store]\nclients_file = \"data/identity/clients.json\"\n\
              invitation_file = \"identity/invitation.json\"\n\n{}",
-            tokens(&new.id)
+            tokens(new)
         ),
         "audit" => format!(
             "{listen}\n[keystore]\nfile = \"keystore/audit.sks\"\n{unlock}\n\
              [log]\nfolder = \"{LOG_DIR}\"\norigin = \"{}\"\n",
             log_origin(&new.id)
         ),
-        "ingress" => {
-            format!("[keystore]\nfile = \"keystore/ingress.sks\"\n{unlock}\n{}", tokens(&new.id))
-        }
+        // Its default port would be the same for every cell of the machine.
+        "ingress" => format!(
+            "[ops]\nlisten = \"127.0.0.1:0\"\n\n[keystore]\nfile = \"keystore/ingress.sks\"\n{unlock}\n{}",
+            tokens(new)
+        ),
         _ => String::new(),
     }
 }
 
 /// What tokens say: identity writes it into them and ingress demands it.
-fn tokens(cell: &CellId) -> String {
+fn tokens(new: &NewCell) -> String {
     format!(
-        "[tokens]\nissuer = \"https://identity.sotto.internal\"\naudience = \"https://{cell}.sotto.internal\"\n"
+        "[tokens]\nissuer = \"{}\"\naudience = \"https://{}.sotto.internal\"\n",
+        issuer(new.issuer.as_deref(), &new.hosts),
+        new.id
     )
+}
+
+/// Where clients find identity's metadata (RFC 8414): what the operator says, or its first host at the port that
+/// `sotto up` serves tokens on. A cell without a host has clients on its own machine only, which are told the address.
+fn issuer(told: Option<&str>, hosts: &[String]) -> String {
+    match (told, hosts.first()) {
+        (Some(issuer), _) => issuer.to_owned(),
+        (None, Some(host)) if host.contains(':') => format!("https://[{host}]:{TOKEN_PORT}"),
+        (None, Some(host)) => format!("https://{host}:{TOKEN_PORT}"),
+        (None, None) => "https://identity.sotto.internal".to_owned(),
+    }
 }
 
 /// The name of the cell's audit log.
 pub(super) fn log_origin(cell: &CellId) -> String {
     format!("sotto.internal/audit/{cell}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_issuer_is_where_clients_find_its_metadata() {
+        let hosts = |host: &str| vec![host.to_owned(), "second.example".to_owned()];
+        assert_eq!(issuer(None, &[]), "https://identity.sotto.internal");
+        assert_eq!(issuer(None, &hosts("sms.example.vn")), "https://sms.example.vn:7444");
+        assert_eq!(issuer(None, &hosts("2001:db8::1")), "https://[2001:db8::1]:7444");
+        assert_eq!(issuer(Some("https://id.example"), &hosts("sms.example.vn")), "https://id.example");
+    }
 }

@@ -4,9 +4,9 @@ use sotto_core::{ManualClock, Timestamp};
 
 use super::*;
 
-fn new_cell() -> NewCell {
+pub(crate) fn new_cell() -> NewCell {
     let shards = Shards::new(std::num::NonZeroU16::new(2).unwrap());
-    NewCell { id: "test".parse().unwrap(), shards, hosts: vec!["sms.example.vn".to_owned()] }
+    NewCell { id: "test".parse().unwrap(), shards, hosts: vec!["sms.example.vn".to_owned()], issuer: None }
 }
 
 fn clock() -> ManualClock {

@@ -3,12 +3,13 @@
 use std::{
     fs::OpenOptions,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::ExitStatus,
     time::Duration,
 };
 
 use tokio::process::{Child, Command};
 
+use super::lock::Lock;
 use crate::{CliError, cell::CellDir, error::at};
 
 /// How a child is started, at first and again.
@@ -22,19 +23,20 @@ pub(super) struct Recipe {
 }
 
 impl Recipe {
-    /// Starts it in the cell's folder, with nothing of our own environment but the search path, and its output
-    /// appended to `logs/<name>.log`.
-    pub(super) fn start(&self, dir: &CellDir) -> Result<Process, CliError> {
-        let path = dir.path(format!("logs/{}.log", self.name));
+    /// Starts it in the cell's folder, with nothing of our own environment but the search path, its output appended to
+    /// `logs/<name>.log`, and the cell's lock as its standard input.
+    pub(super) fn start(&self, dir: &CellDir, lock: &Lock) -> Result<Process, CliError> {
+        let path = log_file(dir, &self.name);
         let log = OpenOptions::new().append(true).create(true).open(&path).map_err(at(&path))?;
         let err = log.try_clone().map_err(at(&path))?;
+        let held = lock.share().map_err(|error| CliError::caused_by("the cell's lock", &error))?;
         let child = Command::new(&self.program)
             .args(&self.arguments)
             .current_dir(dir.root())
             .env_clear()
             .envs(std::env::var_os("PATH").map(|value| ("PATH", value)))
             .envs(self.environment.iter().map(|(key, value)| (key, value)))
-            .stdin(Stdio::null())
+            .stdin(held)
             .stdout(log)
             .stderr(err)
             // A signal from the keyboard goes to `sotto up`, which stops its children in their order.
@@ -47,6 +49,11 @@ impl Recipe {
             })?;
         Ok(Process { name: self.name.clone(), log: path, child })
     }
+}
+
+/// Where a child's output goes.
+pub(super) fn log_file(dir: &CellDir, name: &str) -> PathBuf {
+    dir.path(format!("logs/{name}.log"))
 }
 
 /// A running child.
@@ -82,20 +89,20 @@ impl Process {
             .fix(format!("read {}", self.log.display()))
     }
 
-    /// Asks it to end; makes it end when the grace is over.
-    pub(super) async fn stop(mut self, grace: Duration) {
+    /// Asks it to end; makes it end when the grace is over. Whether it ended by itself.
+    pub(super) async fn stop(mut self, grace: Duration) -> bool {
         if let Some(id) =
             self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
         {
             // It may have ended by itself just now.
             let _sent = rustix::process::kill_process(id, rustix::process::Signal::TERM);
         }
-        if tokio::time::timeout(grace, self.child.wait()).await.is_err() {
-            tracing::warn!(process = self.name, "did not end in time and is killed");
-            if let Err(error) = self.child.kill().await {
-                tracing::warn!(process = self.name, %error, "could not be killed");
-            }
+        if tokio::time::timeout(grace, self.child.wait()).await.is_ok() {
+            return true;
         }
+        // What cannot be killed is not ours to wait for.
+        let _killed = self.child.kill().await;
+        false
     }
 }
 

@@ -4,8 +4,11 @@
 //! started again after a back-off, at the addresses it had. A signal stops everything in reverse order.
 
 mod child;
+mod lock;
+mod pauses;
 mod recipes;
 
+pub(crate) use lock::{Holder, holders, lives};
 pub(crate) use recipes::{connect, https_address};
 
 use std::{
@@ -17,11 +20,15 @@ use std::{
 
 use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::Instant,
 };
 
-use self::child::{Process, Recipe};
+use self::{
+    child::{Process, Recipe, log_file},
+    lock::Lock,
+    pauses::Pauses,
+};
 use crate::{
     CliError, Output, Tone,
     cell::{CellDir, Running, SERVICES},
@@ -38,12 +45,6 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long a process may take to end. Services drain within 20 seconds.
 const GRACE: Duration = Duration::from_secs(25);
 
-/// First pause before a process that died is started again; doubled at each death, at most a minute.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-
-/// A process that lived this long starts with the first pause again.
-const STEADY: Duration = Duration::from_secs(60);
-
 /// What to run.
 #[derive(Clone, Debug)]
 pub(crate) struct UpOptions {
@@ -57,14 +58,17 @@ pub(crate) struct UpOptions {
     pub(crate) programs: Option<PathBuf>,
 }
 
-/// Runs the cell until it is told to stop.
+/// Runs the cell until it is told to stop. Nobody has to listen: what cannot be told (standard output is closed) stops
+/// nothing, and whatever happens, what was started is stopped in its order.
 pub(crate) async fn up(dir: &CellDir, options: &UpOptions, output: &Output) -> Result<(), CliError> {
     let cell = dir.open()?;
-    let _only = lock(dir)?;
+    let lock = Lock::take(dir)?;
     let mut supervisor = Supervisor {
         dir: dir.clone(),
+        lock,
+        output,
         recipes: recipes::Recipes::new(dir, &cell, options)?,
-        processes: Vec::new(),
+        slots: Vec::new(),
         running: Running {
             supervisor: std::process::id(),
             nats: String::new(),
@@ -73,40 +77,85 @@ pub(crate) async fn up(dir: &CellDir, options: &UpOptions, output: &Output) -> R
         },
     };
     // Asked for before anything is started, so that an early signal is not lost.
-    let mut terminate = signals()?;
-    let started = tokio::select! {
-        started = supervisor.start(output) => started,
-        () = &mut terminate => Err(CliError::new("stopped while it started")),
+    let mut signals = Signals::new()?;
+    let ran = tokio::select! {
+        ran = supervisor.run() => ran,
+        () = signals.stop() => Ok(()),
     };
-    let result = match started {
-        Ok(()) => {
-            supervisor.tell(output)?;
-            supervisor.watch(terminate).await
-        }
-        Err(error) => Err(error),
+    supervisor.say("stopping", &serde_json::json!({ "event": "stopping" }));
+    let stopped = tokio::select! {
+        stopped = supervisor.stop() => stopped,
+        () = signals.hurry() => Err(CliError::new("stopped at once: what was under way was not finished")),
     };
-    output.line("stopping")?;
-    supervisor.stop().await;
-    result
+    // What is left is killed here, before the lock goes.
+    drop(supervisor);
+    ran.and(stopped)
 }
 
-struct Supervisor {
+struct Supervisor<'a> {
     dir: CellDir,
+    lock: Lock,
+    output: &'a Output,
     recipes: recipes::Recipes,
     /// In the order of their start.
-    processes: Vec<(Recipe, Process)>,
+    slots: Vec<Slot>,
     running: Running,
 }
 
-impl Supervisor {
-    async fn start(&mut self, output: &Output) -> Result<(), CliError> {
-        self.step(output, "nats-server").await?;
+/// A child's place.
+struct Slot {
+    recipe: Recipe,
+    state: State,
+    pauses: Pauses,
+}
+
+enum State {
+    Runs(Box<Process>),
+    /// It died and is started again at this time. Each waits for itself alone.
+    Pauses(Instant),
+}
+
+/// What happens to a child.
+enum Happening {
+    Ended(String),
+    Due,
+}
+
+impl Slot {
+    async fn next(&mut self) -> Happening {
+        match &mut self.state {
+            State::Runs(process) => {
+                let status = process.ended().await;
+                Happening::Ended(status.map_or_else(|| "unknown".to_owned(), |status| status.to_string()))
+            }
+            State::Pauses(until) => {
+                tokio::time::sleep_until(*until).await;
+                Happening::Due
+            }
+        }
+    }
+}
+
+impl Supervisor<'_> {
+    async fn run(&mut self) -> Result<(), CliError> {
+        self.start().await?;
+        self.tell()?;
+        self.watch().await
+    }
+
+    /// Tells people, or programs. Nobody may be listening.
+    fn say(&self, line: &str, event: &serde_json::Value) {
+        let _unheard = self.output.line(line).and_then(|()| self.output.json(event));
+    }
+
+    async fn start(&mut self) -> Result<(), CliError> {
+        self.step("nats-server").await;
         let recipe = self.recipes.nats()?;
         self.launch(recipe)?;
         let ports = self.recipes.nats_ports_dir();
         self.running.nats = self.wait("nats-server", |_| nats_url(&ports)).await?;
 
-        self.step(output, "redis-server").await?;
+        self.step("redis-server").await;
         let (recipe, address) = self.recipes.redis()?;
         self.launch(recipe)?;
         self.running.addresses.insert("redis".to_owned(), address.clone());
@@ -114,14 +163,16 @@ impl Supervisor {
         self.wait("redis-server", move |_| std::net::TcpStream::connect(&probe).ok().map(|_| probe.clone()))
             .await?;
 
-        self.step(output, "streams").await?;
+        self.step("streams").await;
         self.recipes.provision(&self.running.nats).await?;
 
         if let Some(recipe) = self.recipes.simulator() {
-            self.step(output, "simulator").await?;
+            self.step("simulator").await;
+            let log = log_file(&self.dir, "simulator");
+            // What an earlier run wrote there names ports that are gone.
+            let before = std::fs::metadata(&log).map_or(0, |log| log.len());
             self.launch(recipe)?;
-            let log = self.dir.path("logs/simulator.log");
-            let told = self.wait("simulator", |_| last_json(&log)).await?;
+            let told = self.wait("simulator", |_| last_json(&log, before)).await?;
             for name in ["smpp", "admin"] {
                 let address = told.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
                 self.running.addresses.insert(format!("simulator.{name}"), address.to_owned());
@@ -129,7 +180,7 @@ impl Supervisor {
             self.recipes.write_simulator_carriers(self.running.address("simulator.smpp")?)?;
         }
         for service in SERVICES {
-            self.step(output, service).await?;
+            self.step(service).await;
             let recipe = self.recipes.service(service, &self.running)?;
             self.launch(recipe)?;
             let addresses = self.ready(service).await?;
@@ -141,20 +192,29 @@ impl Supervisor {
         self.write_run_file()
     }
 
-    async fn step(&self, output: &Output, what: &str) -> Result<(), CliError> {
-        output.line(output.tone(Tone::Faint, &format!("starting {what}")))?;
+    async fn step(&self, what: &str) {
+        let line = self.output.tone(Tone::Faint, &format!("starting {what}"));
+        self.say(&line, &serde_json::json!({ "event": "starting", "what": what }));
         // Lets a signal in between two steps.
         tokio::task::yield_now().await;
-        Ok(())
     }
 
     fn launch(&mut self, recipe: Recipe) -> Result<(), CliError> {
-        let process = recipe.start(&self.dir)?;
+        let process = recipe.start(&self.dir, &self.lock)?;
         if let Some(id) = process.id() {
             self.running.processes.insert(recipe.name.clone(), id);
         }
-        self.processes.push((recipe, process));
+        let pauses = Pauses::new(Instant::now());
+        self.slots.push(Slot { recipe, state: State::Runs(Box::new(process)), pauses });
         Ok(())
+    }
+
+    /// An error if the newest process has ended.
+    fn check_newest(&mut self) -> Result<(), CliError> {
+        match self.slots.last_mut().map(|slot| &mut slot.state) {
+            Some(State::Runs(process)) => process.check(),
+            Some(State::Pauses(_)) | None => Ok(()),
+        }
     }
 
     /// Waits until `look` finds something, as long as the newest process lives.
@@ -164,12 +224,10 @@ impl Supervisor {
             if let Some(found) = look(&self.dir) {
                 return Ok(found);
             }
-            if let Some((_, process)) = self.processes.last_mut() {
-                process.check()?;
-            }
+            self.check_newest()?;
             if Instant::now() >= until {
                 return Err(CliError::new(format!("{what} was not ready within {START:?}"))
-                    .fix(format!("read {}", self.dir.path(format!("logs/{what}.log")).display())));
+                    .fix(format!("read {}", log_file(&self.dir, what).display())));
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -185,14 +243,12 @@ impl Supervisor {
             if answer.as_ref().is_ok_and(|(status, _)| status.is_success()) {
                 break;
             }
-            if let Some((_, process)) = self.processes.last_mut() {
-                process.check()?;
-            }
+            self.check_newest()?;
             if Instant::now() >= until {
                 let conditions = answer.map(|(_, body)| String::from_utf8_lossy(&body).into_owned());
                 let conditions = conditions.unwrap_or_else(|error| error.to_string());
                 return Err(CliError::new(format!("{service} was not ready within {START:?}: {conditions}"))
-                    .fix(format!("read {}", self.dir.path(format!("logs/{service}.log")).display())));
+                    .fix(format!("read {}", log_file(&self.dir, service).display())));
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -217,99 +273,127 @@ impl Supervisor {
         std::fs::rename(&new, &path).map_err(at(&path))
     }
 
-    fn tell(&self, output: &Output) -> Result<(), CliError> {
-        output.json(&serde_json::json!({ "event": "up", "addresses": self.running.addresses }))?;
-        let root = self.dir.root().display();
-        output.line(format!(
+    fn tell(&self) -> Result<(), CliError> {
+        let up = format!(
             "{} gRPC {}, tokens https://{}",
-            output.tone(Tone::Good, "the cell is up:"),
+            self.output.tone(Tone::Good, "the cell is up:"),
             self.running.address("ingress.grpc")?,
             self.running.address("identity.https")?,
-        ))?;
-        output.line(format!("logs: {}; stop with Ctrl-C", self.dir.path("logs").display()))?;
-        if self.dir.path("operator/owner.json").exists() {
+        );
+        self.say(&up, &serde_json::json!({ "event": "up", "addresses": self.running.addresses }));
+        let mut more = vec![format!("logs: {}; stop with Ctrl-C", self.dir.path("logs").display())];
+        if !self.dir.path("operator/owner.json").exists() {
+            more.push(format!("next: sotto owner claim --cell {}", self.dir.root().display()));
+        }
+        let _unheard = more.iter().try_for_each(|line| self.output.line(line));
+        Ok(())
+    }
+
+    /// Starts again what ends by itself, each after a pause of its own, for ever.
+    async fn watch(&mut self) -> Result<(), CliError> {
+        loop {
+            let mut happenings: FuturesUnordered<_> = self
+                .slots
+                .iter_mut()
+                .enumerate()
+                .map(|(index, slot)| slot.next().map(move |happening| (index, happening)))
+                .collect();
+            let Some((index, happening)) = happenings.next().await else { return Ok(()) };
+            drop(happenings);
+            match happening {
+                Happening::Ended(status) => self.pause(index, &format!("ended by itself ({status})")),
+                Happening::Due => self.start_again(index)?,
+            }
+        }
+    }
+
+    fn pause(&mut self, index: usize, why: &str) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        let now = Instant::now();
+        let pause = slot.pauses.died(now);
+        slot.state = State::Pauses(now + pause);
+        let name = &slot.recipe.name;
+        let event = serde_json::json!({
+            "event": "ended", "process": name, "why": why, "again_after_ms": u64::try_from(pause.as_millis()).ok(),
+        });
+        let line = format!("{name} {why}; it is started again in {pause:?}");
+        self.say(&self.output.tone(Tone::Bad, &line), &event);
+    }
+
+    fn start_again(&mut self, index: usize) -> Result<(), CliError> {
+        let Some(slot) = self.slots.get_mut(index) else { return Ok(()) };
+        let recipe = self.recipes.again(slot.recipe.clone(), &self.running);
+        let process = match recipe.start(&self.dir, &self.lock) {
+            Ok(process) => process,
+            Err(error) => {
+                self.pause(index, &error.to_string());
+                return Ok(());
+            }
+        };
+        if let Some(id) = process.id() {
+            self.running.processes.insert(recipe.name.clone(), id);
+        }
+        slot.recipe = recipe;
+        slot.state = State::Runs(Box::new(process));
+        slot.pauses.started(Instant::now());
+        self.write_run_file()
+    }
+
+    /// Stops everything, last started first. An error names what had to be killed.
+    async fn stop(&mut self) -> Result<(), CliError> {
+        let _gone = std::fs::remove_file(self.dir.run_file());
+        let mut killed = Vec::new();
+        while let Some(Slot { recipe, state, .. }) = self.slots.pop() {
+            let ended = match state {
+                State::Runs(process) => process.stop(GRACE).await,
+                State::Pauses(_) => true,
+            };
+            if !ended {
+                killed.push(recipe.name);
+            }
+        }
+        if killed.is_empty() {
             return Ok(());
         }
-        output.line(format!("next: sotto owner claim --cell {root}"))
+        Err(CliError::new(format!("did not end within {GRACE:?} and was killed: {}", killed.join(", ")))
+            .fix(format!("read {}", self.dir.path("logs").display())))
+    }
+}
+
+/// The signals that end `sotto up`.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, CliError> {
+        let receive =
+            |kind| signal(kind).map_err(|error| CliError::caused_by("signals cannot be received", &error));
+        Ok(Self {
+            terminate: receive(SignalKind::terminate())?,
+            interrupt: receive(SignalKind::interrupt())?,
+            hang_up: receive(SignalKind::hangup())?,
+        })
     }
 
-    /// Starts again what ends by itself, until a signal comes.
-    async fn watch(&mut self, mut terminate: impl Future<Output = ()> + Unpin) -> Result<(), CliError> {
-        let mut pauses: BTreeMap<String, (Duration, Instant)> = BTreeMap::new();
-        loop {
-            let dead = {
-                let mut ends: FuturesUnordered<_> = self
-                    .processes
-                    .iter_mut()
-                    .enumerate()
-                    .map(|(index, (_, process))| process.ended().map(move |status| (index, status)))
-                    .collect();
-                tokio::select! {
-                    () = &mut terminate => return Ok(()),
-                    Some(end) = ends.next() => end,
-                }
-            };
-            let (index, status) = dead;
-            let Some((recipe, _)) = self.processes.get(index) else { continue };
-            let recipe = recipe.clone();
-            let status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
-            tracing::warn!(process = recipe.name, status, "ended by itself and is started again");
-            let now = Instant::now();
-            let (pause, since) = pauses.get(&recipe.name).copied().unwrap_or((FIRST_PAUSE, now));
-            let pause = if now.duration_since(since) > STEADY { FIRST_PAUSE } else { pause };
-            pauses.insert(recipe.name.clone(), ((pause * 2).min(STEADY), now));
-            tokio::select! {
-                () = &mut terminate => return Ok(()),
-                () = tokio::time::sleep(pause) => {}
-            }
-            let recipe = self.recipes.again(recipe, &self.running);
-            let process = recipe.start(&self.dir)?;
-            if let Some(id) = process.id() {
-                self.running.processes.insert(recipe.name.clone(), id);
-            }
-            if let Some(slot) = self.processes.get_mut(index) {
-                *slot = (recipe, process);
-            }
-            self.write_run_file()?;
-        }
-    }
-
-    /// Stops everything, last started first.
+    /// Completes at SIGTERM, at Ctrl-C, or when the terminal is closed.
     async fn stop(&mut self) {
-        let _gone = std::fs::remove_file(self.dir.run_file());
-        while let Some((_, process)) = self.processes.pop() {
-            process.stop(GRACE).await;
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
     }
-}
 
-/// Completes at SIGTERM or SIGINT.
-fn signals() -> Result<impl Future<Output = ()> + Unpin, CliError> {
-    let failed = |error: std::io::Error| CliError::caused_by("signals cannot be received", &error);
-    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
-    Ok(Box::pin(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
+    /// Completes when a person does not want to wait for the end: Ctrl-C again. Other signals come in pairs (a closed
+    /// terminal, a script that stops what it started).
+    async fn hurry(&mut self) {
+        if self.interrupt.recv().await.is_none() {
+            std::future::pending::<()>().await;
         }
-    }))
-}
-
-/// One `sotto up` a cell: the lock lives as long as the file.
-fn lock(dir: &CellDir) -> Result<std::fs::File, CliError> {
-    let path = dir.path("run/lock");
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(at(&path))?;
-    file.try_lock().map_err(|_| {
-        CliError::new(format!("the cell in {} is running already", dir.root().display()))
-            .fix("stop it first (Ctrl-C where it runs)")
-    })?;
-    Ok(file)
+    }
 }
 
 /// The broker's client URL, once it has written its ports file.
@@ -324,9 +408,30 @@ fn nats_url(ports: &Path) -> Option<String> {
     Some(format!("tls://localhost:{port}"))
 }
 
-/// The last line of a log, if it is a JSON object.
-fn last_json(log: &Path) -> Option<serde_json::Value> {
-    let text = std::fs::read_to_string(log).ok()?;
+/// The last JSON object of a log beyond its first `before` bytes.
+fn last_json(log: &Path, before: u64) -> Option<serde_json::Value> {
+    use std::io::{Read as _, Seek as _};
+    let mut file = std::fs::File::open(log).ok()?;
+    file.seek(std::io::SeekFrom::Start(before)).ok()?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
     let told = text.lines().rev().find(|line| line.starts_with('{'))?;
     serde_json::from_str(told).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_run_wrote_is_not_taken_for_this_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("simulator.log");
+        std::fs::write(&log, "{\"smpp\":\"127.0.0.1:1\"}\n").unwrap();
+        let before = std::fs::metadata(&log).unwrap().len();
+        assert_eq!(last_json(&log, before), None);
+        let mut file = std::fs::File::options().append(true).open(&log).unwrap();
+        writeln!(file, "{{\"smpp\":\"127.0.0.1:2\"}}").unwrap();
+        assert_eq!(last_json(&log, before).unwrap()["smpp"], "127.0.0.1:2");
+    }
 }

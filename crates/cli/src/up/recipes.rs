@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Stdio,
     sync::Arc,
 };
 
@@ -23,11 +24,16 @@ use crate::{
 /// The account of the cell's own simulator.
 const SIMULATOR_ACCOUNT: &str = "simulator";
 
+/// Runs a program that ends when `sotto up` does, for programs without such an option: `setpriv` of util-linux.
+const TIE: [&str; 3] = ["--pdeathsig", "TERM", "--"];
+
 pub(super) struct Recipes {
     dir: CellDir,
     cell: CellFile,
     options: UpOptions,
     programs: PathBuf,
+    /// `setpriv`, where it works.
+    tie: Option<PathBuf>,
     /// Parts of the environment that fix a service's addresses once they are known.
     pinned: Vec<(String, String, String)>,
 }
@@ -63,6 +69,7 @@ impl Recipes {
             cell: cell.clone(),
             options: options.clone(),
             programs,
+            tie: tie(),
             pinned: Vec::new(),
         };
         let ports = recipes.nats_ports_dir();
@@ -86,12 +93,20 @@ impl Recipes {
             "--ports_file_dir".to_owned(),
             self.nats_ports_dir().display().to_string(),
         ];
-        Ok(Recipe {
-            name: "nats-server".to_owned(),
-            program: tool("nats-server")?,
-            arguments,
-            environment: Vec::new(),
-        })
+        Ok(self.tied("nats-server", tool("nats-server")?, arguments))
+    }
+
+    /// A program that ends with us, if the machine can do that. If not, the lock that it holds keeps a second one from its
+    /// data.
+    fn tied(&self, name: &str, program: PathBuf, arguments: Vec<String>) -> Recipe {
+        let (program, arguments) = match &self.tie {
+            None => (program, arguments),
+            Some(tie) => {
+                let wrapped = TIE.map(str::to_owned).into_iter().chain([program.display().to_string()]);
+                (tie.clone(), wrapped.chain(arguments).collect())
+            }
+        };
+        Recipe { name: name.to_owned(), program, arguments, environment: Vec::new() }
     }
 
     /// Redis cannot choose a port itself: a free one is looked up, and taken a moment later.
@@ -100,12 +115,8 @@ impl Recipes {
             .and_then(|listener| listener.local_addr())
             .map_err(|error| CliError::caused_by("no free port for Redis", &error))?
             .port();
-        let recipe = Recipe {
-            name: "redis-server".to_owned(),
-            program: tool("redis-server")?,
-            arguments: vec!["redis/redis.conf".to_owned(), "--tls-port".to_owned(), port.to_string()],
-            environment: Vec::new(),
-        };
+        let arguments = vec!["redis/redis.conf".to_owned(), "--tls-port".to_owned(), port.to_string()];
+        let recipe = self.tied("redis-server", tool("redis-server")?, arguments);
         Ok((recipe, format!("127.0.0.1:{port}")))
     }
 
@@ -126,12 +137,8 @@ impl Recipes {
             "--tls-key",
             "tls/simulator.key",
         ];
-        Some(Recipe {
-            name: "simulator".to_owned(),
-            program: self.programs.join("sotto-simulator"),
-            arguments: arguments.map(str::to_owned).to_vec(),
-            environment: Vec::new(),
-        })
+        let arguments = arguments.map(str::to_owned).to_vec();
+        Some(self.tied("simulator", self.programs.join("sotto-simulator"), arguments))
     }
 
     /// Writes a carriers file that points at the running simulator.
@@ -224,12 +231,9 @@ impl Recipes {
             return Err(CliError::new(format!("{} is not there", program.display()))
                 .fix("build the services (cargo build), or give --programs FOLDER"));
         }
-        Ok(Recipe {
-            name: service.to_owned(),
-            program,
-            arguments: vec!["--config".to_owned(), self.dir.config(service).display().to_string()],
-            environment,
-        })
+        let config = self.dir.config(service).display().to_string();
+        let arguments = ["--config", &config].map(str::to_owned).into_iter().chain([tie_to_us()]).collect();
+        Ok(Recipe { name: service.to_owned(), program, arguments, environment })
     }
 
     /// Remembers the addresses that a service got, so that it gets them again.
@@ -325,11 +329,27 @@ fn simulator_routes() -> String {
         .concat()
 }
 
-/// The program on the PATH, or beside the project's own tools.
+/// The option with which a service ends when `sotto up` does, also without being stopped (kill -9). Children are started
+/// by the main thread, which lives as long as the process.
+fn tie_to_us() -> String {
+    format!("--die-with-parent={}", std::process::id())
+}
+
+/// `setpriv`, if the machine has it and it can tie a program's life to ours.
+fn tie() -> Option<PathBuf> {
+    let setpriv = on_path("setpriv")?;
+    let mut works = std::process::Command::new(&setpriv);
+    works.args(TIE).arg("true").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    works.status().is_ok_and(|status| status.success()).then_some(setpriv)
+}
+
+/// The program on the PATH.
 fn tool(name: &str) -> Result<PathBuf, CliError> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|program| program.is_file())
+    on_path(name)
         .ok_or_else(|| CliError::new(format!("{name} is not on the PATH")).fix("install it with: make setup"))
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
 }

@@ -175,7 +175,11 @@ pub enum EventKind {
         error: String,
     },
     /// Validity ended before submit.
-    Expired,
+    Expired {
+        /// Whether nobody who held the message said so and silence was closed instead. The state is the same; the
+        /// ledger asks where such a message is (INV-2).
+        in_silence: bool,
+    },
     /// No carrier may or will take it.
     Rejected {
         /// Why.
@@ -199,7 +203,7 @@ impl EventKind {
             Self::Unsent { .. } => "unsent",
             Self::NoResponse { .. } => "no_response",
             Self::Receipt { .. } => "receipt",
-            Self::Expired => "expired",
+            Self::Expired { .. } => "expired",
             Self::Rejected { .. } => "rejected",
             Self::Cancelled => "cancelled",
             Self::ClosedUnknown => "closed_unknown",

@@ -189,9 +189,10 @@ fn cancel_comes_too_late_once_a_part_is_on_its_way() {
 
 #[test]
 fn expiry_takes_what_was_never_sent_and_leaves_the_rest() {
-    let (delivery, effects) = after(1, &[routed(1), event(EventKind::Expired)]);
+    let (delivery, effects) = after(1, &[routed(1), event(EventKind::Expired { in_silence: false })]);
     assert_eq!((delivery.outcome(), effects.len()), (Some(Outcome::Expired), 1));
-    let (delivery, _) = after(1, &[routed(1), submitting(1, &[1]), event(EventKind::Expired)]);
+    let (delivery, _) =
+        after(1, &[routed(1), submitting(1, &[1]), event(EventKind::Expired { in_silence: false })]);
     assert_eq!(delivery.stage(), Stage::Submitted);
 }
 
@@ -201,11 +202,11 @@ fn silence_has_a_deadline_until_the_end() {
     let wait = Duration::from_secs(3_600);
     let (delivery, _) = after(1, &[routed(1)]);
     assert_eq!(delivery.deadline(grace, wait), Some(Timestamp::from_unix_seconds(1_330)));
-    assert_eq!(delivery.closing_event(), EventKind::Expired);
+    assert_eq!(delivery.closing_event(), EventKind::Expired { in_silence: true });
     let (delivery, _) = after(1, &[routed(1), submitting(1, &[1])]);
     assert_eq!(delivery.deadline(grace, wait), Some(Timestamp::from_unix_seconds(4_610)));
     assert_eq!(delivery.closing_event(), EventKind::ClosedUnknown);
-    let (delivery, _) = after(1, &[event(EventKind::Expired)]);
+    let (delivery, _) = after(1, &[event(EventKind::Expired { in_silence: false })]);
     assert_eq!(delivery.deadline(grace, wait), None);
 }
 
@@ -242,7 +243,7 @@ fn any_event(parts: u8) -> impl Strategy<Value = Event> {
             end: AttemptEnd::LinkDown,
             parts: vec![part],
         })),
-        1 => Just(event(EventKind::Expired)),
+        1 => Just(event(EventKind::Expired { in_silence: false })),
         1 => Just(event(EventKind::Rejected { cause: RejectCause::NoRoute })),
         1 => Just(event(EventKind::Cancelled)),
         1 => Just(event(EventKind::ClosedUnknown)),

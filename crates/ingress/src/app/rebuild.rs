@@ -203,7 +203,7 @@ impl Rebuilder {
             }
             tracing::info!(%shard, read, written, "the shard is rebuilt");
             tell(Progress { shard, read, written, done: true });
-            self.audit.tell(Category::Lifecycle, "redis.rebuilt", "", None, format!("shard {shard}"), "ok");
+            self.audit.tell(Category::Lifecycle, "redis.rebuilt", "", None, format!("shard-{shard}"), "ok");
         }
         Ok(())
     }

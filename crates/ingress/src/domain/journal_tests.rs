@@ -132,7 +132,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         (1_u16..4).prop_map(|attempt| submitting(attempt, 2)),
         (1_u8..=2, prop::sample::select(ReceiptState::ALL.to_vec()))
             .prop_map(|(part, said)| receipt(part, said)),
-        Just(event(5, EventKind::Expired)),
+        Just(event(5, EventKind::Expired { in_silence: true })),
         Just(event(6, EventKind::ClosedUnknown)),
         Just(event(6, EventKind::Rejected { cause: RejectCause::NoRoute })),
         Just(accepted(2, 1)),

@@ -147,7 +147,9 @@ impl From<&EventKind> for Kind {
                     error: error.clone(),
                 })
             }
-            EventKind::Expired => Self::Expired(wire::ExpiredEvent {}),
+            EventKind::Expired { in_silence } => {
+                Self::Expired(wire::ExpiredEvent { in_silence: *in_silence })
+            }
             EventKind::Rejected { cause } => {
                 Self::Rejected(wire::RejectedEvent { cause: wire::RejectCause::from(*cause).into() })
             }
@@ -237,7 +239,7 @@ fn delivery_kind(kind: Kind) -> Result<EventKind, WireError> {
             state: it.state().try_into()?,
             error: token("receipt.error", 10, it.error)?,
         },
-        Kind::Expired(_) => EventKind::Expired,
+        Kind::Expired(it) => EventKind::Expired { in_silence: it.in_silence },
         Kind::Rejected(it) => EventKind::Rejected { cause: it.cause().try_into()? },
         Kind::Cancelled(_) => EventKind::Cancelled,
         Kind::ClosedUnknown(_) => EventKind::ClosedUnknown,

@@ -113,7 +113,7 @@ fn event_kind() -> impl Strategy<Value = EventKind> {
                 error: "000".to_owned()
             }
         ),
-        Just(EventKind::Expired),
+        any::<bool>().prop_map(|in_silence| EventKind::Expired { in_silence }),
         proptest::sample::select(RejectCause::ALL.to_vec()).prop_map(|cause| EventKind::Rejected { cause }),
         Just(EventKind::Cancelled),
         Just(EventKind::ClosedUnknown),

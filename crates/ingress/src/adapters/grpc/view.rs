@@ -84,7 +84,7 @@ fn carrier_error(journal: &Journal, about: u8) -> String {
         | EventKind::Submitted { .. }
         | EventKind::Unsent { .. }
         | EventKind::NoResponse { .. }
-        | EventKind::Expired
+        | EventKind::Expired { .. }
         | EventKind::Rejected { .. }
         | EventKind::Cancelled
         | EventKind::ClosedUnknown => None,
@@ -149,7 +149,10 @@ fn told(recorded: &Recorded, delivery: &Delivery) -> Vec<JourneyStep> {
         EventKind::Rejected { cause } => {
             vec![JourneyStep { detail: cause.name().to_owned(), ..step(recorded) }]
         }
-        EventKind::Accepted(_) | EventKind::Expired | EventKind::Cancelled | EventKind::ClosedUnknown => {
+        EventKind::Accepted(_)
+        | EventKind::Expired { .. }
+        | EventKind::Cancelled
+        | EventKind::ClosedUnknown => {
             vec![step(recorded)]
         }
     }

@@ -1,0 +1,209 @@
+//! The cell's files: who can read the secret ones, what is missing, how long certificates are valid.
+
+use std::{os::unix::fs::PermissionsExt as _, path::Path, path::PathBuf, time::Duration};
+
+use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject as _};
+use sotto_core::{Clock, Timestamp};
+use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, anchor_from_trusted_cert};
+
+use super::Finding;
+use crate::{
+    cell::{CellDir, CellFile, SERVICES},
+    commands::audit::{KEY_FILE, LOG_DIR},
+};
+
+/// Certificates are to be renewed this long before their end.
+const RENEW: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Folders of which nobody else may read a file.
+const SECRET_FOLDERS: [&str; 7] =
+    ["ca", "secrets", "keystore", "nats/nkeys", "clients", "operator", "identity"];
+
+/// Single files of this kind.
+const SECRET_FILES: [&str; 2] = ["redis/users.acl", "owner-invitation"];
+
+pub(super) fn look(dir: &CellDir, cell: &CellFile, clock: &dyn Clock) -> Vec<Finding> {
+    let mut findings = vec![Finding::fine(format!("the cell {}, {} shard(s)", cell.id, cell.shards.count()))];
+    findings.extend(modes(dir));
+    findings.extend(missing(dir));
+    findings.extend(certificates(dir, clock.now()));
+    findings.extend(drafts(dir));
+    findings
+}
+
+/// Secrets that others could read.
+fn modes(dir: &CellDir) -> Vec<Finding> {
+    let keys =
+        list(&dir.path("tls")).into_iter().filter(|path| path.extension().is_some_and(|it| it == "key"));
+    let secrets = SECRET_FOLDERS.iter().flat_map(|folder| list(&dir.path(folder)));
+    let files = SECRET_FILES.iter().map(|file| dir.path(file)).filter(|path| path.exists());
+    let mut open = Vec::new();
+    for path in keys.chain(secrets).chain(files) {
+        let mode = std::fs::metadata(&path).map(|about| about.permissions().mode());
+        if mode.is_ok_and(|mode| mode & 0o077 != 0) {
+            let fix = format!("chmod 600 {}; if others use this machine, replace it", path.display());
+            open.push(Finding::wrong(path.display().to_string(), "others can read it", fix));
+        }
+    }
+    if open.is_empty() {
+        open.push(Finding::fine("modes of the secret files"));
+    }
+    open
+}
+
+fn list(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    paths.sort();
+    paths
+}
+
+fn missing(dir: &CellDir) -> Vec<Finding> {
+    let configs = SERVICES.map(|service| format!("config/{service}.toml"));
+    let files = ["nats/nats-server.conf", "redis/redis.conf", "tls/ca.pem"].map(str::to_owned);
+    let buckets = "keystore/buckets.sks".to_owned();
+    let restore = "restore it from a backup";
+    let mut findings: Vec<_> = configs
+        .into_iter()
+        .chain(files)
+        .map(|file| (file, restore))
+        .chain([
+            (KEY_FILE.to_owned(), "restore it from where you published it"),
+            (buckets, "it is never backed up: what it opened is gone; see docs/formats/keystore.md"),
+        ])
+        .filter(|(file, _)| !dir.path(file).is_file())
+        .map(|(file, fix)| Finding::wrong(file, "is missing", fix))
+        .collect();
+    if !dir.path(LOG_DIR).is_dir() {
+        findings.push(Finding::wrong(LOG_DIR, "is missing", restore));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::fine("the cell's files"));
+    }
+    findings
+}
+
+/// Every certificate, against the cell's own authority.
+fn certificates(dir: &CellDir, now: Timestamp) -> Vec<Finding> {
+    let authority = match std::fs::read(dir.path("tls/ca.pem")) {
+        Ok(pem) => pem,
+        Err(error) => {
+            return vec![Finding::wrong("tls/ca.pem", error.to_string(), "restore it from a backup")];
+        }
+    };
+    let mut findings = Vec::new();
+    for path in list(&dir.path("tls")) {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if name == "ca.pem" || !name.ends_with(".pem") {
+            continue;
+        }
+        let result = std::fs::read(&path)
+            .map_err(|error| error.to_string())
+            .and_then(|pem| check(&authority, &pem, now));
+        if let Err(problem) = result {
+            let fix = "sign a new one with ca/ca.key: docs/runbooks/certificates-expire.md";
+            findings.push(Finding::wrong(format!("tls/{name}"), problem, fix));
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::fine("certificates, valid for 30 days and more"));
+    }
+    findings
+}
+
+fn check(authority: &[u8], pem: &[u8], now: Timestamp) -> Result<(), String> {
+    let unreadable = |_| "is no PEM certificate".to_owned();
+    let authority = CertificateDer::from_pem_slice(authority).map_err(unreadable)?;
+    let anchor = anchor_from_trusted_cert(&authority).map_err(|error| error.to_string())?;
+    let certificate = CertificateDer::from_pem_slice(pem).map_err(unreadable)?;
+    let certificate = EndEntityCert::try_from(&certificate).map_err(|error| error.to_string())?;
+    let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms.all;
+    let at = |time: Timestamp| {
+        let seconds = u64::try_from(time.unix_seconds()).unwrap_or(0);
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let anchors = std::slice::from_ref(&anchor);
+        certificate.verify_for_usage(algorithms, anchors, &[], time, AnyUsage, None, None).map(drop)
+    };
+    let date =
+        |time: UnixTime| Timestamp::from_unix_seconds(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
+    match (at(now), at(now.plus(RENEW))) {
+        (Err(webpki::Error::CertExpired { not_after, .. }), _) => {
+            Err(format!("ended at {}", date(not_after)))
+        }
+        (Err(webpki::Error::CertNotValidYet { not_before, .. }), _) => {
+            Err(format!("is not valid before {}: is the clock right?", date(not_before)))
+        }
+        (Err(error), _) => Err(format!("is not of this cell's authority: {error}")),
+        (Ok(()), Err(webpki::Error::CertExpired { not_after, .. })) => {
+            Err(format!("ends at {}", date(not_after)))
+        }
+        (Ok(()), Ok(()) | Err(_)) => Ok(()),
+    }
+}
+
+/// Some serve, some connect, some do both.
+struct AnyUsage;
+
+impl ExtendedKeyUsageValidator for AnyUsage {
+    fn validate(&self, _: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        Ok(())
+    }
+}
+
+/// Keys of registrations that broke off.
+fn drafts(dir: &CellDir) -> Vec<Finding> {
+    let left = ["operator", "clients"].iter().flat_map(|folder| list(&dir.path(folder)));
+    left.filter(|path| path.extension().is_some_and(|extension| extension == "new"))
+        .map(|path| {
+            let fix = "run the same command again: it goes on with this key (docs/cli.md)";
+            Finding::wrong(path.display().to_string(), "is the key of a registration that broke off", fix)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use sotto_core::ManualClock;
+
+    use super::*;
+    use crate::{commands::doctor::Verdict, init};
+
+    fn day(number: u64) -> Timestamp {
+        Timestamp::from_unix_seconds(1_795_000_000).plus(Duration::from_secs(number * 24 * 3600))
+    }
+
+    fn wrong(findings: &[Finding]) -> Vec<String> {
+        let told = |finding: &Finding| match &finding.verdict {
+            Verdict::Wrong { problem, .. } => Some(format!("{}: {problem}", finding.what)),
+            Verdict::Fine | Verdict::Note(_) => None,
+        };
+        findings.iter().filter_map(told).collect()
+    }
+
+    #[test]
+    fn a_new_cell_is_well_and_an_old_or_open_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = CellDir::new(folder.path().join("cell"));
+        init::init(&dir, &init::tests::new_cell(), &ManualClock::new(day(0))).unwrap();
+        let cell = dir.open().unwrap();
+        let at = |number| wrong(&look(&dir, &cell, &ManualClock::new(day(number))));
+        assert_eq!(at(0), Vec::<String>::new());
+        assert_eq!(at(330), Vec::<String>::new());
+        assert!(at(340).iter().any(|told| told.starts_with("tls/audit.pem: ends at ")), "{:?}", at(340));
+        assert!(at(400).iter().any(|told| told.starts_with("tls/audit.pem: ended at ")), "{:?}", at(400));
+
+        let key = dir.path("tls/nats.key");
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+        std::fs::remove_file(dir.path("config/audit.toml")).unwrap();
+        std::fs::create_dir(dir.path("clients")).unwrap();
+        std::fs::write(dir.path("clients/shop.json.new"), "{}").unwrap();
+        std::fs::copy(dir.path("tls/ca.pem"), dir.path("tls/routing.pem")).unwrap();
+        let told = at(0).join("\n");
+        for part in
+            ["nats.key: others can read", "config/audit.toml: is missing", "shop.json.new: is the key"]
+        {
+            assert!(told.contains(part), "{part} in {told}");
+        }
+        assert!(told.contains("tls/routing.pem: is not of this cell's authority"), "{told}");
+    }
+}

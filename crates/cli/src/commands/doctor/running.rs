@@ -1,0 +1,111 @@
+//! The cell's processes, if they run.
+
+use sotto_bus::{Service, topology};
+use sotto_runtime::{
+    config::{RedisConfig, SecretFile},
+    redis::Redis,
+};
+use std::time::Duration;
+
+use super::Finding;
+use crate::{
+    CliError,
+    cell::{CellDir, CellFile, Running, SERVICES},
+    credentials::tls,
+    http,
+    up::{Holder, connect, holders, lives},
+};
+
+/// How long Redis may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) async fn look(dir: &CellDir, cell: &CellFile) -> Vec<Finding> {
+    let left = holders(dir);
+    let Ok(running) = dir.running() else {
+        return vec![match left.as_slice() {
+            [] => Finding::note("the cell's processes", "not running; start them with: sotto up"),
+            left if left.iter().any(|holder| holder.name == "sotto") => {
+                Finding::note("the cell's processes", "starting or stopping: ask again")
+            }
+            left => leftovers(left),
+        }];
+    };
+    if !lives(running.supervisor) {
+        return vec![match left.as_slice() {
+            [] => Finding::note(
+                "the cell's processes",
+                "not running: the last `sotto up` was killed; start it again with: sotto up",
+            ),
+            left => leftovers(left),
+        }];
+    }
+    let mut findings = vec![Finding::fine(format!("sotto up, process {}", running.supervisor))];
+    for service in SERVICES {
+        findings.push(ready(dir, &running, service).await);
+    }
+    findings.push(broker(dir, cell, &running).await);
+    findings.push(redis(dir, &running).await);
+    findings
+}
+
+fn leftovers(left: &[Holder]) -> Finding {
+    let listed: Vec<_> = left.iter().map(|holder| format!("{} ({})", holder.name, holder.id)).collect();
+    let ids: Vec<_> = left.iter().map(|holder| holder.id.to_string()).collect();
+    let problem = format!("they outlived their `sotto up`: {}", listed.join(", "));
+    Finding::wrong("the cell's processes", problem, format!("end them: kill {}", ids.join(" ")))
+}
+
+async fn ready(dir: &CellDir, running: &Running, service: &str) -> Finding {
+    let result = match running.address(&format!("{service}.admin")) {
+        Ok(address) => match http::get(address, "/ready").await {
+            Ok((status, _)) if status.is_success() => Ok(()),
+            Ok((_, body)) => Err(format!("is not ready: {}", String::from_utf8_lossy(&body))),
+            Err(error) => Err(error.to_string()),
+        },
+        Err(error) => Err(error.to_string()),
+    };
+    let log = dir.path(format!("logs/{service}.log"));
+    Finding::of(service, result, format!("read {}", log.display()))
+}
+
+/// Reachable, and its streams and consumers set as they must be.
+async fn broker(dir: &CellDir, cell: &CellFile, running: &Running) -> Finding {
+    let what = "the broker and its streams";
+    let result = match connect(dir, cell, &running.nats, Service::Operator).await {
+        Ok(bus) => {
+            let verified = topology::verify(&bus, &[]).await;
+            bus.close(Duration::from_secs(2)).await;
+            verified.map_err(|error| CliError::caused_by("its settings are not ours", &error).to_string())
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    let log = dir.path("logs/nats-server.log");
+    Finding::of(what, result, format!("restart the cell: sotto up sets streams anew; read {}", log.display()))
+}
+
+async fn redis(dir: &CellDir, running: &Running) -> Finding {
+    let result = async {
+        let port =
+            running.address("redis").map_err(|error| error.to_string())?.rsplit(':').next().unwrap_or("");
+        let password = dir.path("secrets/redis-admin");
+        let password =
+            std::fs::read_to_string(&password).map_err(|error| format!("{}: {error}", password.display()))?;
+        let patience = PATIENCE.try_into().map_err(|_| "no such duration".to_owned())?;
+        let config = RedisConfig {
+            url: format!("rediss://localhost:{port}"),
+            username: "admin".to_owned(),
+            password_file: SecretFile::in_memory(password.trim()),
+            connect_timeout: patience,
+            response_timeout: patience,
+        };
+        let tls = tls(dir, "operator").map_err(|error| error.to_string())?;
+        let redis = Redis::new(&config, &tls).map_err(|error| error.to_string())?;
+        match tokio::time::timeout(PATIENCE, redis.ping()).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("did not answer within {PATIENCE:?}")),
+        }
+    };
+    let result = result.await;
+    let log = dir.path("logs/redis-server.log");
+    Finding::of("Redis", result, format!("read {}; losing all of it loses no message", log.display()))
+}

@@ -1,0 +1,8 @@
+//! The tool as people use it: the built `sotto`, and cells of real processes. Needs the workspace's programs:
+//! `cargo build --workspace`.
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+mod cell;
+mod forged;
+mod offline;
+mod running;
