@@ -129,7 +129,9 @@ pub(crate) async fn shown(
         match client.clone().get_message(with_token(request, token)).await {
             Ok(found) => Ok(found.into_inner()),
             Err(status) => {
-                assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+                // While Redis is away a process allows only its share of a tenant's pace.
+                let honest = [Code::Unavailable, Code::ResourceExhausted];
+                assert!(honest.contains(&status.code()), "{status:?}");
                 Err(status.to_string())
             }
         }
