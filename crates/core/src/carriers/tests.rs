@@ -190,7 +190,7 @@ fn every_field_wrong_in_turn() {
         ("enquire_link = \"30 s\"", "enquire_link = \"11 m\"", "account[1].enquire_link"),
         ("enquire_link = \"30 s\"", "enquire_link = 30", "account[1].enquire_link"),
         ("response_timeout = \"10 s\"", "response_timeout = \"0 s\"", "account[1].response_timeout"),
-        ("response_timeout = \"10 s\"", "response_timeout = \"121 s\"", "account[1].response_timeout"),
+        ("response_timeout = \"10 s\"", "response_timeout = \"61 s\"", "account[1].response_timeout"),
         ("response_timeout = \"10 s\"", "response_timeout = \"10 sec\"", "account[1].response_timeout"),
         ("receipt_wait = \"72 h\"", "receipt_wait = \"59 s\"", "account[1].receipt_wait"),
         ("receipt_wait = \"72 h\"", "receipt_wait = \"169 h\"", "account[1].receipt_wait"),
