@@ -16,13 +16,12 @@ use sotto_runtime::{
     redis::Redis,
     tls::{ClientAuth, PeerService, Tls},
 };
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapters::{
         broker::{AuditWitness, Broker},
-        ledger::Ledger,
+        ledger::{Ledger, Store},
         ops::Ops,
         privacy::Privacy,
         smpp::{check_files, keep_bound},
@@ -68,10 +67,7 @@ impl Service for Carrier {
         audit.tell(Act::Configured, &digest, "ok");
 
         let witness: Arc<dyn Witness> = Arc::new(audit);
-        let accounts = accounts(&config, &context, &carriers, &tls, &bus, Arc::clone(&witness))?;
-        let not_ready =
-            accounts.first().map(|account| Arc::clone(&account.shared.not_ready)).unwrap_or_default();
-        let rebuilder = Rebuilder::new(accounts.clone(), not_ready);
+        let (accounts, rebuilder) = accounts(&config, &context, &carriers, &tls, &bus, Arc::clone(&witness))?;
         let watching = Arc::clone(&rebuilder).watch(reliable, context.stop.clone());
         context.tasks.spawn_critical("redis watch", watching);
         let server = GrpcServer::bind(config.grpc.listen, &tls, ClientAuth::Required, LIMITS).await;
@@ -152,8 +148,9 @@ fn accounts(
     tls: &Tls,
     bus: &Bus,
     witness: Arc<dyn Witness>,
-) -> Result<Vec<Arc<Account>>, CarrierError> {
+) -> Result<(Vec<Arc<Account>>, Arc<Rebuilder>), CarrierError> {
     let redis = Redis::new(&config.redis, tls).map_err(CarrierError::Redis)?;
+    let store = Store::new(redis, config.cell.shards);
     let PrivacyAddress { endpoint, name } = PrivacyAddress::of(config);
     let channel = grpc::channel(&endpoint, tls, &name, config.privacy.connect_timeout.get())
         .map_err(CarrierError::Grpc)?;
@@ -163,7 +160,7 @@ fn accounts(
         log: Arc::new(Broker::new(bus)),
         keys: Arc::new(Privacy::new(channel, config.privacy.timeout.get())),
         witness,
-        not_ready: Arc::new(Notify::new()),
+        reliance: Arc::default(),
         skew: config.connector.skew.get(),
         keep_keys: KeepKeys {
             count: usize::try_from(config.connector.keys).unwrap_or(usize::MAX),
@@ -171,12 +168,14 @@ fn accounts(
         },
     };
     let account = |settings: &sotto_core::carriers::Account| {
-        let ledger = Arc::new(Ledger::new(redis.clone(), &settings.id, settings.receipt_wait));
+        let ledger = Arc::new(Ledger::new(store.clone(), settings.id.clone(), settings.receipt_wait));
         let failover_after = config.connector.failover_after.get();
         let line = Line::new(settings.window, settings.tps, failover_after, context.stop.clone());
         Account::new(settings.clone(), ledger, line, shared.clone())
     };
-    Ok(carriers.accounts.iter().map(account).collect())
+    let accounts: Vec<_> = carriers.accounts.iter().map(account).collect();
+    let rebuilder = Rebuilder::new(store, shared.clone(), &accounts);
+    Ok((accounts, rebuilder))
 }
 
 struct PrivacyAddress {
@@ -199,7 +198,7 @@ impl Handler<WorkBatch> for AccountWork {
     }
 
     async fn ready(&self) -> usize {
-        self.0.line.ready().await
+        self.0.ready().await
     }
 }
 

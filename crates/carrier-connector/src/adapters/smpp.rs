@@ -39,6 +39,11 @@ use crate::{
 
 /// How long a connection may take, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long the next bind waits until what the last session brought is stored. What takes longer, because Redis or the
+/// log is away, is finished beside the next session.
+const LEFTOVERS: Duration = Duration::from_secs(5);
+/// Sessions whose leftovers may be under way at a time; at the limit the next bind waits for them after all.
+const MOST_LEFTOVERS: usize = 8;
 /// Receipts that may wait for their answer; beyond it we stop reading.
 const INCOMING: usize = 512;
 
@@ -200,6 +205,7 @@ pub(crate) async fn keep_bound(
     }
     let mut reconnect = Reconnect::default();
     let mut told = None;
+    let mut leftovers = JoinSet::new();
     loop {
         let connected = tokio::select! {
             connected = connect(settings, &folder) => connected,
@@ -209,7 +215,7 @@ pub(crate) async fn keep_bound(
             Ok(session) => {
                 told = None;
                 reconnect.bound();
-                serve(&account, session, &drained).await;
+                serve(&account, session, &drained, &mut leftovers).await;
                 Failure::Link
             }
             Err(error) => {
@@ -224,6 +230,8 @@ pub(crate) async fn keep_bound(
         let chance = random_array().map(u64::from_be_bytes).unwrap_or_default();
         tokio::select! {
             () = tokio::time::sleep(reconnect.pause(failure, chance)) => {}
+            // What is left goes with its tasks: a receipt that is not answered comes again, and a submit without its
+            // late answer stays in doubt.
             () = stop.requested() => return,
         }
     }
@@ -250,19 +258,24 @@ fn tell(account: &Account, error: &ConnectError, failure: Failure) {
     account.shared.witness.tell(Act::BindDown, id.as_str(), outcome);
 }
 
-/// Runs a session to its end.
-async fn serve(account: &Arc<Account>, session: Session<Submitted>, drained: &CancellationToken) {
+/// Runs a session to its end. What it brought and is not stored yet stays in `leftovers`.
+async fn serve(
+    account: &Arc<Account>,
+    session: Session<Submitted>,
+    drained: &CancellationToken,
+    leftovers: &mut JoinSet<()>,
+) {
     let Session { link, incoming, late, driver } = session;
     let settings = &account.settings;
     tracing::info!(account = %settings.id, "bound");
     account.shared.witness.tell(Act::BindUp, settings.id.as_str(), "ok");
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
+    leftovers.spawn(async move {
         driver.await;
     });
     let (receiving, waiting) = (Arc::clone(account), Arc::clone(account));
-    tasks.spawn(async move { receiving.receive(incoming).await });
-    tasks.spawn(async move { waiting.late(late).await });
+    leftovers.spawn(async move {
+        tokio::join!(receiving.receive(incoming), waiting.late(late));
+    });
     account.line.up(link.clone());
     let reason = tokio::select! {
         reason = link.closed() => reason,
@@ -271,9 +284,18 @@ async fn serve(account: &Arc<Account>, session: Session<Submitted>, drained: &Ca
     account.line.down();
     tracing::info!(account = %settings.id, %reason, "the bind ended");
     account.shared.witness.tell(Act::BindDown, settings.id.as_str(), "ended");
-    while let Some(ended) = tasks.join_next().await {
+    // Elapsed: they go on.
+    let _in_time = timeout(LEFTOVERS, settle(account, leftovers, 0)).await;
+    settle(account, leftovers, MOST_LEFTOVERS).await;
+}
+
+/// Waits until at most so many leftovers are under way.
+async fn settle(account: &Account, leftovers: &mut JoinSet<()>, most: usize) {
+    while leftovers.len() > most
+        && let Some(ended) = leftovers.join_next().await
+    {
         if let Err(error) = ended {
-            tracing::error!(account = %settings.id, panic = error.is_panic(), "a part of a session failed");
+            tracing::error!(account = %account.settings.id, panic = error.is_panic(), "a part of a session failed");
         }
     }
 }
