@@ -1,13 +1,13 @@
 //! The connector as a process.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use sotto_bus::{
-    AuditTrail, Bus, BusOptions, Delivery, Handler, Outcome, Service as BusService, Topology, Worker,
-    WorkerConfig,
+    AuditTrail, Bus, BusOptions, Delivery, Handler, Outcome, Service as BusService, StreamReader, Subject,
+    Topology, Worker, WorkerConfig,
     topology::{Cell, consumer_name},
 };
-use sotto_core::{Lane, carriers::CarriersFile};
+use sotto_core::{AccountId, Lane, carriers::CarriersFile};
 use sotto_crypto::{MacKey, hash::sha256};
 use sotto_proto::pipeline::v1::WorkBatch;
 use sotto_runtime::{
@@ -61,6 +61,7 @@ impl Service for Carrier {
         let tls = Tls::load(&config.tls).map_err(CarrierError::Tls)?;
         tls.watch(&context);
         let bus = connect(&config, &context).await?;
+        refuse_stranded(&bus, &carriers).await?;
         connected.set(true);
         let audit = AuditWitness(AuditTrail::start(&bus));
         audit.tell(Act::Started, &context.instance, "ok");
@@ -141,6 +142,29 @@ async fn connect(config: &CarrierConfig, context: &Context) -> Result<Bus, Carri
     Ok(bus)
 }
 
+/// Messages that wait for an account which the carriers file does not have would wait for ever: nobody pulls them, and
+/// routing has let go of them.
+async fn refuse_stranded(bus: &Bus, carriers: &CarriersFile) -> Result<(), CarrierError> {
+    let reader: StreamReader<WorkBatch> = StreamReader::new(bus, "WAITING").map_err(CarrierError::Waiting)?;
+    let subjects = reader.subjects().await.map_err(CarrierError::Waiting)?;
+    let stranded = stranded(subjects.into_keys(), carriers);
+    if stranded.is_empty() { Ok(()) } else { Err(CarrierError::Stranded(stranded)) }
+}
+
+fn stranded(subjects: impl IntoIterator<Item = Subject>, carriers: &CarriersFile) -> BTreeSet<AccountId> {
+    let account = |subject| match subject {
+        Subject::Waiting(account, _) => Some(account),
+        Subject::Accepted(..)
+        | Subject::Retry(..)
+        | Subject::Event(_)
+        | Subject::Inbound(_)
+        | Subject::Audit(_)
+        | Subject::Quarantine(_) => None,
+    };
+    let accounts = subjects.into_iter().filter_map(account);
+    accounts.filter(|account| carriers.account(account).is_none()).collect()
+}
+
 fn accounts(
     config: &CarrierConfig,
     context: &Context,
@@ -218,4 +242,21 @@ async fn work(
     Worker::start(bus, "WAITING", &consumers, handler, settings)
         .await
         .map_err(|source| CarrierError::Work { account: account.settings.id.clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use sotto_core::carriers::EXAMPLE;
+
+    use super::*;
+
+    #[test]
+    fn an_account_that_messages_wait_for_must_stay_in_the_file() {
+        let carriers = CarriersFile::parse(EXAMPLE).unwrap();
+        let waiting = |account: &str| Subject::Waiting(account.parse().unwrap(), Lane::Otp);
+        let found = stranded(["vina-otp", "gone", "test-carrier", "gone"].map(waiting), &carriers);
+        assert_eq!(found, BTreeSet::from(["gone".parse().unwrap()]));
+        let error = CarrierError::Stranded(found).to_string();
+        assert!(error.contains("gone") && error.contains("put it back"), "{error}");
+    }
 }

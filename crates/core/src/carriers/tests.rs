@@ -105,6 +105,21 @@ fn the_example_shows_every_key() {
     }
 }
 
+/// The document for people has a row for every key, and its example can be used as it stands.
+#[test]
+fn the_document_explains_every_key() {
+    let document = include_str!("../../../../docs/carriers.md");
+    for key in COMPLETE.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
+        assert!(document.contains(&format!("\n| `{key}` |")), "{key}");
+    }
+    let examples: Vec<_> =
+        document.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(examples.len(), 1);
+    for example in examples {
+        CarriersFile::parse(example).unwrap();
+    }
+}
+
 #[test]
 fn defaults_are_those_the_example_documents() {
     let file = CarriersFile::parse(COMPLETE).unwrap();
