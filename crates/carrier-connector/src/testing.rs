@@ -6,7 +6,7 @@ mod carrier;
 use std::{
     num::NonZeroU16,
     sync::{
-        Arc, Mutex,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -16,7 +16,8 @@ use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use prost::Message as _;
 use sotto_core::{
-    AccountId, ErrorClass, Facts, ManualClock, MessageClass, MessageId, Shards, Timestamp, WorkItem,
+    AccountId, Clock as _, ErrorClass, Facts, ManualClock, MessageClass, MessageId, Shards, SystemClock,
+    Timestamp, WorkItem,
     carriers::{Account as Settings, CarriersFile},
     delivery::{Delivery, Event, EventKind},
     text,
@@ -53,7 +54,8 @@ pub(crate) use carrier::{Reply, TestCarrier};
 /// Bound of every wait.
 pub(crate) const BOUND: Duration = Duration::from_secs(20);
 
-pub(crate) const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_000_000);
+/// When the test began. Not a constant: leases end by the clock of Redis.
+pub(crate) static NOW: LazyLock<Timestamp> = LazyLock::new(|| SystemClock.now());
 
 pub(crate) fn shards() -> Shards {
     Shards::new(NonZeroU16::new(2).unwrap())
@@ -150,7 +152,7 @@ impl TestLog {
 
     /// Puts something into the log that others wrote.
     pub(crate) fn write(&self, kind: EventKind, message: MessageId) {
-        self.events.lock().unwrap().push(LogEvent::Delivery(Event { message, at: NOW, kind }));
+        self.events.lock().unwrap().push(LogEvent::Delivery(Event { message, at: *NOW, kind }));
     }
 
     /// A message's events as everybody folds them.
@@ -299,15 +301,15 @@ impl World {
             redis: Arc::new(TestRedis::start().await),
             log: Arc::default(),
             keys: Arc::default(),
-            clock: Arc::new(ManualClock::new(NOW)),
+            clock: Arc::new(ManualClock::new(*NOW)),
             stop: Stop::default(),
         }
     }
 
-    pub(crate) fn shared(&self) -> Shared {
+    fn shared(&self, clock: Arc<ManualClock>) -> Shared {
         Shared {
             cell: "vn".parse().unwrap(),
-            clock: Arc::<ManualClock>::clone(&self.clock),
+            clock,
             log: Arc::<TestLog>::clone(&self.log),
             keys: Arc::<TestKeys>::clone(&self.keys),
             witness: Arc::new(Deaf),
@@ -317,14 +319,30 @@ impl World {
         }
     }
 
-    /// An account in a process of its own, and that process's rebuilder.
-    pub(crate) fn account_over(&self, settings: Settings, store: Store) -> (Arc<Account>, Arc<Rebuilder>) {
-        let shared = self.shared();
-        let ledger = Arc::new(Ledger::new(store.clone(), settings.id.clone(), settings.receipt_wait));
-        let line = Line::new(settings.window, settings.tps, Duration::from_millis(200), self.stop.clone());
-        let account = Account::new(settings, ledger, line, shared.clone());
-        let rebuilder = Rebuilder::new(store, shared, &[Arc::clone(&account)]);
-        (account, rebuilder)
+    /// An account in a process of its own, with its own clock, and that process's rebuilder.
+    pub(crate) fn account_at(
+        &self,
+        settings: Settings,
+        store: Store,
+        clock: Arc<ManualClock>,
+    ) -> (Arc<Account>, Arc<Rebuilder>) {
+        let shared = self.shared(clock);
+        let account = |settings: Settings| {
+            let ledger = Ledger::new(store.clone(), settings.id.clone(), settings.receipt_wait);
+            let line =
+                Line::new(settings.window, settings.tps, Duration::from_millis(200), self.stop.clone());
+            Account::new(settings, Arc::new(ledger), line, shared.clone())
+        };
+        // Every process of a cell knows every account, whichever it is tested with.
+        let all: Vec<_> = ["a", "b"]
+            .into_iter()
+            .filter(|name| *name != settings.id.as_str())
+            .map(|name| account(self::settings(name, 1)))
+            .chain([account(settings.clone())])
+            .collect();
+        let ours = all.iter().find(|account| account.settings.id == settings.id).unwrap();
+        let rebuilder = Rebuilder::new(store.clone(), shared.clone(), &all);
+        (Arc::clone(ours), rebuilder)
     }
 }
 
@@ -350,7 +368,7 @@ pub(crate) fn item(seed: u8, parts: usize, account: &str) -> WorkDelivery {
         encoding: count.encoding,
         parts: count.parts,
         units: count.units,
-        accepted_at: NOW,
+        accepted_at: *NOW,
         expires_at: NOW.plus(Duration::from_secs(300)),
         content_mac: None,
     };

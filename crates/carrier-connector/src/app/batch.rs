@@ -263,7 +263,8 @@ impl Account {
         let now = self.now();
         let (mut sending, mut intents) = (Vec::new(), Vec::new());
         for (job, mark, key) in jobs {
-            intents.push(Intent { parts: self.parts(&job.delivery.item, now), mark: Some(mark) });
+            let (parts, until) = (self.parts(&job.delivery.item, now), now.plus(self.lease()));
+            intents.push(Intent { parts, mark: Some(mark), until });
             sending.push((job, key));
         }
         let events = sending.iter().map(|(job, _)| self.submitting(&job.delivery.item, now)).collect();

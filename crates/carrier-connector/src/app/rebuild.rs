@@ -152,8 +152,13 @@ impl Rebuilder {
         let wanted = scopes.len();
         let mut work = Work::new(self, self.shared.clock.now());
         for scope in scopes {
-            if self.store.lock(&scope, &token, LEASE).await.map_err(RebuildError::Ledger)? {
-                work.take(scope);
+            match self.store.lock(&scope, &token, LEASE).await {
+                Ok(true) => work.take(scope),
+                Ok(false) => {}
+                Err(error) => {
+                    self.unlock(&work.scopes(), &token).await;
+                    return Err(RebuildError::Ledger(error));
+                }
             }
         }
         let taken = work.shards.len() + work.accounts.len();
@@ -164,12 +169,17 @@ impl Rebuilder {
         let held = work.scopes();
         let done = self.replay(work, &token, tell).await;
         if done.is_err() {
-            let unlocks = held.iter().map(|scope| self.store.unlock(scope, &token));
-            if let Err(error) = try_join_all(unlocks).await {
-                tracing::debug!(%error, "the right to rebuild ends by itself");
-            }
+            self.unlock(&held, &token).await;
         }
         done.map(|()| taken == wanted)
+    }
+
+    /// Lets others rebuild at once.
+    async fn unlock(&self, scopes: &[Scope], token: &str) {
+        let unlocks = scopes.iter().map(|scope| self.store.unlock(scope, token));
+        if let Err(error) = try_join_all(unlocks).await {
+            tracing::debug!(%error, "the right to rebuild ends by itself");
+        }
     }
 
     async fn replay(&self, mut work: Work<'_>, token: &str, tell: Tell<'_>) -> Result<(), RebuildError> {
@@ -304,6 +314,7 @@ impl<'a> Work<'a> {
         if self.now.since(at) >= CLAIMS {
             return;
         }
+        // The fence tells one's own restored intent by this time (docs/adr/0005).
         // An end whose consequences may be missing is drawn again by whoever gets the item again; an intent whose
         // owner is gone is doubt once its time is over.
         let until = if *state == ClaimState::Intent {

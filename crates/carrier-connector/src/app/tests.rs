@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures::{FutureExt as _, future::join_all};
 use sotto_bus::Outcome;
 use sotto_core::{
-    AccountId,
+    AccountId, ManualClock,
     delivery::{EventKind, Outcome as End, PartState, RejectCause, Stage},
     work::{Attempt, AttemptEnd},
 };
@@ -22,7 +22,7 @@ use crate::{
         smpp::{check_files, keep_bound},
     },
     ports::Unwrapped,
-    testing::{BOUND, Reply, TestCarrier, TestRedis, World, id, item, settings, shards},
+    testing::{BOUND, NOW, Reply, TestCarrier, TestRedis, World, id, item, settings, shards},
 };
 
 /// A connector process of one account.
@@ -41,11 +41,15 @@ impl Process {
     }
 
     fn over(world: &World, name: &str, port: u16, store: Store) -> Self {
+        Self::at(world, name, port, store, Arc::clone(&world.clock))
+    }
+
+    fn at(world: &World, name: &str, port: u16, store: Store, clock: Arc<ManualClock>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let password = folder.path().join("password");
         std::fs::write(&password, "secret").unwrap();
         std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        let (account, rebuilder) = world.account_over(settings(name, port), store);
+        let (account, rebuilder) = world.account_at(settings(name, port), store, clock);
         check_files(&account.settings, folder.path()).unwrap();
         let mut tasks = JoinSet::new();
         let condition = Readiness::default().condition("redis");
@@ -121,7 +125,7 @@ async fn one_attempt_that_waits_at_two_accounts_is_submitted_by_one() {
     for (by_a, by_b) in by_a.iter().zip(&by_b) {
         assert!((*by_a == Outcome::Done) != (*by_b == Outcome::Done), "{by_a:?} {by_b:?}");
     }
-    // The copies that lost go once the others are concluded.
+    // The copies that lost go.
     for (item_a, item_b) in at_a.iter().zip(&at_b) {
         a.until_done(item_a).await;
         b.until_done(item_b).await;
@@ -467,4 +471,62 @@ async fn stopping_takes_nothing_more() {
     stop.request();
     assert!(matches!(process.handle(&[item(1, 1, "a")]).await.as_slice(), [Outcome::Retry { .. }]));
     assert!(carrier.seen().is_empty());
+}
+
+/// Everything at once: each item at two accounts and at two processes of one of them, Redis emptied again and again,
+/// the log failing in between. No part twice, none lost, and everybody's copies end.
+#[tokio::test]
+async fn whatever_happens_no_part_is_sent_twice() {
+    let world = World::start().await;
+    let (one, two) = (TestCarrier::start(|_| Reply::Ok).await, TestCarrier::start(|_| Reply::Ok).await);
+    let process = |name, port, millis| {
+        let clock = Arc::new(ManualClock::new(NOW.plus(Duration::from_millis(millis))));
+        Process::at(&world, name, port, world.redis.store(), clock)
+    };
+    let processes = [process("a", one.port, 1), process("a", one.port, 2), process("b", two.port, 3)];
+    for process in &processes {
+        process.until_ready().await;
+    }
+    for call in (0..60).step_by(7) {
+        let redis = Arc::clone(&world.redis);
+        let flush = move || async move { lose(&redis).await }.boxed();
+        if call % 2 == 0 { world.log.before(call, flush) } else { world.log.after(call, flush) }
+    }
+    for call in (4..60).step_by(9) {
+        world.log.fail(call, call % 2 == 0);
+    }
+    let seeds: Vec<u8> = (1..=24).collect();
+    let deliveries = processes.iter().enumerate().map(async |(number, process)| {
+        let name = if number == 2 { "b" } else { "a" };
+        // Small batches, in another order each, again and again until they are done.
+        let mut left: Vec<_> = seeds.iter().map(|seed| item(*seed, 2, name)).collect();
+        left.rotate_left(number * 5);
+        while !left.is_empty() {
+            let mut again = Vec::new();
+            for batch in left.chunks(4) {
+                let outcomes = process.handle(batch).await;
+                let undone = batch.iter().zip(outcomes).filter(|(_, outcome)| *outcome != Outcome::Done);
+                again.extend(undone.map(|(item, _)| item.clone()));
+            }
+            left = again;
+            process.until_ready().await;
+        }
+    });
+    timeout(3 * BOUND, join_all(deliveries)).await.unwrap();
+    let (mut counts, others) = (one.counts(), two.counts());
+    assert!(others.keys().all(|part| !counts.contains_key(part)), "one account an attempt");
+    counts.extend(others);
+    assert!(counts.values().all(|count| *count == 1), "{counts:?}");
+    assert!(counts.len() > seeds.len(), "most of them go out");
+    for seed in seeds {
+        let delivery = world.log.fold(&item(seed, 2, "a").item.facts);
+        for (part, state) in (1..).zip(delivery.parts()) {
+            // An intent that is all that the log tells is doubt, told as such and never sent again.
+            let sent = counts.contains_key(&(recipient(seed), part));
+            let told = matches!(state, PartState::NoResponse { .. })
+                || sent && matches!(state, PartState::Submitted { .. });
+            assert!(told, "message {seed} part {part}: sent {sent}, {state:?}");
+        }
+    }
+    assert!(world.log.given_back().is_empty());
 }

@@ -64,9 +64,11 @@ pub(crate) struct Answer {
 pub(crate) struct Intent {
     /// Its parts.
     pub(crate) parts: Parts,
-    /// The mark it was claimed at. None: Redis was lost since; what was restored of it from the log, or nothing, is
-    /// ours as long as our lease holds.
+    /// The mark it was claimed at. None: Redis was lost since; what was restored of our own intent from the log, or
+    /// nothing, is ours as long as our lease holds.
     pub(crate) mark: Option<String>,
+    /// Until when the record of our intent holds, once restored: tells it from those of other processes.
+    pub(crate) until: Timestamp,
 }
 
 /// Where a claimed item stands at the fence.
@@ -229,9 +231,8 @@ impl Ledger {
     pub(crate) async fn intend(&self, token: &str, lease: Duration, items: &[Intent]) -> Fenced {
         let groups = by_shard(&self.store, items, |item| (item.parts.message, item.mark.clone()));
         let calls = groups.into_iter().map(async |((shard, mark), places)| {
-            let parts: Vec<_> =
-                places.iter().filter_map(|place| items.get(*place)).map(|item| &item.parts).collect();
-            (places, self.intend_in(shard, mark.as_deref(), token, lease, &parts).await)
+            let items: Vec<_> = places.iter().filter_map(|place| items.get(*place)).collect();
+            (places, self.intend_in(shard, mark.as_deref(), token, lease, &items).await)
         });
         let mut fenced = Fenced { items: vec![Fence::Unknown; items.len()], failed: None };
         for (places, answer) in join_all(calls).await {
@@ -258,20 +259,21 @@ impl Ledger {
         mark: Option<&str>,
         token: &str,
         lease: Duration,
-        items: &[&Parts],
+        items: &[&Intent],
     ) -> Result<Option<Vec<Fence>>, LedgerError> {
         let mut call = self.store.scripts.intend.prepare_invoke();
         call.key(Scope::Shard(shard).key("ready"))
             .arg(mark.unwrap_or_default())
             .arg(token)
             .arg(millis(lease))
-            .arg(Claim::restored_by(&self.account))
             .arg(items.len());
-        for parts in items {
+        for Intent { parts, until, .. } in items {
             for key in self.store.claim_keys(parts) {
                 call.key(key);
             }
-            call.arg(parts.parts.len()).arg(millis(parts.keep));
+            let restored =
+                Claim { token: Claim::restored_by(&self.account), until: *until, state: ClaimState::Intent };
+            call.arg(parts.parts.len()).arg(millis(parts.keep)).arg(restored.to_string());
         }
         let answer: Vec<String> =
             call.invoke_async(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)?;

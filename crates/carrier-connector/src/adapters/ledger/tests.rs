@@ -77,7 +77,7 @@ async fn won(ledger: &Ledger, token: &str, message: MessageId) -> String {
 }
 
 async fn fence(ledger: &Ledger, token: &str, message: MessageId, mark: Option<&str>) -> Fence {
-    let intent = Intent { parts: parts(message, 1), mark: mark.map(str::to_owned) };
+    let intent = Intent { parts: parts(message, 1), mark: mark.map(str::to_owned), until: *NOW };
     let fenced = ledger.intend(token, LEASE, &[intent]).await;
     assert!(fenced.failed.is_none(), "{fenced:?}");
     fenced.items[0]
@@ -171,12 +171,13 @@ async fn another_accounts_attempt_is_left_to_it() {
     let ours = token("a", 1);
     let mark = won(&a, &ours, id(1)).await;
     assert_eq!(fence(&a, &ours, id(1), Some(&mark)).await, Fence::Passed);
-    assert!(
-        matches!(standing(&b, "b", id(1)).await, Standing::Held { .. }),
-        "its time is over, but it is a's"
-    );
+    let answer = claim(&b, &token("b", 9), &[ask(id(1), 1)]).await.remove(0);
+    let held = judge(&answer.before, &account("b"), answer.now);
+    assert!(matches!(held, Standing::Held { .. }), "as long as it is at work: {held:?}");
+    assert_eq!(standing(&b, "b", id(1)).await, Standing::Finished, "its time is over, and it is a's");
+    assert_eq!(standing(&a, "a", id(1)).await, Standing::Abandoned(vec![(1, PartEnd::NoResponse)]));
     a.record(&ours, LEASE, &[submitted(id(1), 1, "7")]).await.unwrap();
-    assert!(matches!(standing(&b, "b", id(1)).await, Standing::Held { .. }));
+    assert_eq!(standing(&b, "b", id(1)).await, Standing::Finished);
     a.finish(&ours, &[submitted(id(1), 1, "7")]).await.unwrap();
     assert_eq!(standing(&b, "b", id(1)).await, Standing::Finished);
 }
@@ -204,7 +205,7 @@ async fn the_fence_is_closed_by_every_loss_of_redis() {
     let mark = won(&a, &ours, id(2)).await;
     redis.server.restart().await;
     let fenced = eventually_ok(BOUND, "Redis to be back", || async {
-        let intent = Intent { parts: parts(id(2), 1), mark: Some(mark.clone()) };
+        let intent = Intent { parts: parts(id(2), 1), mark: Some(mark.clone()), until: *NOW };
         let fenced = a.intend(&ours, LEASE, &[intent]).await;
         fenced.failed.map_or(Ok(fenced.items[0]), Err)
     })
@@ -216,26 +217,28 @@ async fn the_fence_is_closed_by_every_loss_of_redis() {
 async fn after_a_rebuild_only_ones_own_intent_passes() {
     let (redis, store) = ready().await;
     let (a, b) = (ledger(&store, "a"), ledger(&store, "b"));
-    for seed in 1..=3 {
+    for seed in 1..=4 {
         won(&a, &token("a", seed), id(seed)).await;
     }
     redis.server.flush_all().await;
-    let intent = |name: &str| Claim {
+    let intent = |name: &str, until| Claim {
         token: Claim::restored_by(&account(name)),
-        until: NOW,
+        until,
         state: ClaimState::Intent,
     };
-    // The log tells of a's intent for the first, of b's for the second; b claims the third as soon as it may.
-    for (seed, name) in [(1, "a"), (2, "b")] {
-        store.restore_claims(KEEP, &[(part(id(seed), 1), intent(name))]).await.unwrap();
+    // The log tells of a's intent for the first, of b's for the second, and of that of another process of a's for the
+    // fourth; b claims the third as soon as it may.
+    let later = NOW.plus(Duration::from_millis(1));
+    for (seed, name, until) in [(1, "a", *NOW), (2, "b", *NOW), (4, "a", later)] {
+        store.restore_claims(KEEP, &[(part(id(seed), 1), intent(name, until))]).await.unwrap();
     }
     make_ready(&store).await;
     won(&b, &token("b", 9), id(3)).await;
-    let fences = [1, 2, 3].map(|seed| {
+    let fences = [1, 2, 3, 4].map(|seed| {
         let a = &a;
         async move { fence(a, &token("a", seed), id(seed), None).await }
     });
-    assert_eq!(join_all(fences).await, [Fence::Passed, Fence::Taken, Fence::Taken]);
+    assert_eq!(join_all(fences).await, [Fence::Passed, Fence::Taken, Fence::Taken, Fence::Taken]);
 }
 
 #[tokio::test]
@@ -249,7 +252,7 @@ async fn a_lost_answer_at_the_fence_is_asked_for_again() {
     // The question arrives by another way; its answer never does.
     assert_eq!(fence(&ledger(&store, "a"), &ours, id(1), Some(&mark)).await, Fence::Passed);
     proxy.stall();
-    let intent = Intent { parts: parts(id(1), 1), mark: Some(mark.clone()) };
+    let intent = Intent { parts: parts(id(1), 1), mark: Some(mark.clone()), until: *NOW };
     let fenced = a.intend(&ours, LEASE, std::slice::from_ref(&intent)).await;
     assert_eq!((fenced.items[0], fenced.failed.is_some()), (Fence::Unknown, true));
     proxy.pass();
@@ -378,7 +381,7 @@ async fn what_ends_without_an_id_is_kept_too() {
 async fn the_log_is_put_back_in_its_order() {
     let (_redis, store) = ready().await;
     let a = ledger(&store, "a");
-    let claim = |state| Claim { token: Claim::restored_by(&account("a")), until: NOW, state };
+    let claim = |state| Claim { token: Claim::restored_by(&account("a")), until: *NOW, state };
     let end = PartEnd::Submitted { carrier_id: "7".to_owned() };
     let ended = || (part(id(1), 1), claim(ClaimState::Ended(end.clone())));
     let intent = |seed| (part(id(seed), 1), claim(ClaimState::Intent));
