@@ -431,3 +431,6 @@ impl<'a> Ties<'a> {
         self.account.ledger.unpark(&matches).await.map_err(RebuildError::Ledger)
     }
 }
+
+#[cfg(test)]
+mod tests;
