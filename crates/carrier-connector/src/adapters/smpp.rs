@@ -299,3 +299,65 @@ async fn settle(account: &Account, leftovers: &mut JoinSet<()>, most: usize) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use sotto_smpp::CommandStatus;
+
+    use super::*;
+    use crate::testing::{Reply, TestCarrier, settings};
+
+    fn folder(password: &str, mode: u32) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        fs::write(&file, password).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        folder
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_told_before_anything_starts() {
+        let settings = settings("a", 1);
+        assert!(check_files(&settings, folder("secret\n", 0o600).path()).is_ok());
+        for (password, mode, word) in [
+            ("secret", 0o644, "chmod 600"),
+            ("ninechars", 0o600, "at most 8"),
+            ("m\u{1ead}t", 0o600, "ASCII"),
+        ] {
+            let error = check_files(&settings, folder(password, mode).path()).unwrap_err();
+            assert!(error.to_string().contains(word) && !error.to_string().contains(password), "{error}");
+            assert_eq!(error.failure(), Failure::Credentials);
+        }
+        let nowhere = tempfile::tempdir().unwrap();
+        assert!(matches!(check_files(&settings, nowhere.path()), Err(ConnectError::Password { .. })));
+        let mut safe = settings;
+        safe.tls = Tls::Required { ca_file: Some("none.pem".into()), server_name: "localhost".to_owned() };
+        let error = check_files(&safe, folder("secret", 0o600).path()).unwrap_err();
+        assert!(matches!(error, ConnectError::Authorities { .. }));
+    }
+
+    #[tokio::test]
+    async fn each_way_not_to_be_bound_has_its_name() {
+        let files = folder("secret", 0o600);
+        // Nobody listens.
+        let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = nobody.local_addr().unwrap().port();
+        drop(nobody);
+        let error = connect(&settings("a", port), files.path()).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Connect(_)) && error.failure() == Failure::Link);
+        // A carrier without TLS where TLS is required: nothing goes out in clear.
+        let carrier = TestCarrier::start(|_| Reply::Ok).await;
+        let mut safe = settings("a", carrier.port);
+        let pki = sotto_testkit::Pki::new();
+        safe.tls = Tls::Required { ca_file: Some(pki.ca()), server_name: "localhost".to_owned() };
+        let error = connect(&safe, files.path()).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Handshake(_) | ConnectError::TimedOut), "{error:?}");
+        assert_eq!((error.failure(), carrier.links()), (Failure::Link, 0));
+        // And one that lets us in.
+        assert!(connect(&settings("a", carrier.port), files.path()).await.is_ok());
+        let refused = ConnectError::Bind(BindError::Refused(CommandStatus::ESME_RINVPASWD));
+        assert_eq!(refused.failure(), Failure::Credentials);
+    }
+}
