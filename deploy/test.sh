@@ -7,6 +7,8 @@ PATH="$HOME/.cargo/bin:$PWD/.tools/bin:$PATH"
 export PATH CARGO_TERM_PROGRESS_WHEN=never
 
 stage() { printf '\n== %s\n' "$*"; }
+# Nothing is built twice there, so keeping what a second build would reuse only costs.
+[ "${CI:-}" != true ] || export CARGO_INCREMENTAL=0
 profile=$([ "${CI:-}" = true ] && echo ci || echo default)
 
 lint() {
@@ -35,7 +37,8 @@ e2e() {
   stage "programs"
   cargo build --workspace --locked
   stage "whole cells"
-  cargo nextest run --locked --profile "$profile" -p sotto-tests -E 'binary(e2e)'
+  # The whole workspace, so that features, and with them the programs under test, are those of the stage before.
+  cargo nextest run --workspace --locked --profile "$profile" -E 'package(sotto-tests) and binary(e2e)'
 }
 
 case "${1:-all}" in

@@ -72,9 +72,10 @@ impl Cell {
     }
 
     async fn wait_until_up(&mut self) {
-        eventually(BOUND, "the cell", async || {
+        eventually(BOUND, "the cell", || {
             assert!(self.up.is_running(), "sotto up ended:\n{}", self.up.log());
-            self.root().join("run/cell.json").exists()
+            let up = self.root().join("run/cell.json").exists();
+            async move { up }
         })
         .await;
     }

@@ -1,7 +1,11 @@
 //! A client that behaves as the documentation asks: every message has an idempotency key, and what is UNAVAILABLE or
 //! broken off is asked again with the same key until it is accepted.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream};
 use serde_json::Value;
@@ -13,7 +17,7 @@ use sotto_testkit::{eventually, eventually_ok};
 use tokio::sync::{oneshot, watch};
 use tonic::{Code, transport::Channel};
 
-use crate::cell::{BOUND, Cell, Door, SENDER, number, with_token};
+use crate::cell::{self, BOUND, Door, SENDER, number, with_token};
 
 /// How many requests are under way at once.
 const CONCURRENT: usize = 8;
@@ -40,7 +44,7 @@ pub(crate) struct Load {
 
 impl Load {
     /// Starts to send the messages of these numbers.
-    pub(crate) async fn start(cell: &Cell, numbers: std::ops::Range<u32>) -> Self {
+    pub(crate) async fn start(cell: &cell::Cell, numbers: std::ops::Range<u32>) -> Self {
         let (door, token) = (cell.door(), cell.token("shop").await);
         let (progress, accepted) = watch::channel(0);
         let (done, ids) = oneshot::channel();
@@ -106,7 +110,7 @@ async fn accepted_at_last(
 }
 
 /// Where messages are now, by state.
-pub(crate) async fn states(cell: &Cell, ids: &[String]) -> Vec<(String, MessageState)> {
+pub(crate) async fn states(cell: &cell::Cell, ids: &[String]) -> Vec<(String, MessageState)> {
     let (client, token) = (cell.messages(), cell.token("shop").await);
     stream::iter(ids)
         .map(async |id| {
@@ -140,12 +144,13 @@ pub(crate) async fn shown(
 }
 
 /// Waits until every message is delivered, or in doubt where `doubt` allows it; returns how many are in doubt.
-pub(crate) async fn settled(cell: &Cell, ids: &[String], doubt: bool) -> usize {
-    let mut open: Vec<String> = ids.to_vec();
-    let mut in_doubt = 0;
+pub(crate) async fn settled(cell: &cell::Cell, ids: &[String], doubt: bool) -> usize {
+    let open = RefCell::new(ids.to_vec());
+    let in_doubt = Cell::new(0);
     eventually(BOUND * 2, "every message to be delivered", async || {
-        let states = states(cell, &open).await;
-        in_doubt = states.iter().filter(|(_, state)| *state == MessageState::InDoubt).count();
+        let asked = open.borrow().clone();
+        let states = states(cell, &asked).await;
+        in_doubt.set(states.iter().filter(|(_, state)| *state == MessageState::InDoubt).count());
         for (id, state) in &states {
             let on_its_way = [
                 MessageState::Accepted,
@@ -156,25 +161,27 @@ pub(crate) async fn settled(cell: &Cell, ids: &[String], doubt: bool) -> usize {
             ];
             assert!(on_its_way.contains(state), "{id} ended as {state:?}");
         }
-        open = states
+        let left: Vec<_> = states
             .into_iter()
             .filter(|(_, state)| *state != MessageState::Delivered)
             .map(|(id, _)| id)
             .collect();
-        open.is_empty() || (doubt && open.len() == in_doubt)
+        let settled = left.is_empty() || (doubt && left.len() == in_doubt.get());
+        open.replace(left);
+        settled
     })
     .await;
-    in_doubt
+    in_doubt.get()
 }
 
 /// The ledger balances and counts so many messages, each delivered or, with `in_doubt`, in flight.
-pub(crate) async fn balanced(cell: &Cell, accepted: usize, in_doubt: usize) -> Value {
+pub(crate) async fn balanced(cell: &cell::Cell, accepted: usize, in_doubt: usize) -> Value {
     let wanted = u64::try_from(accepted).unwrap();
     let doubt = u64::try_from(in_doubt).unwrap();
-    let mut told = Value::Null;
-    eventually(BOUND, "the ledger", async || {
-        told = cell.ledger().await;
-        told["balanced"] == true && told["delivered"] == wanted - doubt
+    let told = eventually_ok(BOUND, "the ledger", async || {
+        let told = cell.ledger().await;
+        let holds = told["balanced"] == true && told["delivered"] == wanted - doubt;
+        if holds { Ok(told) } else { Err(told) }
     })
     .await;
     assert_eq!(told["accepted"], wanted, "{told}");

@@ -1,6 +1,11 @@
 //! Reading a stream by sequence, beside its consumers: ledger check, rebuild, quarantine.
 
-use std::{collections::VecDeque, fmt, marker::PhantomData, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    marker::PhantomData,
+    time::Duration,
+};
 
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use bytes::Bytes;
@@ -155,6 +160,19 @@ impl<B: prost::Message + Default> StreamReader<B> {
             acknowledged: number("/ack_floor/stream_seq"),
             delivered: number("/delivered/stream_seq"),
         })
+    }
+
+    /// The subjects that have messages in the stream, and how many. Subjects that are not this cell's are left out.
+    pub async fn subjects(&self) -> Result<BTreeMap<Subject, u64>, ReadError> {
+        let api = format!("STREAM.INFO.{}", self.stream);
+        let info = self.bus.api(&api, &json!({ "subjects_filter": ">" })).await;
+        let info = info.map_err(|source| ReadError::Api { stream: self.stream.clone(), source })?;
+        let cell = self.bus.cell();
+        let held = info.get("state").and_then(|state| state.get("subjects")).and_then(Value::as_object);
+        let read = |(subject, count): (&String, &Value)| {
+            Some((Subject::parse(&cell.id, cell.shards, subject)?, count.as_u64()?))
+        };
+        Ok(held.into_iter().flatten().filter_map(read).collect())
     }
 
     /// Reads messages from sequence `from` up to and including `to`; gaps are skipped.

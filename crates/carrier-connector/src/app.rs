@@ -7,4 +7,8 @@ pub(crate) mod keyring;
 pub(crate) mod line;
 pub(crate) mod rebuild;
 mod receipts;
+pub(crate) mod reliance;
 mod send;
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! Why the connector does not run.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
-use sotto_bus::{ConnectError as BusError, WorkError, topology::SetupError};
+use sotto_bus::{ConnectError as BusError, ReadError, WorkError, topology::SetupError};
 use sotto_core::{AccountId, Classified, ErrorClass, carriers::CarrierFileError};
 use sotto_crypto::CryptoError;
 use sotto_runtime::{grpc::GrpcError, redis, redis::RedisError, tls::TlsError};
@@ -41,6 +41,16 @@ pub enum CarrierError {
     /// The streams are not what the list says.
     #[error("the broker is not set up")]
     Setup(#[source] SetupError),
+    /// The stream of waiting messages cannot be looked at.
+    #[error("what waits for carriers cannot be looked at")]
+    Waiting(#[source] ReadError),
+    /// Messages wait for accounts that the carriers file does not have.
+    #[error(
+        "messages wait for {}, which the carriers file does not have: put it back, as the last fallback of a route, \
+         until its queue is empty",
+        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Stranded(BTreeSet<AccountId>),
     /// An account's work does not start.
     #[error("the work of account {account} does not start")]
     Work {
@@ -79,6 +89,8 @@ impl Classified for CarrierError {
             Self::Tls(error) => error.class(),
             Self::Broker(error) => error.class(),
             Self::Setup(error) => error.class(),
+            Self::Waiting(error) => error.class(),
+            Self::Stranded(_) => ErrorClass::Reject,
             Self::Work { source, .. } => source.class(),
             Self::Redis(error) => redis::class(error),
             Self::Grpc(error) => error.class(),

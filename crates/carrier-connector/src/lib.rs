@@ -7,10 +7,11 @@
 //! Promises:
 //! - A message is in clear here for one submit only, and wiped after it (INV-3).
 //! - Nothing reaches a carrier that its account does not permit at that moment (INV-4).
-//! - A part is written at most once an attempt: its claim in Redis stands and its intent is in the log before the
-//!   first byte. What may have been written is never written again (INV-5, docs/adr/0005).
+//! - A part is written at most once an attempt, whichever accounts the attempt waits at: its claim in Redis, which is
+//!   no account's own, stands and its intent is in the log before the first byte. What may have been written is never
+//!   written again (INV-5, docs/adr/0005).
 //! - A receipt is answered only when it is in the log, and finds its message by account and normalised id (INV-6).
-//! - Losing all of Redis loses nothing: it is rebuilt from the log, and until then nothing is submitted (INV-9).
+//! - Losing all of Redis loses nothing: it is rebuilt from the log, and until then nothing is taken (INV-9).
 //! - Accounts do not disturb one another: each has its own binds, queues and rates.
 
 mod adapters;
@@ -20,6 +21,8 @@ mod domain;
 mod error;
 mod ports;
 mod service;
+#[cfg(test)]
+mod testing;
 
 pub use config::CarrierConfig;
 pub use error::CarrierError;

@@ -1,13 +1,13 @@
 //! The connector as a process.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use sotto_bus::{
-    AuditTrail, Bus, BusOptions, Delivery, Handler, Outcome, Service as BusService, Topology, Worker,
-    WorkerConfig,
+    AuditTrail, Bus, BusOptions, Delivery, Handler, Outcome, Service as BusService, StreamReader, Subject,
+    Topology, Worker, WorkerConfig,
     topology::{Cell, consumer_name},
 };
-use sotto_core::{Lane, carriers::CarriersFile};
+use sotto_core::{AccountId, Lane, carriers::CarriersFile};
 use sotto_crypto::{MacKey, hash::sha256};
 use sotto_proto::pipeline::v1::WorkBatch;
 use sotto_runtime::{
@@ -16,13 +16,12 @@ use sotto_runtime::{
     redis::Redis,
     tls::{ClientAuth, PeerService, Tls},
 };
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapters::{
         broker::{AuditWitness, Broker},
-        ledger::Ledger,
+        ledger::{Ledger, Store},
         ops::Ops,
         privacy::Privacy,
         smpp::{check_files, keep_bound},
@@ -62,16 +61,14 @@ impl Service for Carrier {
         let tls = Tls::load(&config.tls).map_err(CarrierError::Tls)?;
         tls.watch(&context);
         let bus = connect(&config, &context).await?;
+        refuse_stranded(&bus, &carriers).await?;
         connected.set(true);
         let audit = AuditWitness(AuditTrail::start(&bus));
         audit.tell(Act::Started, &context.instance, "ok");
         audit.tell(Act::Configured, &digest, "ok");
 
         let witness: Arc<dyn Witness> = Arc::new(audit);
-        let accounts = accounts(&config, &context, &carriers, &tls, &bus, Arc::clone(&witness))?;
-        let not_ready =
-            accounts.first().map(|account| Arc::clone(&account.shared.not_ready)).unwrap_or_default();
-        let rebuilder = Rebuilder::new(accounts.clone(), not_ready);
+        let (accounts, rebuilder) = accounts(&config, &context, &carriers, &tls, &bus, Arc::clone(&witness))?;
         let watching = Arc::clone(&rebuilder).watch(reliable, context.stop.clone());
         context.tasks.spawn_critical("redis watch", watching);
         let server = GrpcServer::bind(config.grpc.listen, &tls, ClientAuth::Required, LIMITS).await;
@@ -145,6 +142,29 @@ async fn connect(config: &CarrierConfig, context: &Context) -> Result<Bus, Carri
     Ok(bus)
 }
 
+/// Messages that wait for an account which the carriers file does not have would wait for ever: nobody pulls them, and
+/// routing has let go of them.
+async fn refuse_stranded(bus: &Bus, carriers: &CarriersFile) -> Result<(), CarrierError> {
+    let reader: StreamReader<WorkBatch> = StreamReader::new(bus, "WAITING").map_err(CarrierError::Waiting)?;
+    let subjects = reader.subjects().await.map_err(CarrierError::Waiting)?;
+    let stranded = stranded(subjects.into_keys(), carriers);
+    if stranded.is_empty() { Ok(()) } else { Err(CarrierError::Stranded(stranded)) }
+}
+
+fn stranded(subjects: impl IntoIterator<Item = Subject>, carriers: &CarriersFile) -> BTreeSet<AccountId> {
+    let account = |subject| match subject {
+        Subject::Waiting(account, _) => Some(account),
+        Subject::Accepted(..)
+        | Subject::Retry(..)
+        | Subject::Event(_)
+        | Subject::Inbound(_)
+        | Subject::Audit(..)
+        | Subject::Quarantine(_) => None,
+    };
+    let accounts = subjects.into_iter().filter_map(account);
+    accounts.filter(|account| carriers.account(account).is_none()).collect()
+}
+
 fn accounts(
     config: &CarrierConfig,
     context: &Context,
@@ -152,8 +172,9 @@ fn accounts(
     tls: &Tls,
     bus: &Bus,
     witness: Arc<dyn Witness>,
-) -> Result<Vec<Arc<Account>>, CarrierError> {
+) -> Result<(Vec<Arc<Account>>, Arc<Rebuilder>), CarrierError> {
     let redis = Redis::new(&config.redis, tls).map_err(CarrierError::Redis)?;
+    let store = Store::new(redis, config.cell.shards);
     let PrivacyAddress { endpoint, name } = PrivacyAddress::of(config);
     let channel = grpc::channel(&endpoint, tls, &name, config.privacy.connect_timeout.get())
         .map_err(CarrierError::Grpc)?;
@@ -163,7 +184,7 @@ fn accounts(
         log: Arc::new(Broker::new(bus)),
         keys: Arc::new(Privacy::new(channel, config.privacy.timeout.get())),
         witness,
-        not_ready: Arc::new(Notify::new()),
+        reliance: Arc::default(),
         skew: config.connector.skew.get(),
         keep_keys: KeepKeys {
             count: usize::try_from(config.connector.keys).unwrap_or(usize::MAX),
@@ -171,12 +192,14 @@ fn accounts(
         },
     };
     let account = |settings: &sotto_core::carriers::Account| {
-        let ledger = Arc::new(Ledger::new(redis.clone(), &settings.id, settings.receipt_wait));
+        let ledger = Arc::new(Ledger::new(store.clone(), settings.id.clone(), settings.receipt_wait));
         let failover_after = config.connector.failover_after.get();
         let line = Line::new(settings.window, settings.tps, failover_after, context.stop.clone());
         Account::new(settings.clone(), ledger, line, shared.clone())
     };
-    Ok(carriers.accounts.iter().map(account).collect())
+    let accounts: Vec<_> = carriers.accounts.iter().map(account).collect();
+    let rebuilder = Rebuilder::new(store, shared.clone(), &accounts);
+    Ok((accounts, rebuilder))
 }
 
 struct PrivacyAddress {
@@ -199,7 +222,7 @@ impl Handler<WorkBatch> for AccountWork {
     }
 
     async fn ready(&self) -> usize {
-        self.0.line.ready().await
+        self.0.ready().await
     }
 }
 
@@ -219,4 +242,21 @@ async fn work(
     Worker::start(bus, "WAITING", &consumers, handler, settings)
         .await
         .map_err(|source| CarrierError::Work { account: account.settings.id.clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use sotto_core::carriers::EXAMPLE;
+
+    use super::*;
+
+    #[test]
+    fn an_account_that_messages_wait_for_must_stay_in_the_file() {
+        let carriers = CarriersFile::parse(EXAMPLE).unwrap();
+        let waiting = |account: &str| Subject::Waiting(account.parse().unwrap(), Lane::Otp);
+        let found = stranded(["vina-otp", "gone", "test-carrier", "gone"].map(waiting), &carriers);
+        assert_eq!(found, BTreeSet::from(["gone".parse().unwrap()]));
+        let error = CarrierError::Stranded(found).to_string();
+        assert!(error.contains("gone") && error.contains("put it back"), "{error}");
+    }
 }

@@ -24,6 +24,10 @@ pub const EXAMPLE: &str = include_str!("carriers/example.toml");
 /// The most octets a password file may hold, without the end of line (SMPP 3.4 §4.1: nine with the final NUL).
 pub const PASSWORD_MAX_OCTETS: usize = 8;
 
+/// The longest that a submit may wait for its answer. With the connector's allowance for clocks and pauses it stays
+/// below the 90 s after which the broker delivers a waiting batch again (`ack_wait_s` in deploy/streams.toml).
+pub const RESPONSE_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
 /// One problem of a carriers file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {problem}: {fix}")]

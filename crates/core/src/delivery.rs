@@ -117,6 +117,10 @@ pub struct Delivery {
     attempt: u16,
     account: Option<AccountId>,
     parts: Vec<PartState>,
+    /// For each part the newest attempt of which it is known that nothing more comes of it: never written, refused
+    /// with another attempt to follow, or expired at the carrier; 0: none. The record of an intent may come into the
+    /// log behind the record of its end, when two processes held the item.
+    over: Vec<u16>,
     /// When a part was last being submitted.
     submitting_at: Option<Timestamp>,
     ended: Option<Outcome>,
@@ -126,11 +130,21 @@ pub struct Delivery {
 impl Delivery {
     /// The state after acceptance.
     pub fn accepted(facts: Facts) -> Self {
-        let parts = vec![PartState::Pending; usize::from(facts.parts)];
-        Self { facts, attempt: 0, account: None, parts, submitting_at: None, ended: None, corrected: None }
+        let count = usize::from(facts.parts);
+        Self {
+            facts,
+            attempt: 0,
+            account: None,
+            parts: vec![PartState::Pending; count],
+            over: vec![0; count],
+            submitting_at: None,
+            ended: None,
+            corrected: None,
+        }
     }
 
-    /// Folds a message's events, oldest first. Events that are illegal are skipped.
+    /// Folds a message's events, oldest first; the first must be the acceptance. An event that cannot be about this
+    /// message ends the fold with an error.
     pub fn fold<'a>(events: impl IntoIterator<Item = &'a Event>) -> Result<Self, Illegal> {
         let mut events = events.into_iter();
         let Some(Event { kind: EventKind::Accepted(facts), .. }) = events.next() else {
@@ -235,12 +249,16 @@ impl Delivery {
                 self.begin(event.at, *attempt, account, parts)
             }
             EventKind::Submitted { attempt, part, .. } => {
-                self.on_part(*part, |state| state.submitted(*attempt))
+                let over = self.over(*part);
+                self.on_part(*part, |state| state.submitted(*attempt, over))
             }
             EventKind::Refused { attempt, part, status, retried, .. } => {
-                let changed = self.on_part(*part, |state| state.refused(*attempt, *status, *retried))?;
-                if changed && *retried {
-                    self.unroute();
+                let mut changed = self.on_part(*part, |state| state.refused(*attempt, *status, *retried))?;
+                if *retried {
+                    changed |= self.end_attempt(*part, *attempt);
+                    if changed && self.attempt <= *attempt {
+                        self.unroute();
+                    }
                 }
                 Ok(changed)
             }
@@ -248,10 +266,10 @@ impl Delivery {
                 let mut changed = false;
                 for part in parts {
                     changed |= self.on_part(*part, |state| state.unsent(*attempt))?;
+                    changed |= self.end_attempt(*part, *attempt);
                 }
                 // An item that came back before any intent leaves its parts pending, and still leaves the account.
-                let waiting = self.account.is_some() && self.attempt == *attempt && self.ended.is_none();
-                if changed || waiting {
+                if self.attempt <= *attempt && self.ended.is_none() {
                     changed |= self.unroute();
                 }
                 Ok(changed)
@@ -260,7 +278,12 @@ impl Delivery {
                 self.on_part(*part, |state| state.no_response(*attempt))
             }
             EventKind::Receipt { attempt, part, state: said, .. } => {
-                self.on_part(*part, |state| state.receipt(*attempt, *said))
+                let over = self.over(*part);
+                let changed = self.on_part(*part, |state| state.receipt(*attempt, *said, over))?;
+                if changed && *said == ReceiptState::Expired {
+                    self.end_attempt(*part, *attempt);
+                }
+                Ok(changed)
             }
             EventKind::Expired { .. } => Ok(self.close_pending(|| PartState::Expired)),
             EventKind::Rejected { .. } => {
@@ -286,6 +309,7 @@ impl Delivery {
     fn route(&mut self, attempt: u16, account: &AccountId) -> bool {
         let redecided = attempt == self.attempt
             && self.account.as_ref() != Some(account)
+            && self.over.iter().all(|over| *over < attempt)
             && self.parts.iter().all(|part| *part == PartState::Pending);
         if self.ended.is_some() || (attempt <= self.attempt && !redecided) {
             return false;
@@ -313,7 +337,8 @@ impl Delivery {
     ) -> Result<bool, Illegal> {
         let mut changed = false;
         for part in parts {
-            changed |= self.on_part(*part, |state| state.submitting(attempt))?;
+            let over = attempt <= self.over(*part);
+            changed |= self.on_part(*part, |state| !over && state.submitting(attempt))?;
         }
         if changed {
             self.attempt = self.attempt.max(attempt);
@@ -321,6 +346,20 @@ impl Delivery {
             self.submitting_at = Some(at);
         }
         Ok(changed)
+    }
+
+    fn over(&self, part: u8) -> u16 {
+        usize::from(part).checked_sub(1).and_then(|index| self.over.get(index)).copied().unwrap_or(0)
+    }
+
+    /// Notes that nothing more comes of an attempt at a part.
+    fn end_attempt(&mut self, part: u8, attempt: u16) -> bool {
+        let over = usize::from(part).checked_sub(1).and_then(|index| self.over.get_mut(index));
+        over.is_some_and(|over| {
+            let newer = attempt > *over;
+            *over = attempt.max(*over);
+            newer
+        })
     }
 
     fn on_part(&mut self, part: u8, change: impl FnOnce(&mut PartState) -> bool) -> Result<bool, Illegal> {

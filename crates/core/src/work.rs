@@ -35,7 +35,7 @@ pub struct KeyWrap {
 /// Why an attempt ended without a carrier taking the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AttemptEnd {
-    /// The carrier asked to slow down: the same account may be tried later.
+    /// The carrier asked to slow down, or failed for a passing reason of its own: the same account may be tried later.
     Throttled,
     /// The carrier refused with a status that another account may not give.
     Refused,
@@ -100,7 +100,8 @@ pub struct WorkItem {
 }
 
 impl WorkItem {
-    /// The longest history an item carries; a message with more attempts is rejected.
+    /// The longest history an item carries. Only attempts that used up their route must be remembered; of the others
+    /// the newest are.
     pub const MAX_HISTORY: usize = 32;
 
     /// A fresh item, as intake makes it.
@@ -117,6 +118,21 @@ impl WorkItem {
         }
     }
 
+    /// Adds an attempt to the history. When that is full, the oldest attempt goes that left its route usable: patience
+    /// has no end but the message's validity, and a refusal is never forgotten for it.
+    pub fn note(&mut self, attempt: Attempt) {
+        if self.history.len() >= Self::MAX_HISTORY {
+            let spare = self.history.iter().position(|attempt| attempt.end.is_passing());
+            self.history.remove(spare.unwrap_or(0));
+        }
+        self.history.push(attempt);
+    }
+
+    /// Whether as many routes have refused the message as can be remembered.
+    pub fn is_exhausted(&self) -> bool {
+        self.history.iter().filter(|attempt| !attempt.end.is_passing()).count() >= Self::MAX_HISTORY
+    }
+
     /// How long the accounts that were tried without a final answer (throttled, link down) are left alone: 1 second,
     /// doubled with each such attempt, at most 30 seconds.
     pub fn back_off(&self) -> Duration {
@@ -128,5 +144,42 @@ impl WorkItem {
     /// The parts to submit, from 1.
     pub fn wanted_parts(&self) -> Vec<u8> {
         if self.parts.is_empty() { (1..=self.facts.parts).collect() } else { self.parts.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MessageId, text::Encoding};
+
+    #[test]
+    fn patience_is_forgotten_before_refusals() {
+        let facts = Facts {
+            message: MessageId::from_keyed_hash([1; 16]),
+            tenant: "acme".parse().unwrap(),
+            class: MessageClass::Transactional,
+            country: "VN".parse().unwrap(),
+            operator_range: "8498".parse().unwrap(),
+            encoding: Encoding::Gsm7,
+            parts: 1,
+            units: 1,
+            accepted_at: Timestamp::from_unix_seconds(0),
+            expires_at: Timestamp::from_unix_seconds(86_400),
+            content_mac: None,
+        };
+        let mut item = WorkItem::accepted(facts, Envelope(Bytes::new()));
+        let attempt = |number, end| Attempt { number, account: "a".parse().unwrap(), end, status: 0 };
+        item.note(attempt(1, AttemptEnd::Refused));
+        for number in 2..1_000 {
+            item.note(attempt(number, AttemptEnd::LinkDown));
+            assert!(item.history.len() <= WorkItem::MAX_HISTORY && !item.is_exhausted());
+        }
+        let numbers: Vec<_> = item.history.iter().map(|attempt| attempt.number).collect();
+        assert_eq!((numbers[0], numbers[1], numbers[31]), (1, 969, 999));
+        assert_eq!(item.back_off(), Duration::from_secs(30));
+        for number in 1_000..1_031 {
+            item.note(attempt(number, AttemptEnd::NotAllowed));
+        }
+        assert!(item.is_exhausted());
     }
 }

@@ -91,3 +91,6 @@ impl<O: Outbox> Handler<WorkBatch> for Router<O> {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

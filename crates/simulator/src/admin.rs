@@ -4,6 +4,7 @@
 //! * `GET /counters`
 //! * `GET /behaviour`, `POST /behaviour`: see [`Behaviour`]; a post changes the fields it names
 //! * `POST /drop-links`: cuts every link
+//! * `POST /unbind`: unbinds every link in order
 //! * `POST /reset`: forgets messages, counters and waiting receipts, and behaves as at the start
 
 use crate::{
@@ -26,6 +27,7 @@ pub(crate) fn router(handle: Handle) -> Router {
         .route("/counters", get(counters))
         .route("/behaviour", get(behaviour).post(behave))
         .route("/drop-links", post(drop_links))
+        .route("/unbind", post(unbind))
         .route("/reset", post(reset))
         .with_state(handle)
 }
@@ -65,6 +67,11 @@ async fn behave(
 
 async fn drop_links(State(handle): State<Handle>) -> StatusCode {
     handle.drop_links();
+    StatusCode::NO_CONTENT
+}
+
+async fn unbind(State(handle): State<Handle>) -> StatusCode {
+    handle.unbind();
     StatusCode::NO_CONTENT
 }
 

@@ -18,6 +18,10 @@ pub struct Behaviour {
     pub receipt_form: ReceiptForm,
     /// The word after `stat:`, one of the eight of SMPP 3.4 Appendix B.
     pub receipt_state: String,
+    /// A receipt with the state `ENROUTE` goes before the final one, without delay.
+    pub receipt_enroute_first: bool,
+    /// The text form ends with the message itself, as many carriers write it.
+    pub receipt_echoes_text: bool,
     /// Send the receipt first and answer the submit after it; the delay does not apply.
     pub receipt_before_response: bool,
     /// Share of receipts that are sent twice.
@@ -36,6 +40,12 @@ pub struct Behaviour {
     pub drop_after_submits: Option<u64>,
     /// How message ids are written.
     pub message_id_form: MessageIdForm,
+    /// How receipts write them; null: as answers do.
+    pub receipt_id_form: Option<MessageIdForm>,
+    /// Every bind is refused with this status.
+    pub refuse_bind_status: Option<u32>,
+    /// Binds are never answered; the connection stays.
+    pub mute_bind: bool,
 }
 
 /// Where a receipt tells its id and state.
@@ -60,6 +70,15 @@ pub enum MessageIdForm {
     Hex,
 }
 
+impl MessageIdForm {
+    pub(crate) fn write(self, id: u64) -> String {
+        match self {
+            Self::Decimal => id.to_string(),
+            Self::Hex => format!("{id:X}"),
+        }
+    }
+}
+
 impl Default for Behaviour {
     fn default() -> Self {
         Self {
@@ -67,6 +86,8 @@ impl Default for Behaviour {
             receipt_delay_ms: 50,
             receipt_form: ReceiptForm::Both,
             receipt_state: MessageState::Delivered.word().to_owned(),
+            receipt_enroute_first: false,
+            receipt_echoes_text: false,
             receipt_before_response: false,
             duplicate_receipts: 0.0,
             refuse_share: 0.0,
@@ -76,6 +97,9 @@ impl Default for Behaviour {
             throttle_per_second: None,
             drop_after_submits: None,
             message_id_form: MessageIdForm::Decimal,
+            receipt_id_form: None,
+            refuse_bind_status: None,
+            mute_bind: false,
         }
     }
 }
@@ -135,6 +159,9 @@ impl Behaviour {
         if self.refuse_status == 0 {
             return Err(BehaviourError::Range { field: "refuse_status", expected: "above 0" });
         }
+        if self.refuse_bind_status == Some(0) {
+            return Err(BehaviourError::Range { field: "refuse_bind_status", expected: "null or above 0" });
+        }
         if self.drop_after_submits == Some(0) {
             return Err(BehaviourError::Range { field: "drop_after_submits", expected: "null or above 0" });
         }
@@ -189,6 +216,8 @@ mod tests {
             json!({"refuse_share": 1.5}),
             json!({"refuse_status": 0}),
             json!({"drop_after_submits": 0}),
+            json!({"refuse_bind_status": 0}),
+            json!({"receipt_id_form": "octal"}),
             json!({"receipt_state": "DELIVERED"}),
             json!({"receipt_form": "fax"}),
             json!([]),

@@ -1,13 +1,14 @@
 //! The carrier's side of the links: who may bind, what becomes of a submit.
 
 use crate::{
-    behaviour::{Behaviour, MessageIdForm, Share},
+    behaviour::{Behaviour, Share},
     ledger::Ledger,
-    receipts::{Outbox, TRIES, Waiting, is_wanted, receipt},
+    receipts::{Epoch, Outbox, Waiting, is_wanted, receipt},
 };
 use sotto_core::{Clock, Sensitive};
 use sotto_smpp::{
-    BindKind, COctets, CommandStatus, Incoming, NotSentReason, Responder, Session, SessionOptions, Sm,
+    BindKind, COctets, CommandStatus, Incoming, Link, MessageState, NotSentReason, Responder, Session,
+    SessionOptions, Sm,
     server::{self, BindRequest},
 };
 use std::{
@@ -41,6 +42,9 @@ const RECEIPT_FIRST: Duration = Duration::from_secs(1);
 /// Time before a receipt that was not taken is sent again.
 const RETRY_RECEIPT: Duration = Duration::from_secs(1);
 
+/// How long answers under way may take when the carrier unbinds.
+const UNBIND: Duration = Duration::from_secs(1);
+
 /// One partner.
 #[derive(Debug)]
 pub(crate) struct Account {
@@ -66,6 +70,9 @@ pub(crate) struct State {
     pub(crate) behaviour: Behaviour,
     /// Cancelled and replaced to cut every link.
     pub(crate) links: CancellationToken,
+    /// Since the last reset.
+    pub(crate) epoch: Arc<Epoch>,
+    bound: Vec<(u64, Link<()>)>,
     refused: Share,
     unanswered: Share,
     duplicated: Share,
@@ -76,7 +83,7 @@ pub(crate) struct State {
 /// What becomes of a submit.
 enum Fate {
     Refuse(CommandStatus),
-    Take { id: String, answer: Answer, receipt: Option<Box<Sent>> },
+    Take { id: String, answer: Answer, receipts: Vec<Sent> },
 }
 
 enum Answer {
@@ -107,6 +114,8 @@ impl Carrier {
             ledger: Ledger::default(),
             behaviour,
             links: stop.child_token(),
+            epoch: Arc::default(),
+            bound: Vec::new(),
             refused: Share::default(),
             unanswered: Share::default(),
             duplicated: Share::default(),
@@ -138,6 +147,9 @@ impl Carrier {
         let cut = self.lock().links.clone();
         let served = async {
             let Ok(request) = server::accept(io, SESSION).await else { return };
+            if self.lock().behaviour.mute_bind {
+                return std::future::pending().await;
+            }
             match self.admit(&request) {
                 Ok(account) => self.bound(request, account, &cut).await,
                 Err(status) => {
@@ -152,6 +164,9 @@ impl Carrier {
     }
 
     fn admit<IO>(&self, request: &BindRequest<IO>) -> Result<Arc<Account>, CommandStatus> {
+        if let Some(status) = self.lock().behaviour.refuse_bind_status {
+            return Err(CommandStatus(status));
+        }
         let name = request.bind.system_id.as_str().ok_or(CommandStatus::ESME_RINVSYSID)?;
         let account = self.accounts.get(name).ok_or(CommandStatus::ESME_RINVSYSID)?;
         let matches = request.bind.password.as_bytes() == account.password.expose().as_bytes();
@@ -202,10 +217,8 @@ impl Carrier {
             return Fate::Refuse(CommandStatus(behaviour.refuse_status));
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let id = match behaviour.message_id_form {
-            MessageIdForm::Decimal => id.to_string(),
-            MessageIdForm::Hex => format!("{id:X}"),
-        };
+        let receipt_id = behaviour.receipt_id_form.unwrap_or(behaviour.message_id_form).write(id);
+        let id = behaviour.message_id_form.write(id);
         ledger.take(sm, system_id, &id, now);
         let answer = if behaviour.drop_after_submits.is_some_and(|limit| of_link >= limit) {
             Answer::Cut
@@ -214,16 +227,19 @@ impl Carrier {
         } else {
             Answer::Give { after: Duration::from_millis(behaviour.response_delay_ms) }
         };
-        let wanted = behaviour.receipts && is_wanted(sm, behaviour.state());
-        let receipt = wanted.then(|| {
-            Box::new(Sent {
-                sm: receipt(sm, &id, behaviour, now),
-                copies: if duplicated.hit(behaviour.duplicate_receipts) { 2 } else { 1 },
-                after: (!behaviour.receipt_before_response)
-                    .then(|| Duration::from_millis(behaviour.receipt_delay_ms)),
-            })
-        });
-        Fate::Take { id, answer, receipt }
+        let mut receipts = Vec::new();
+        let mut send = |state, copies, after| {
+            receipts.push(Sent { sm: receipt(sm, &receipt_id, state, behaviour, now), copies, after });
+        };
+        if behaviour.receipts && is_wanted(sm, behaviour.state()) {
+            if behaviour.receipt_enroute_first {
+                send(MessageState::Enroute, 1, None);
+            }
+            let copies = if duplicated.hit(behaviour.duplicate_receipts) { 2 } else { 1 };
+            let after = Duration::from_millis(behaviour.receipt_delay_ms);
+            send(behaviour.state(), copies, (!behaviour.receipt_before_response).then_some(after));
+        }
+        Fate::Take { id, answer, receipts }
     }
 
     fn carry_out(
@@ -233,14 +249,17 @@ impl Carrier {
         responder: Responder,
         cut: &CancellationToken,
     ) {
-        let (id, answer, receipt) = match fate {
+        let (id, answer, receipts) = match fate {
             Fate::Refuse(status) => {
                 self.lock().ledger.responded(status);
                 return responder.respond(status);
             }
-            Fate::Take { id, answer, receipt } => (id, answer, receipt),
+            Fate::Take { id, answer, receipts } => (id, answer, receipts),
         };
-        let queued = receipt.and_then(|receipt| self.send_receipt(account, *receipt));
+        let mut queued = None;
+        for receipt in receipts {
+            queued = self.send_receipt(account, receipt).or(queued);
+        }
         match answer {
             Answer::Give { after } if after.is_zero() && queued.is_none() => self.answer(responder, id),
             Answer::Give { after } => self.answer_later(responder, id, after, queued),
@@ -287,14 +306,17 @@ impl Carrier {
     ) -> Option<oneshot::Receiver<()>> {
         let Sent { sm, copies, after } = receipt;
         let sm = Box::new(sm);
+        let epoch = Arc::clone(&self.lock().epoch);
         let mut first = None;
         for _ in 0..copies {
-            let sm = sm.clone();
+            let mut waiting =
+                Waiting { sm: sm.clone(), epoch: Arc::clone(&epoch), first_sent: None, queued: None };
             match after {
-                Some(after) => self.put_later(account, Waiting { sm, tries: 0, queued: None }, after),
+                Some(after) => self.put_later(account, waiting, after),
                 None => {
                     let (queued, on_link) = oneshot::channel();
-                    self.put(account, Waiting { sm, tries: 0, queued: Some(queued) });
+                    waiting.queued = Some(queued);
+                    self.put(account, waiting);
                     first.get_or_insert(on_link);
                 }
             }
@@ -303,6 +325,9 @@ impl Carrier {
     }
 
     fn put(&self, account: &Account, waiting: Waiting) {
+        if waiting.epoch.over.is_cancelled() {
+            return;
+        }
         if !account.outbox.push(waiting) {
             self.count(|counters| counters.receipts_lost = counters.receipts_lost.saturating_add(1));
         }
@@ -310,10 +335,24 @@ impl Carrier {
 
     fn put_later(self: &Arc<Self>, account: &Arc<Account>, waiting: Waiting, after: Duration) {
         let (carrier, account) = (Arc::clone(self), Arc::clone(account));
+        let delayed = waiting.epoch.delay();
         self.spawn(async move {
-            sleep(after).await;
-            carrier.put(&account, waiting);
+            let over = waiting.epoch.over.clone();
+            if over.run_until_cancelled(sleep(after)).await.is_some() {
+                carrier.put(&account, waiting);
+            }
+            drop(delayed);
         });
+    }
+
+    /// Unbinds every link, as a carrier does before its maintenance.
+    pub(crate) fn unbind(&self) {
+        let bound: Vec<_> = self.lock().bound.iter().map(|(_, link)| link.clone()).collect();
+        for link in bound {
+            self.spawn(async move {
+                link.drain(UNBIND).await;
+            });
+        }
     }
 
     /// Sends an account's receipts as long as the simulator runs.
@@ -337,6 +376,7 @@ impl Carrier {
                     continue;
                 }
             };
+            waiting.first_sent.get_or_insert_with(Instant::now);
             if let Some(queued) = waiting.queued.take() {
                 // The answer may have stopped waiting for it.
                 let _heard = queued.send(());
@@ -351,19 +391,22 @@ impl Carrier {
     }
 
     fn receipt_settled(self: &Arc<Self>, account: &Arc<Account>, waiting: Waiting, taken: bool) {
+        if waiting.epoch.over.is_cancelled() {
+            return;
+        }
         if taken {
             return self
                 .count(|counters| counters.receipts_acked = counters.receipts_acked.saturating_add(1));
         }
-        let tries = waiting.tries.saturating_add(1);
+        let lost = waiting.is_given_up(Instant::now());
         self.count(|counters| {
             counters.receipts_failed = counters.receipts_failed.saturating_add(1);
-            if tries >= TRIES {
+            if lost {
                 counters.receipts_lost = counters.receipts_lost.saturating_add(1);
             }
         });
-        if tries < TRIES {
-            self.put_later(account, Waiting { tries, ..waiting }, RETRY_RECEIPT);
+        if !lost {
+            self.put_later(account, waiting, RETRY_RECEIPT);
         }
     }
 
@@ -395,8 +438,9 @@ struct BoundLink<'a> {
 }
 
 impl<'a> BoundLink<'a> {
-    fn new(carrier: &'a Carrier, account: Arc<Account>, kind: BindKind, link: sotto_smpp::Link<()>) -> Self {
+    fn new(carrier: &'a Carrier, account: Arc<Account>, kind: BindKind, link: Link<()>) -> Self {
         let id = carrier.next_id.fetch_add(1, Ordering::Relaxed);
+        carrier.lock().bound.push((id, link.clone()));
         if kind.receives() {
             account.outbox.add(id, link);
         }
@@ -408,6 +452,7 @@ impl<'a> BoundLink<'a> {
 impl Drop for BoundLink<'_> {
     fn drop(&mut self) {
         self.account.outbox.remove(self.id);
+        self.carrier.lock().bound.retain(|(id, _)| *id != self.id);
         self.carrier.count(|counters| counters.links = counters.links.saturating_sub(1));
     }
 }

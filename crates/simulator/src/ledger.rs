@@ -87,7 +87,7 @@ pub struct Counters {
     pub receipts_acked: u64,
     /// Receipts that the partner refused or left unanswered; they are sent again.
     pub receipts_failed: u64,
-    /// Receipts given up: queue full or tried too often.
+    /// Receipts given up: queue full, or not taken for a quarter of an hour.
     pub receipts_lost: u64,
     /// Receipts waiting for a link or their time.
     pub receipts_waiting: u64,

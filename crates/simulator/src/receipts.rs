@@ -6,23 +6,72 @@ use sotto_core::Timestamp;
 use sotto_smpp::{Link, MessageState, Sm, Tlvs, pdu::esm_class, receipt::TextForm, tlv::tag};
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
 
 /// Receipts waiting for one account.
 const WAITING: usize = 200_000;
 
-/// How often a receipt is sent before it is given up.
-pub(crate) const TRIES: u8 = 10;
+/// How long a receipt is sent again that the partner does not take: longer than any of its restarts.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// The octets that `short_message` holds (SMPP 3.4 §4.6.1).
+const SHORT_MESSAGE: usize = 254;
+
+/// The time between two resets. What belongs to an earlier one is forgotten wherever it is.
+#[derive(Debug, Default)]
+pub(crate) struct Epoch {
+    pub(crate) over: CancellationToken,
+    /// Receipts that wait for their time.
+    delayed: AtomicUsize,
+}
+
+/// A receipt that waits for its time.
+#[derive(Debug)]
+pub(crate) struct Delayed(Arc<Epoch>);
+
+impl Epoch {
+    pub(crate) fn delay(self: &Arc<Self>) -> Delayed {
+        self.delayed.fetch_add(1, Ordering::Relaxed);
+        Delayed(Arc::clone(self))
+    }
+
+    pub(crate) fn delayed(&self) -> usize {
+        self.delayed.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Delayed {
+    fn drop(&mut self) {
+        self.0.delayed.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// A receipt on its way.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) sm: Box<Sm>,
-    pub(crate) tries: u8,
+    pub(crate) epoch: Arc<Epoch>,
+    /// When it was sent for the first time.
+    pub(crate) first_sent: Option<Instant>,
     /// Told when it goes onto a link.
     pub(crate) queued: Option<oneshot::Sender<()>>,
+}
+
+impl Waiting {
+    /// Whether it was sent for long enough.
+    pub(crate) fn is_given_up(&self, now: Instant) -> bool {
+        self.first_sent.is_some_and(|first| now.saturating_duration_since(first) >= PATIENCE)
+    }
 }
 
 /// The links and waiting receipts of one account.
@@ -99,9 +148,8 @@ impl Inner {
 }
 
 /// The receipt for a message that was taken.
-pub(crate) fn receipt(sm: &Sm, id: &str, behaviour: &Behaviour, at: Timestamp) -> Sm {
-    let state = behaviour.state();
-    let delivered = matches!(state, MessageState::Delivered);
+pub(crate) fn receipt(sm: &Sm, id: &str, state: MessageState, behaviour: &Behaviour, at: Timestamp) -> Sm {
+    let good = matches!(state, MessageState::Delivered | MessageState::Enroute);
     let (text, tlv) = match behaviour.receipt_form {
         ReceiptForm::Text => (true, false),
         ReceiptForm::Tlv => (false, true),
@@ -120,15 +168,22 @@ pub(crate) fn receipt(sm: &Sm, id: &str, behaviour: &Behaviour, at: Timestamp) -
             stat: state.word(),
             submitted: &time,
             done: &time,
-            err: if delivered { "000" } else { "001" },
+            err: if good { "000" } else { "001" },
         };
-        receipt.short_message = Bytes::from(form.to_string());
+        let mut octets = form.to_string().into_bytes();
+        if behaviour.receipt_echoes_text {
+            let (_, payload) = sm.split_header();
+            octets.extend_from_slice(&payload);
+            octets.truncate(SHORT_MESSAGE);
+            receipt.data_coding = sm.data_coding;
+        }
+        receipt.short_message = Bytes::from(octets);
     }
     if tlv {
         receipt.tlvs = Tlvs::new()
             .with_c_octets(tag::RECEIPTED_MESSAGE_ID, id)
             .with_u8(tag::MESSAGE_STATE, state.octet());
-        if !delivered {
+        if !good {
             receipt.tlvs.push(tag::NETWORK_ERROR_CODE, Bytes::from_static(&[3, 0, 1]));
         }
     }
@@ -161,11 +216,34 @@ mod tests {
             let behaviour =
                 Behaviour { receipt_form: form, receipt_state: "UNDELIV".to_owned(), ..Behaviour::default() };
             let at = Timestamp::from_unix_millis(1_795_493_815_007);
-            let read = Receipt::parse(&receipt(&Sm::default(), "A1", &behaviour, at)).unwrap();
+            let state = behaviour.state();
+            let read = Receipt::parse(&receipt(&Sm::default(), "A1", state, &behaviour, at)).unwrap();
             assert_eq!((read.id.as_str(), read.state), ("A1", MessageState::Undeliverable));
             assert!(read.error.is_some());
             assert_eq!(read.done_at.is_some(), form != ReceiptForm::Tlv);
         }
+    }
+
+    #[test]
+    fn a_receipt_outlasts_a_partners_restart() {
+        let first = Instant::now();
+        let minutes = |minutes: u64| first + Duration::from_secs(60 * minutes);
+        let mut waiting =
+            Waiting { sm: Box::default(), epoch: Arc::default(), first_sent: None, queued: None };
+        assert!(!waiting.is_given_up(minutes(100)), "it only waits for a link");
+        waiting.first_sent = Some(first);
+        assert!(!waiting.is_given_up(minutes(10)) && waiting.is_given_up(minutes(15)));
+    }
+
+    #[test]
+    fn an_echo_fits_and_is_last() {
+        let behaviour =
+            Behaviour { receipt_form: ReceiptForm::Text, receipt_echoes_text: true, ..Behaviour::default() };
+        let long = Sm { short_message: Bytes::from(vec![b'x'; 200]), ..Sm::default() };
+        let made = receipt(&long, "A1", MessageState::Delivered, &behaviour, Timestamp::default());
+        assert_eq!(made.short_message.len(), SHORT_MESSAGE);
+        assert!(made.short_message.ends_with(b"xxx"));
+        assert_eq!(Receipt::parse(&made).unwrap().id, "A1");
     }
 
     #[test]

@@ -179,7 +179,10 @@ impl Handle {
     /// The counters now.
     pub fn counters(&self) -> Counters {
         let waiting = self.carrier.accounts.values().map(|account| account.outbox.waiting()).sum::<usize>();
-        let mut counters = self.carrier.lock().ledger.counters.clone();
+        let state = self.carrier.lock();
+        let waiting = waiting.saturating_add(state.epoch.delayed());
+        let mut counters = state.ledger.counters.clone();
+        drop(state);
         counters.receipts_waiting = u64::try_from(waiting).unwrap_or(u64::MAX);
         counters
     }
@@ -207,8 +210,17 @@ impl Handle {
         std::mem::replace(&mut state.links, next).cancel();
     }
 
-    /// Forgets messages, counters and waiting receipts, and behaves as at the start. Links stay.
+    /// Unbinds every link in order.
+    pub fn unbind(&self) {
+        self.carrier.unbind();
+    }
+
+    /// Forgets messages, counters and waiting receipts, also those that wait for their time or are under way, and
+    /// behaves as at the start. Links stay.
     pub fn reset(&self) {
+        let mut state = self.carrier.lock();
+        std::mem::take(&mut state.epoch).over.cancel();
+        drop(state);
         for account in self.carrier.accounts.values() {
             account.outbox.clear();
         }

@@ -148,7 +148,7 @@ pub struct Receipt {
     pub state: MessageState,
     /// Whether it is only an intermediate notification.
     pub intermediate: bool,
-    /// The carrier's or network's error code: at most 10 letters and digits.
+    /// The carrier's or network's error code: at most 5 letters and digits.
     pub error: Option<String>,
     /// When, on the carrier's clock.
     pub done_at: Option<CarrierTime>,
@@ -202,7 +202,8 @@ fn clean_id(id: &str) -> Option<String> {
 }
 
 fn clean_code(code: &str) -> Option<String> {
-    let fits = (1..=10).contains(&code.len()) && code.bytes().all(|octet| octet.is_ascii_alphanumeric());
+    // Carriers' codes have three (Appendix B) to five characters (`network_error_code`); a longer word may be text.
+    let fits = (1..=5).contains(&code.len()) && code.bytes().all(|octet| octet.is_ascii_alphanumeric());
     fits.then(|| code.to_owned())
 }
 

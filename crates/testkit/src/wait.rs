@@ -2,6 +2,7 @@
 
 use std::{
     fmt::{Debug, Display},
+    future::Future,
     time::Duration,
 };
 
@@ -14,8 +15,14 @@ const POLL: Duration = Duration::from_millis(20);
 ///
 /// # Panics
 /// When the bound is over.
-pub async fn eventually(bound: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let result = poll(bound, async || if condition().await { Ok(()) } else { Err("it does not hold") });
+pub async fn eventually<F>(bound: Duration, what: &str, mut condition: impl FnMut() -> F)
+where
+    F: Future<Output = bool>,
+{
+    let result = poll(bound, || {
+        let holds = condition();
+        async move { if holds.await { Ok(()) } else { Err("it does not hold") } }
+    });
     finish(bound, what, result.await);
 }
 
@@ -23,11 +30,11 @@ pub async fn eventually(bound: Duration, what: &str, mut condition: impl AsyncFn
 ///
 /// # Panics
 /// When the bound is over.
-pub async fn eventually_ok<T, E: Display>(
-    bound: Duration,
-    what: &str,
-    attempt: impl AsyncFnMut() -> Result<T, E>,
-) -> T {
+pub async fn eventually_ok<T, E, F>(bound: Duration, what: &str, attempt: impl FnMut() -> F) -> T
+where
+    E: Display,
+    F: Future<Output = Result<T, E>>,
+{
     finish(bound, what, poll(bound, attempt).await)
 }
 
@@ -39,10 +46,11 @@ fn finish<T>(bound: Duration, what: &str, result: Result<T, String>) -> T {
 }
 
 /// The last error as text when the bound is over.
-pub(crate) async fn poll<T, E: Display>(
-    bound: Duration,
-    mut attempt: impl AsyncFnMut() -> Result<T, E>,
-) -> Result<T, String> {
+pub(crate) async fn poll<T, E, F>(bound: Duration, mut attempt: impl FnMut() -> F) -> Result<T, String>
+where
+    E: Display,
+    F: Future<Output = Result<T, E>>,
+{
     let end = Instant::now() + bound;
     let mut last = "never tried".to_owned();
     loop {

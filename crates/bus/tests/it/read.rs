@@ -104,3 +104,16 @@ async fn who_may_not_read_is_told_so() {
     assert!(matches!(error, ReadError::Api { .. }), "{error:?}");
     assert!(matches!(StreamReader::<Texts>::new(&privacy, "NOTHING"), Err(ReadError::NoStream(_))));
 }
+
+#[tokio::test]
+async fn tells_which_subjects_have_messages() {
+    let cell = TestCell::start().await;
+    let publisher = publisher(&cell.bus(Service::Routing).await);
+    let waiting = |account: &str, lane| Subject::Waiting(account.parse().unwrap(), lane);
+    for (account, lane) in [("mobi", Lane::Otp), ("gone", Lane::Promotional), ("gone", Lane::Promotional)] {
+        publisher.publish(&waiting(account, lane), "m".to_owned()).await.unwrap();
+    }
+    let reader = StreamReader::<Texts>::new(&cell.bus(Service::Carrier).await, "WAITING").unwrap();
+    let found: Vec<_> = reader.subjects().await.unwrap().into_iter().collect();
+    assert_eq!(found, [(waiting("gone", Lane::Promotional), 2), (waiting("mobi", Lane::Otp), 1)]);
+}

@@ -20,8 +20,9 @@ use sotto_proto::{
 
 use crate::ports::{Act, History, Log, LogError, Witness};
 
-/// Items of one publish: below the publisher's bound.
+/// Items and estimated bytes of one publish: below the publisher's bounds.
 const AT_A_TIME: usize = 500;
+const BYTES_AT_A_TIME: usize = 256 * 1024;
 
 /// Publishes to and reads from the streams of the cell.
 #[derive(Debug)]
@@ -48,8 +49,8 @@ impl Broker {
         by_subject: BTreeMap<Subject, Vec<B::Item>>,
     ) -> Result<(), PublishError> {
         let all = by_subject.into_iter().map(async |(subject, items)| {
-            for items in items.chunks(AT_A_TIME) {
-                publisher.publish_all(&subject, items.to_vec()).await?;
+            for items in chunks(items, B::item_size) {
+                publisher.publish_all(&subject, items).await?;
             }
             Ok(())
         });
@@ -63,6 +64,26 @@ impl Broker {
         };
         Subject::Event(self.shards.of(&id))
     }
+}
+
+/// Cuts what one publish cannot hold. A long history makes an item several times as large as another.
+fn chunks<T>(items: Vec<T>, size: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let mut all: Vec<Vec<T>> = Vec::new();
+    let mut room = 0;
+    for item in items {
+        let bytes = size(&item);
+        match all.last_mut() {
+            Some(chunk) if chunk.len() < AT_A_TIME && bytes <= room => {
+                room -= bytes;
+                chunk.push(item);
+            }
+            Some(_) | None => {
+                room = BYTES_AT_A_TIME.saturating_sub(bytes);
+                all.push(vec![item]);
+            }
+        }
+    }
+    all
 }
 
 /// A parked receipt has no message: its id decides the shard.
@@ -159,5 +180,27 @@ impl Witness for AuditWitness {
             object: object.to_owned(),
             outcome,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn chunks_fit_and_lose_nothing(sizes in vec(0_usize..2 * BYTES_AT_A_TIME, 0..2_000)) {
+            // Most items are small.
+            let sizes: Vec<_> =
+                sizes.into_iter().map(|size| if size % 100 == 0 { size + 1 } else { size / 500 + 1 }).collect();
+            let chunks = chunks(sizes.clone(), |size| *size);
+            for chunk in &chunks {
+                prop_assert!((1..=AT_A_TIME).contains(&chunk.len()));
+                prop_assert!(chunk.len() == 1 || chunk.iter().sum::<usize>() <= BYTES_AT_A_TIME);
+            }
+            prop_assert_eq!(chunks.concat(), sizes);
+        }
     }
 }

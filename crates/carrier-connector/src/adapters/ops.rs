@@ -11,7 +11,10 @@ use sotto_proto::ops::v1::{
 use sotto_runtime::{Tasks, grpc::peer_service, telemetry::chain, tls::PeerService};
 use tonic::{Request, Response, Status};
 
-use crate::app::rebuild::{Progress, Rebuilder};
+use crate::{
+    adapters::ledger,
+    app::rebuild::{Progress, Rebuilder},
+};
 
 /// Serves `sotto.ops.v1.RebuildService`.
 #[derive(Debug)]
@@ -56,6 +59,10 @@ impl RebuildService for Ops {
 }
 
 fn response(progress: Progress) -> RebuildResponse {
-    let Progress { account, read, written, done } = progress;
-    RebuildResponse { scope: Some(Scope::Account(account.to_string())), read, written, done }
+    let Progress { scope, read, written, done } = progress;
+    let scope = match scope {
+        ledger::Scope::Shard(shard) => Scope::Shard(shard.get().into()),
+        ledger::Scope::Account(account) => Scope::Account(account.to_string()),
+    };
+    RebuildResponse { scope: Some(scope), read, written, done }
 }

@@ -39,6 +39,11 @@ use crate::{
 
 /// How long a connection may take, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long the next bind waits until what the last session brought is stored. What takes longer, because Redis or the
+/// log is away, is finished beside the next session.
+const LEFTOVERS: Duration = Duration::from_secs(5);
+/// Sessions whose leftovers may be under way at a time; at the limit the next bind waits for them after all.
+const MOST_LEFTOVERS: usize = 8;
 /// Receipts that may wait for their answer; beyond it we stop reading.
 const INCOMING: usize = 512;
 
@@ -200,6 +205,7 @@ pub(crate) async fn keep_bound(
     }
     let mut reconnect = Reconnect::default();
     let mut told = None;
+    let mut leftovers = JoinSet::new();
     loop {
         let connected = tokio::select! {
             connected = connect(settings, &folder) => connected,
@@ -209,7 +215,7 @@ pub(crate) async fn keep_bound(
             Ok(session) => {
                 told = None;
                 reconnect.bound();
-                serve(&account, session, &drained).await;
+                serve(&account, session, &drained, &mut leftovers).await;
                 Failure::Link
             }
             Err(error) => {
@@ -224,6 +230,8 @@ pub(crate) async fn keep_bound(
         let chance = random_array().map(u64::from_be_bytes).unwrap_or_default();
         tokio::select! {
             () = tokio::time::sleep(reconnect.pause(failure, chance)) => {}
+            // What is left goes with its tasks: a receipt that is not answered comes again, and a submit without its
+            // late answer stays in doubt.
             () = stop.requested() => return,
         }
     }
@@ -250,19 +258,24 @@ fn tell(account: &Account, error: &ConnectError, failure: Failure) {
     account.shared.witness.tell(Act::BindDown, id.as_str(), outcome);
 }
 
-/// Runs a session to its end.
-async fn serve(account: &Arc<Account>, session: Session<Submitted>, drained: &CancellationToken) {
+/// Runs a session to its end. What it brought and is not stored yet stays in `leftovers`.
+async fn serve(
+    account: &Arc<Account>,
+    session: Session<Submitted>,
+    drained: &CancellationToken,
+    leftovers: &mut JoinSet<()>,
+) {
     let Session { link, incoming, late, driver } = session;
     let settings = &account.settings;
     tracing::info!(account = %settings.id, "bound");
     account.shared.witness.tell(Act::BindUp, settings.id.as_str(), "ok");
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
+    leftovers.spawn(async move {
         driver.await;
     });
     let (receiving, waiting) = (Arc::clone(account), Arc::clone(account));
-    tasks.spawn(async move { receiving.receive(incoming).await });
-    tasks.spawn(async move { waiting.late(late).await });
+    leftovers.spawn(async move {
+        tokio::join!(receiving.receive(incoming), waiting.late(late));
+    });
     account.line.up(link.clone());
     let reason = tokio::select! {
         reason = link.closed() => reason,
@@ -271,9 +284,80 @@ async fn serve(account: &Arc<Account>, session: Session<Submitted>, drained: &Ca
     account.line.down();
     tracing::info!(account = %settings.id, %reason, "the bind ended");
     account.shared.witness.tell(Act::BindDown, settings.id.as_str(), "ended");
-    while let Some(ended) = tasks.join_next().await {
+    // Elapsed: they go on.
+    let _in_time = timeout(LEFTOVERS, settle(account, leftovers, 0)).await;
+    settle(account, leftovers, MOST_LEFTOVERS).await;
+}
+
+/// Waits until at most so many leftovers are under way.
+async fn settle(account: &Account, leftovers: &mut JoinSet<()>, most: usize) {
+    while leftovers.len() > most
+        && let Some(ended) = leftovers.join_next().await
+    {
         if let Err(error) = ended {
-            tracing::error!(account = %settings.id, panic = error.is_panic(), "a part of a session failed");
+            tracing::error!(account = %account.settings.id, panic = error.is_panic(), "a part of a session failed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use sotto_smpp::CommandStatus;
+
+    use super::*;
+    use crate::testing::{Reply, TestCarrier, settings};
+
+    fn folder(password: &str, mode: u32) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        fs::write(&file, password).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        folder
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_told_before_anything_starts() {
+        let settings = settings("a", 1);
+        assert!(check_files(&settings, folder("secret\n", 0o600).path()).is_ok());
+        for (password, mode, word) in [
+            ("secret", 0o644, "chmod 600"),
+            ("ninechars", 0o600, "at most 8"),
+            ("m\u{1ead}t", 0o600, "ASCII"),
+        ] {
+            let error = check_files(&settings, folder(password, mode).path()).unwrap_err();
+            assert!(error.to_string().contains(word) && !error.to_string().contains(password), "{error}");
+            assert_eq!(error.failure(), Failure::Credentials);
+        }
+        let nowhere = tempfile::tempdir().unwrap();
+        assert!(matches!(check_files(&settings, nowhere.path()), Err(ConnectError::Password { .. })));
+        let mut safe = settings;
+        safe.tls = Tls::Required { ca_file: Some("none.pem".into()), server_name: "localhost".to_owned() };
+        let error = check_files(&safe, folder("secret", 0o600).path()).unwrap_err();
+        assert!(matches!(error, ConnectError::Authorities { .. }));
+    }
+
+    #[tokio::test]
+    async fn each_way_not_to_be_bound_has_its_name() {
+        let files = folder("secret", 0o600);
+        // Nobody listens.
+        let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = nobody.local_addr().unwrap().port();
+        drop(nobody);
+        let error = connect(&settings("a", port), files.path()).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Connect(_)) && error.failure() == Failure::Link);
+        // A carrier without TLS where TLS is required: nothing goes out in clear.
+        let carrier = TestCarrier::start(|_| Reply::Ok).await;
+        let mut safe = settings("a", carrier.port);
+        let pki = sotto_testkit::Pki::new();
+        safe.tls = Tls::Required { ca_file: Some(pki.ca()), server_name: "localhost".to_owned() };
+        let error = connect(&safe, files.path()).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Handshake(_) | ConnectError::TimedOut), "{error:?}");
+        assert_eq!((error.failure(), carrier.links()), (Failure::Link, 0));
+        // And one that lets us in.
+        assert!(connect(&settings("a", carrier.port), files.path()).await.is_ok());
+        let refused = ConnectError::Bind(BindError::Refused(CommandStatus::ESME_RINVPASWD));
+        assert_eq!(refused.failure(), Failure::Credentials);
     }
 }

@@ -1,6 +1,10 @@
 //! One carrier account and what it works with.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use sotto_core::{
     CellId, Clock, Lane, Timestamp, WorkItem,
@@ -8,14 +12,15 @@ use sotto_core::{
     delivery::{Event, EventKind},
 };
 use sotto_proto::{LogEvent, WorkDelivery};
-use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     keyring::{KeepKeys, KeyRing},
     line::Line,
+    reliance::{Reliance, Rest},
 };
 use crate::{
-    adapters::ledger::{Ended, Ledger, LedgerError, Parts},
+    adapters::ledger::{Ended, Ledger, LedgerError, Match, Parts},
     domain::{
         claim::PartEnd,
         receipt::{Said, Submitted},
@@ -46,8 +51,8 @@ pub(crate) struct Shared {
     pub(crate) keys: Arc<dyn Keys>,
     /// Audit.
     pub(crate) witness: Arc<dyn Witness>,
-    /// Told when Redis turns out not to be ready.
-    pub(crate) not_ready: Arc<Notify>,
+    /// Whether Redis can be relied on.
+    pub(crate) reliance: Arc<Reliance>,
     /// Allowance for clocks, pauses and slow disks.
     pub(crate) skew: Duration,
     /// Bounds of the cache of keys.
@@ -68,6 +73,8 @@ pub(crate) struct Account {
     pub(crate) line: Arc<Line>,
     pub(crate) shared: Shared,
     pub(super) ring: KeyRing,
+    /// Privacy is left alone while it does not answer.
+    keys_rest: Mutex<Rest>,
 }
 
 /// Ends of parts, with everything that follows from them.
@@ -98,7 +105,29 @@ pub(super) enum ConcludeError {
 impl Account {
     pub(crate) fn new(settings: Settings, ledger: Arc<Ledger>, line: Arc<Line>, shared: Shared) -> Arc<Self> {
         let ring = KeyRing::new(Arc::clone(&shared.keys), Arc::clone(&shared.witness), shared.keep_keys);
-        Arc::new(Self { settings, ledger, line, shared, ring })
+        Arc::new(Self { settings, ledger, line, shared, ring, keys_rest: Mutex::default() })
+    }
+
+    pub(super) fn keys_rest(&self) -> MutexGuard<'_, Rest> {
+        self.keys_rest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when at least one batch can be handled, and says how many. Nothing is taken while Redis cannot be
+    /// relied on or privacy does not answer: it would only go back.
+    pub(crate) async fn ready(&self) -> usize {
+        loop {
+            self.shared.reliance.held().await;
+            let left = self.keys_rest().left(Instant::now());
+            if let Some(until) = left {
+                sleep_until(until).await;
+                continue;
+            }
+            let room = self.line.ready().await;
+            let rest = *self.keys_rest();
+            if self.shared.reliance.holds() && rest.left(Instant::now()).is_none() {
+                return if rest.is_trial() { 1 } else { room };
+            }
+        }
     }
 
     /// How long somebody who prepares or waits for an answer is presumed to be at work.
@@ -128,12 +157,12 @@ impl Account {
     }
 
     /// Stores everything that follows from ends which are already recorded: events, then moves, then the note that
-    /// it is done.
+    /// it is done. `early`: receipts that came before their id was known.
     pub(super) async fn conclude(
         &self,
         token: &str,
         conclusions: Vec<Conclusion>,
-        early: Vec<(Submitted, Said)>,
+        early: Vec<Match>,
     ) -> Result<(), ConcludeError> {
         let (mut events, mut back, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for conclusion in conclusions {
@@ -141,20 +170,67 @@ impl Account {
             back.extend(conclusion.back);
             ends.extend(conclusion.ends);
         }
-        events.extend(early.into_iter().map(|(part, said)| LogEvent::Delivery(self.receipt(part, said))));
+        events.extend(early.iter().map(|early| self.matched(early)));
         if !events.is_empty() {
             self.shared.log.events(events).await.map_err(ConcludeError::Log)?;
         }
         if !back.is_empty() {
             self.shared.log.back(back).await.map_err(ConcludeError::Log)?;
         }
-        if !ends.is_empty()
-            && let Err(error) = self.ledger.finish(token, &ends).await
-        {
+        if ends.is_empty() { Ok(()) } else { self.finish(token, &ends, early).await }
+    }
+
+    /// Notes that what follows from ends is stored, and tells the receipts that turn up only now: Redis may have been
+    /// lost since the ends were recorded, and rebuilt from a log that did not have them yet.
+    async fn finish(&self, token: &str, ends: &[Ended], told: Vec<Match>) -> Result<(), ConcludeError> {
+        let found = if ends.iter().any(|ended| ended.carrier_id().is_some()) {
+            self.persist(ends, RECORD_TRIES, || self.ledger.finish(token, ends)).await?
+        } else {
             // Should the item come again, all of this is done again, and changes nothing.
-            tracing::debug!(account = %self.settings.id, %error, "an end is not noted as done");
+            let noted = self.ledger.finish(token, ends).await.inspect_err(|error| {
+                tracing::debug!(account = %self.settings.id, %error, "an end is not noted as done");
+            });
+            noted.unwrap_or_default()
+        };
+        let mut parked: BTreeSet<_> = told.into_iter().collect();
+        let new: Vec<_> = found.into_iter().filter(|found| !parked.contains(found)).collect();
+        if !new.is_empty() {
+            let events = new.iter().map(|new| self.matched(new)).collect();
+            self.shared.log.events(events).await.map_err(ConcludeError::Log)?;
+            parked.extend(new);
+        }
+        let parked: Vec<_> = parked.into_iter().collect();
+        if let Err(error) = self.ledger.unpark(&parked).await {
+            // They go by themselves; told again, they change nothing.
+            tracing::debug!(account = %self.settings.id, %error, "receipts that were told stay parked");
         }
         Ok(())
+    }
+
+    /// Writes ends to Redis. If it does not take them, it is rebuilt from the log, which has them.
+    async fn persist<T, F>(
+        &self,
+        ends: &[Ended],
+        tries: usize,
+        write: impl Fn() -> F,
+    ) -> Result<T, ConcludeError>
+    where
+        F: Future<Output = Result<T, LedgerError>>,
+    {
+        let mut tried = 1;
+        loop {
+            match write().await {
+                Ok(done) => return Ok(done),
+                Err(error) if tried >= tries => {
+                    self.shared.reliance.leave_behind(self.ledger.scopes_of(ends));
+                    return Err(ConcludeError::Ledger(error));
+                }
+                Err(_) => {
+                    tried += 1;
+                    sleep(PASSING).await;
+                }
+            }
+        }
     }
 
     /// Records ends of parts that were, or may have been, written, and stores what follows. The log goes before
@@ -162,25 +238,25 @@ impl Account {
     pub(super) async fn conclude_written(
         &self,
         token: &str,
-        conclusion: Conclusion,
+        mut conclusion: Conclusion,
     ) -> Result<(), ConcludeError> {
-        let ends = conclusion.ends.clone();
-        match self.ledger.record(token, self.lease(), &ends).await {
+        match self.ledger.record(token, self.lease(), &conclusion.ends).await {
             Ok(early) => return self.conclude(token, vec![conclusion], early).await,
             Err(error) => {
                 tracing::warn!(account = %self.settings.id, %error, "Redis does not take an end; the log first");
             }
         }
+        // Nothing is noted as done before it was recorded: early receipts would not be looked for.
+        let ends = std::mem::take(&mut conclusion.ends);
         self.conclude(token, vec![conclusion], Vec::new()).await?;
-        let mut last = Ok(());
-        for _ in 0..RECORD_TRIES {
-            tokio::time::sleep(PASSING).await;
-            match self.ledger.record(token, self.lease(), &ends).await {
-                Ok(early) => return self.conclude(token, Vec::new(), early).await,
-                Err(error) => last = Err(ConcludeError::Ledger(error)),
-            }
-        }
-        last
+        let early =
+            self.persist(&ends, RECORD_TRIES, || self.ledger.record(token, self.lease(), &ends)).await?;
+        self.conclude(token, vec![Conclusion { ends, ..Conclusion::default() }], early).await
+    }
+
+    /// The event of a receipt that found its part.
+    pub(super) fn matched(&self, found: &Match) -> LogEvent {
+        LogEvent::Delivery(self.receipt(found.part, found.said.clone()))
     }
 
     /// The event of a receipt.
@@ -193,11 +269,6 @@ impl Account {
             error: said.error,
         };
         Event { message: part.message, at: self.now(), kind }
-    }
-
-    /// Tells that Redis has to be rebuilt.
-    pub(super) fn not_ready(&self) {
-        self.shared.not_ready.notify_one();
     }
 
     /// The lane of items, for their place in the queue.

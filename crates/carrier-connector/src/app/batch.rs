@@ -20,9 +20,9 @@ use super::{
     line::{Admission, Place},
 };
 use crate::{
-    adapters::ledger::{Answer, Ask, Parts},
+    adapters::ledger::{Answer, Ask, Fence, Intent},
     domain::{
-        claim::{ClaimState, PartEnd, Standing, judge},
+        claim::{Claim, ClaimState, PartEnd, Standing, judge},
         receipt::Submitted,
         settle::{Settled, expire, reject, settle},
     },
@@ -119,10 +119,14 @@ impl Account {
             HashMap::new()
         } else {
             match self.ring.open(&self.settings.id, wraps, now).await {
-                Ok(keys) => keys,
+                Ok(keys) => {
+                    self.keys_rest().answered();
+                    keys
+                }
                 Err(error) => {
                     tracing::warn!(account = %self.settings.id, error = chain(&error), "keys cannot be had now");
-                    return all(jobs, PASSING);
+                    let rest = self.keys_rest().failed(Instant::now());
+                    return all(jobs, rest);
                 }
             }
         };
@@ -134,37 +138,38 @@ impl Account {
             .map(|(job, purpose)| Ask { parts: self.parts(&job.delivery.item, now), enter: purpose.state() })
             .collect();
         let token = match sotto_crypto::random::random_array::<8>() {
-            Ok(random) => format!("{:016x}", u64::from_be_bytes(random)),
+            Ok(random) => Claim::token(&self.settings.id, random),
             Err(error) => {
                 tracing::error!(%error, "no randomness");
                 return all(jobs, PASSING);
             }
         };
         let claimed_at = Instant::now();
-        let claimed = match self.ledger.claim(&token, self.lease(), &asks).await {
-            Ok(Some(claimed)) => claimed,
-            Ok(None) => {
-                self.not_ready();
-                return all(jobs, PASSING);
-            }
-            Err(error) => {
-                tracing::warn!(account = %self.settings.id, error = chain(&error), "nothing is claimed");
-                return all(jobs, PASSING);
-            }
-        };
+        let claiming = self.ledger.claim(&token, self.lease(), &asks).await;
+        if let Some(error) = &claiming.failed {
+            tracing::warn!(account = %self.settings.id, error = chain(error), "not everything is claimed");
+        }
+        if claiming.not_ready || claiming.failed.is_some() {
+            self.shared.reliance.doubt();
+        }
         let (mut done, mut leaving, mut sending) = (Vec::new(), Vec::new(), Vec::new());
         let mut lost = Vec::new();
-        for ((job, purpose), answer) in jobs.into_iter().zip(purposes).zip(claimed.items) {
+        for ((job, purpose), answer) in jobs.into_iter().zip(purposes).zip(claiming.items) {
             match (answer, purpose) {
-                (Answer { won: true, .. }, Purpose::Submit(key)) => sending.push((job, key)),
-                (Answer { won: true, .. }, purpose) => leaving.push((job, purpose)),
-                (Answer { won: false, before }, _) => lost.push((job, judge(&before, claimed.now))),
+                (None, _) => done.push((job.index, Outcome::Retry { after: PASSING })),
+                (Some(Answer { won: true, mark, .. }), Purpose::Submit(key)) => {
+                    sending.push((job, mark, key))
+                }
+                (Some(Answer { won: true, .. }), purpose) => leaving.push((job, purpose)),
+                (Some(Answer { won: false, before, now, .. }), _) => {
+                    lost.push((job, judge(&before, &self.settings.id, now)));
+                }
             }
         }
         let (left, repeated, sent) = tokio::join!(
             self.leave(&token, leaving, now),
             self.repeated(&token, lost, now),
-            self.submit(&token, claimed_at, &claimed.mark, link, sending),
+            self.submit(&token, claimed_at, link, sending),
         );
         done.extend(left);
         done.extend(repeated);
@@ -208,9 +213,9 @@ impl Account {
             let (end, settled) = match purpose {
                 // Never the case: what is submitted does not leave.
                 Purpose::Submit(_) => continue,
-                Purpose::Expire => (AttemptEnd::NotAllowed, expire(item, now)),
+                Purpose::Expire => (AttemptEnd::NotAllowed, expire(item, &self.settings.id, now)),
                 Purpose::Reject(cause) => {
-                    (AttemptEnd::NotAllowed, reject(item, &self.settings.id, cause, false, now))
+                    (AttemptEnd::NotAllowed, reject(item, &self.settings.id, cause, now))
                 }
                 Purpose::Back(end) => (end, settle(item, &self.settings.id, &unsent(item, end), now)),
             };
@@ -251,65 +256,83 @@ impl Account {
         self: &Arc<Self>,
         token: &str,
         claimed_at: Instant,
-        mark: &str,
         link: Option<Link<Submitted>>,
-        jobs: Vec<(Job, Arc<AeadKey>)>,
+        jobs: Vec<(Job, String, Arc<AeadKey>)>,
     ) -> Done {
         let Some(link) = link.filter(|_| !jobs.is_empty()) else { return Vec::new() };
         let now = self.now();
-        let parts: Vec<_> = jobs.iter().map(|(job, _)| self.parts(&job.delivery.item, now)).collect();
-        let events = jobs.iter().map(|(job, _)| self.submitting(&job.delivery.item, now)).collect();
+        let (mut sending, mut intents) = (Vec::new(), Vec::new());
+        for (job, mark, key) in jobs {
+            let (parts, until) = (self.parts(&job.delivery.item, now), now.plus(self.lease()));
+            intents.push(Intent { parts, mark: Some(mark), until });
+            sending.push((job, key));
+        }
+        let events = sending.iter().map(|(job, _)| self.submitting(&job.delivery.item, now)).collect();
         if let Err(error) = self.shared.log.events(events).await {
             tracing::warn!(account = %self.settings.id, error = chain(&error), "an intent is not recorded: nothing is sent");
+            let parts: Vec<_> = intents.into_iter().map(|intent| intent.parts).collect();
             if let Err(error) = self.ledger.release(token, &parts).await {
                 tracing::debug!(%error, "claims are not released; they end by themselves");
             }
-            return all(jobs.into_iter().map(|(job, _)| job), PASSING);
+            return all(sending.into_iter().map(|(job, _)| job), PASSING);
         }
-        let Some(ours) = self.intend(token, claimed_at, mark, &parts).await else {
-            return all(jobs.into_iter().map(|(job, _)| job), PASSING);
-        };
+        let passed = self.intend(token, claimed_at, intents).await;
         let mut done = Vec::new();
-        let mut sending = FuturesUnordered::new();
-        for ((job, key), ours) in jobs.into_iter().zip(ours) {
-            if ours {
-                sending.push(self.send(token, &link, job, key));
+        let mut running = FuturesUnordered::new();
+        for ((job, key), passed) in sending.into_iter().zip(passed) {
+            if passed {
+                running.push(self.send(token, &link, job, key));
             } else {
-                // Somebody took it over meanwhile. What becomes of it is theirs to say.
+                // Somebody took it over meanwhile, and what becomes of it is theirs to say; or Redis did not come
+                // back in time.
                 done.push((job.index, Outcome::Retry { after: PASSING }));
             }
         }
-        while let Some(outcome) = sending.next().await {
+        while let Some(outcome) = running.next().await {
             done.push(outcome);
         }
         done
     }
 
     /// The fence before the first byte (INV-5): the claims still stand, in the Redis in which they were made. If that
-    /// was lost meanwhile, waits for its rebuilding as long as our lease runs. `None`: nothing may be written.
-    async fn intend(
-        &self,
-        token: &str,
-        claimed_at: Instant,
-        mark: &str,
-        parts: &[Parts],
-    ) -> Option<Vec<bool>> {
-        let mut mark = Some(mark);
+    /// was lost meanwhile, waits for its rebuilding as long as our lease runs. Says for each item whether it may be
+    /// written.
+    async fn intend(&self, token: &str, claimed_at: Instant, mut intents: Vec<Intent>) -> Vec<bool> {
+        let mut passed = vec![false; intents.len()];
+        let mut open: Vec<usize> = (0..intents.len()).collect();
         while claimed_at.elapsed() < self.settings.response_timeout {
-            match self.ledger.intend(mark, token, self.lease(), parts).await {
-                Ok(Some(ours)) => return Some(ours),
-                Ok(None) => {
-                    mark = None;
-                    self.not_ready();
-                }
-                Err(error) => {
-                    // Whether it was done is unknown; doing it again in the same Redis is refused where it was.
-                    tracing::warn!(account = %self.settings.id, error = chain(&error), "Redis does not confirm an intent");
+            let asked: Vec<_> = open.iter().filter_map(|place| intents.get(*place)).cloned().collect();
+            let fenced = self.ledger.intend(token, self.lease(), &asked).await;
+            if let Some(error) = &fenced.failed {
+                tracing::warn!(account = %self.settings.id, error = chain(error), "Redis does not confirm an intent");
+            }
+            let mut still = Vec::new();
+            for (place, fence) in open.into_iter().zip(fenced.items) {
+                match fence {
+                    Fence::Passed => {
+                        if let Some(passed) = passed.get_mut(place) {
+                            *passed = true;
+                        }
+                    }
+                    Fence::Taken => {}
+                    Fence::NotReady => {
+                        if let Some(intent) = intents.get_mut(place) {
+                            intent.mark = None;
+                        }
+                        still.push(place);
+                    }
+                    // Perhaps it was done and only the answer is lost: our own intent is known by its token.
+                    Fence::Unknown => still.push(place),
                 }
             }
+            open = still;
+            if open.is_empty() {
+                break;
+            }
+            self.shared.reliance.doubt();
             sleep(LOOK_AGAIN).await;
         }
-        None
+        passed
     }
 
     fn submitting(&self, item: &WorkItem, now: Timestamp) -> LogEvent {
@@ -333,7 +356,7 @@ impl Account {
 
     /// What follows when content cannot be submitted although its intent is recorded.
     pub(super) fn rejected(&self, item: &WorkItem, cause: RejectCause) -> (Vec<(u8, PartEnd)>, Settled) {
-        let settled = reject(item, &self.settings.id, cause, true, self.now());
+        let settled = reject(item, &self.settings.id, cause, self.now());
         (unsent(item, AttemptEnd::NotAllowed), settled)
     }
 }

@@ -6,9 +6,12 @@ use sotto_runtime::telemetry::chain;
 use sotto_smpp::{CommandStatus, Incoming, Receipt, Responder, Sm, receipt::ReceiptError};
 
 use super::account::Account;
-use crate::domain::{
-    carrier_id::CarrierId,
-    receipt::{Said, receipt_state},
+use crate::{
+    adapters::ledger::Match,
+    domain::{
+        carrier_id::CarrierId,
+        receipt::{Said, Submitted},
+    },
 };
 
 /// Receipts that are stored together.
@@ -53,8 +56,7 @@ impl Account {
             responder.respond(CommandStatus::ESME_RX_R_APPN);
             return None;
         };
-        let said = Said { state: receipt_state(receipt.state), error: receipt.error.unwrap_or_default() };
-        Some((id, said, responder))
+        Some((id, Said::of(receipt), responder))
     }
 
     /// Makes receipts durable, then answers them (INV-6). One that is not is left to its responder, which asks the
@@ -63,36 +65,76 @@ impl Account {
         if receipts.is_empty() {
             return;
         }
-        let mut asked = Vec::with_capacity(receipts.len());
-        let mut responders = Vec::with_capacity(receipts.len());
-        for (id, said, responder) in receipts {
-            asked.push((id, said));
-            responders.push(responder);
-        }
-        let found = match self.ledger.receipts(&asked).await {
-            Ok(Some(found)) => found,
-            Ok(None) => return self.not_ready(),
-            Err(error) => {
-                tracing::warn!(account = %self.settings.id, error = chain(&error), "receipts are not taken now");
-                return;
-            }
-        };
-        let events = asked.into_iter().zip(found).map(|((id, said), part)| match part {
-            Some(part) => LogEvent::Delivery(self.receipt(part, said)),
+        let (asked, responders): (Vec<_>, Vec<_>) =
+            receipts.into_iter().map(|(id, said, responder)| ((id, said), responder)).unzip();
+        let Some(found) = self.find(&asked).await else { return };
+        let events = asked.iter().zip(&found).map(|((id, said), part)| match part {
+            Some(part) => LogEvent::Delivery(self.receipt(*part, said.clone())),
             None => LogEvent::ParkedReceipt {
                 at: self.now(),
                 account: self.settings.id.clone(),
                 carrier_id: id.as_str().to_owned(),
                 state: said.state,
-                error: said.error,
+                error: said.error.clone(),
             },
         });
         if let Err(error) = self.shared.log.events(events.collect()).await {
             tracing::warn!(account = %self.settings.id, error = chain(&error), "receipts are not stored now");
             return;
         }
-        for responder in responders {
-            responder.respond(CommandStatus::ESME_ROK);
+        let (mut parked, mut waiting) = (Vec::new(), Vec::new());
+        for ((asked, found), responder) in asked.into_iter().zip(found).zip(responders) {
+            if found.is_some() {
+                responder.respond(CommandStatus::ESME_ROK);
+            } else {
+                parked.push(asked);
+                waiting.push(responder);
+            }
+        }
+        if self.parked(parked).await {
+            for responder in waiting {
+                responder.respond(CommandStatus::ESME_ROK);
+            }
+        }
+    }
+
+    /// Looks once more for the parts of receipts that were parked, now that the log has them. Redis may have been lost
+    /// since they were parked, and rebuilt from a log that did not have them: then they are parked again, or their id
+    /// is known by now. Returns whether they will not be forgotten.
+    async fn parked(&self, parked: Vec<(CarrierId, Said)>) -> bool {
+        if parked.is_empty() {
+            return true;
+        }
+        let Some(found) = self.find(&parked).await else { return false };
+        let found = parked.into_iter().zip(found);
+        let found: Vec<_> =
+            found.filter_map(|((id, said), part)| Some(Match { part: part?, said, id })).collect();
+        if found.is_empty() {
+            return true;
+        }
+        let events = found.iter().map(|found| self.matched(found)).collect();
+        if let Err(error) = self.shared.log.events(events).await {
+            tracing::warn!(account = %self.settings.id, error = chain(&error), "receipts are not stored now");
+            return false;
+        }
+        if let Err(error) = self.ledger.unpark(&found).await {
+            tracing::debug!(account = %self.settings.id, %error, "receipts that were told stay parked");
+        }
+        true
+    }
+
+    /// The parts of receipts, where their ids are known; the others are parked. None: they cannot be taken now.
+    async fn find(&self, asked: &[(CarrierId, Said)]) -> Option<Vec<Option<Submitted>>> {
+        match self.ledger.receipts(asked).await {
+            Ok(Some(found)) => Some(found),
+            Ok(None) => {
+                self.shared.reliance.doubt();
+                None
+            }
+            Err(error) => {
+                tracing::warn!(account = %self.settings.id, error = chain(&error), "receipts are not taken now");
+                None
+            }
         }
     }
 }

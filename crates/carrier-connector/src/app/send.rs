@@ -25,16 +25,13 @@ use crate::{
     adapters::ledger::Ended,
     domain::{
         carrier_id::CarrierId,
-        claim::PartEnd,
+        claim::{Claim, PartEnd},
         receipt::Submitted,
         settle::settle,
         status::Refusal,
         submit::{Content, ContentError, SCHEMA},
     },
 };
-
-/// The owner's word in claims whose end was learnt late.
-const LATE: &str = "late";
 
 /// Why an item cannot be written to any carrier.
 #[derive(Debug, thiserror::Error)]
@@ -202,6 +199,7 @@ impl Account {
         };
         let ends = vec![Ended { part, end, keep: self.settings.receipt_wait }];
         let events = vec![Event { message: part.message, at: self.now(), kind }];
-        self.conclude_written(LATE, Conclusion { ends, events, back: None }).await
+        let token = Claim::late(&self.settings.id);
+        self.conclude_written(&token, Conclusion { ends, events, back: None }).await
     }
 }

@@ -28,6 +28,11 @@ impl CarrierId {
         Some(Self(number.unwrap_or_else(|| id.to_owned())))
     }
 
+    /// An id that is canonical already, as events and claims hold it.
+    pub(crate) fn canonical(id: &str) -> Option<Self> {
+        Self::new(MessageIdForm::Opaque, id)
+    }
+
     /// The canonical text: 1 to 64 visible ASCII characters.
     pub(crate) fn as_str(&self) -> &str {
         &self.0

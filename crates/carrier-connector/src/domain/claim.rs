@@ -3,10 +3,13 @@
 //! A claim belongs to one (message, attempt, part) and goes `Claimed → Intent → end`. `Intent` is entered only when
 //! the record of the intent is in the log and the claim still stands, and nothing is written before it. So a claim
 //! that was left in `Claimed` was never written and may be taken over; one that was left in `Intent` may have been.
+//!
+//! A claim is not an account's: routing may decide an attempt twice, with two tables, and then it waits at two
+//! accounts. Whoever claims it first submits it; its word says at which account.
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use sotto_core::{Timestamp, work::AttemptEnd};
+use sotto_core::{AccountId, Timestamp, work::AttemptEnd};
 
 /// How a part's attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,16 +49,13 @@ pub(crate) enum ClaimState {
 /// A claim as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
-    /// Whose it is: a random word, one for each claiming.
+    /// Whose it is: `<account>.<word>`, the word a random one for each claiming.
     pub(crate) token: String,
     /// Until then its owner is presumed to be at work, by the clock of Redis.
     pub(crate) until: Timestamp,
     /// Where it stands.
     pub(crate) state: ClaimState,
 }
-
-/// The owner's word in claims that were restored from the log.
-pub(crate) const RESTORED: &str = "restored";
 
 /// A claim that cannot be read: written by another version or by somebody else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +76,27 @@ impl ClaimState {
             },
         };
         (if matches!(self, Self::Done(_)) { letter.to_ascii_uppercase() } else { letter }, detail)
+    }
+}
+
+impl Claim {
+    /// The token of one claiming.
+    pub(crate) fn token(account: &AccountId, random: [u8; 8]) -> String {
+        format!("{account}.{:016x}", u64::from_be_bytes(random))
+    }
+
+    /// The token of a claim whose end was learnt late.
+    pub(crate) fn late(account: &AccountId) -> String {
+        format!("{account}.late")
+    }
+
+    /// The token of claims that were restored from the log.
+    pub(crate) fn restored_by(account: &AccountId) -> String {
+        format!("{account}.restored")
+    }
+
+    fn is_of(&self, account: &AccountId) -> bool {
+        self.token.split_once('.').is_some_and(|(of, _)| of == account.as_str())
     }
 }
 
@@ -128,14 +149,15 @@ pub(crate) enum Standing {
         /// After this time.
         after: Duration,
     },
-    /// Everything that follows from its end is stored: this delivery is one too many.
+    /// Everything that follows from its end is stored, or will be by the account that began it: this delivery is one
+    /// too many.
     Finished,
     /// Its owner is gone. Each part's end as far as it is known: what follows from it is to be done again.
     Abandoned(Vec<(u8, PartEnd)>),
 }
 
-/// Judges the claims of one item, part by part; `now` is the clock of Redis.
-pub(crate) fn judge(claims: &[(u8, Option<Claim>)], now: Timestamp) -> Standing {
+/// Judges the claims of one item for an account, part by part; `now` is the clock of Redis.
+pub(crate) fn judge(claims: &[(u8, Option<Claim>)], account: &AccountId, now: Timestamp) -> Standing {
     let settled = |claim: &Option<Claim>| matches!(claim, Some(Claim { state: ClaimState::Done(_), .. }));
     if claims.iter().all(|(_, claim)| settled(claim)) && !claims.is_empty() {
         return Standing::Finished;
@@ -148,6 +170,12 @@ pub(crate) fn judge(claims: &[(u8, Option<Claim>)], now: Timestamp) -> Standing 
         |claim: &Option<Claim>| claim.as_ref().is_some_and(|claim| claim.state != ClaimState::Claimed);
     if !claims.iter().any(|(_, claim)| written(claim)) {
         return Standing::Free;
+    }
+    // The account that began the attempt has a copy of the item until it has concluded it, and only there are the
+    // carrier's ids and receipts. This copy goes.
+    let elsewhere = |claim: &Option<Claim>| claim.as_ref().is_some_and(|claim| !claim.is_of(account));
+    if claims.iter().any(|(_, claim)| written(claim) && elsewhere(claim)) {
+        return Standing::Finished;
     }
     let end = |claim: &Option<Claim>| match claim.as_ref().map(|claim| &claim.state) {
         Some(ClaimState::Ended(end) | ClaimState::Done(end)) => end.clone(),
@@ -182,7 +210,7 @@ mod tests {
     }
 
     fn claim() -> impl Strategy<Value = Claim> {
-        ("[0-9a-f]{16}", 0_i64..2_000, state()).prop_map(|(token, until, state)| Claim {
+        ("(a|b)\\.[0-9a-f]{16}", 0_i64..2_000, state()).prop_map(|(token, until, state)| Claim {
             token,
             until: Timestamp::from_unix_millis(until),
             state,
@@ -209,7 +237,8 @@ mod tests {
             let untouched = claims.iter().all(|(_, claim)| {
                 claim.as_ref().is_none_or(|claim| claim.state == ClaimState::Claimed && claim.until <= now)
             });
-            match judge(&claims, now) {
+            let ours: AccountId = "a".parse().unwrap();
+            match judge(&claims, &ours, now) {
                 Standing::Free => prop_assert!(untouched),
                 Standing::Held { after } => {
                     let (_, latest) = claims.iter().max_by_key(|(_, claim)| claim.as_ref().map(|c| c.until)).unwrap();
@@ -218,10 +247,15 @@ mod tests {
                 Standing::Finished => {
                     let done = |claim: &Claim| matches!(claim.state, ClaimState::Done(_));
                     let all = claims.iter().all(|(_, claim)| claim.as_ref().is_some_and(done));
-                    prop_assert!(all);
+                    let begun = |claim: &Claim| claim.state != ClaimState::Claimed && !claim.is_of(&ours);
+                    prop_assert!(all || claims.iter().flat_map(|(_, claim)| claim).any(begun));
                 }
                 Standing::Abandoned(ends) => {
                     prop_assert!(!untouched);
+                    // What another account began is never concluded here.
+                    let ours = |claim: &Claim| claim.state == ClaimState::Claimed || claim.is_of(&ours);
+                    let all = claims.iter().flat_map(|(_, claim)| claim).all(ours);
+                    prop_assert!(all);
                     for ((_, claim), (_, end)) in claims.iter().zip(ends) {
                         // A known end is kept; an unknown one is doubt, never "not written".
                         match claim.as_ref().map(|claim| &claim.state) {

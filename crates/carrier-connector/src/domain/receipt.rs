@@ -3,14 +3,14 @@
 use std::str::FromStr;
 
 use sotto_core::{MessageId, delivery::ReceiptState};
-use sotto_smpp::MessageState;
+use sotto_smpp::{MessageState, Receipt};
 
 /// What a receipt says. Its free text was dropped when it was read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Said {
     /// What became of the part.
     pub(crate) state: ReceiptState,
-    /// The carrier's error code: at most 10 letters and digits.
+    /// The carrier's error code: at most 5 letters and digits.
     pub(crate) error: String,
 }
 
@@ -31,6 +31,13 @@ pub(crate) struct Submitted {
 pub(crate) struct UnknownEntry;
 
 impl Said {
+    /// What a receipt says. An intermediate notification tells that the carrier is at work, whatever its state is
+    /// called: a final one follows.
+    pub(crate) fn of(receipt: Receipt) -> Self {
+        let state = if receipt.intermediate { MessageState::Enroute } else { receipt.state };
+        Self { state: receipt_state(state), error: receipt.error.unwrap_or_default() }
+    }
+
     /// As kept: `<state>|<error>`.
     pub(crate) fn to_entry(&self) -> String {
         format!("{}|{}", self.state.name(), self.error)
@@ -68,7 +75,7 @@ impl FromStr for Submitted {
 }
 
 /// The state of a receipt in the words of the core.
-pub(crate) const fn receipt_state(state: MessageState) -> ReceiptState {
+const fn receipt_state(state: MessageState) -> ReceiptState {
     match state {
         MessageState::Enroute => ReceiptState::Enroute,
         MessageState::Delivered => ReceiptState::Delivered,
@@ -84,6 +91,19 @@ pub(crate) const fn receipt_state(state: MessageState) -> ReceiptState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_intermediate_notification_is_never_final() {
+        let receipt = |intermediate| Receipt {
+            id: "7".to_owned(),
+            state: MessageState::Undeliverable,
+            intermediate,
+            error: Some("001".to_owned()),
+            done_at: None,
+        };
+        assert_eq!(Said::of(receipt(true)).state, ReceiptState::Enroute);
+        assert_eq!(Said::of(receipt(false)).state, ReceiptState::Undeliverable);
+    }
 
     #[test]
     fn entries_survive_text() {

@@ -43,7 +43,7 @@ pub(crate) fn settle(
         PartEnd::Refused { status } => match Refusal::of(CommandStatus(*status)) {
             Refusal::Final => true,
             Refusal::Elsewhere => pinned && refused_before + 1 >= REFUSALS_OF_PINNED,
-            Refusal::Throttled => false,
+            Refusal::Throttled | Refusal::Passing => false,
         },
         PartEnd::Submitted { .. } | PartEnd::NoResponse | PartEnd::Unsent { .. } => false,
     };
@@ -93,11 +93,7 @@ fn returned(
 ) -> WorkItem {
     let (end, status) = why(ends);
     let mut back = item.clone();
-    // Routing rejects an item whose history is full; one more entry must still fit on the wire.
-    if back.history.len() >= WorkItem::MAX_HISTORY {
-        back.history.remove(0);
-    }
-    back.history.push(Attempt { number: item.attempt, account: account.clone(), end, status });
+    back.note(Attempt { number: item.attempt, account: account.clone(), end, status });
     back.account = None;
     back.pinned = pinned;
     if parts != item.wanted_parts() {
@@ -115,7 +111,7 @@ fn why(ends: &[(u8, PartEnd)]) -> (AttemptEnd, u32) {
         match end {
             PartEnd::Refused { status } => match Refusal::of(CommandStatus(*status)) {
                 Refusal::Elsewhere | Refusal::Final => return (AttemptEnd::Refused, *status),
-                Refusal::Throttled => throttled = Some(*status),
+                Refusal::Throttled | Refusal::Passing => throttled = Some(*status),
             },
             PartEnd::Unsent { end } => unsent = *end,
             PartEnd::Submitted { .. } | PartEnd::NoResponse => {}
@@ -125,33 +121,26 @@ fn why(ends: &[(u8, PartEnd)]) -> (AttemptEnd, u32) {
 }
 
 /// What follows when a message can be submitted by nobody: it is told not sent, then rejected.
-pub(crate) fn reject(
-    item: &WorkItem,
-    account: &AccountId,
-    cause: RejectCause,
-    intended: bool,
-    now: Timestamp,
-) -> Settled {
-    let tell = |kind| Event { message: item.facts.message, at: now, kind };
-    let mut events = Vec::new();
-    if intended {
-        // The intent is in the log: only what is pending can be rejected.
-        events.push(tell(EventKind::Unsent {
-            attempt: item.attempt,
-            account: account.clone(),
-            end: AttemptEnd::NotAllowed,
-            parts: item.wanted_parts(),
-        }));
-    }
-    events.push(tell(EventKind::Rejected { cause }));
-    Settled { events, back: None }
+pub(crate) fn reject(item: &WorkItem, account: &AccountId, cause: RejectCause, now: Timestamp) -> Settled {
+    end(item, account, EventKind::Rejected { cause }, now)
 }
 
 /// What follows when a message's validity ended before submit.
-pub(crate) fn expire(item: &WorkItem, now: Timestamp) -> Settled {
-    let event =
-        Event { message: item.facts.message, at: now, kind: EventKind::Expired { in_silence: false } };
-    Settled { events: vec![event], back: None }
+pub(crate) fn expire(item: &WorkItem, account: &AccountId, now: Timestamp) -> Settled {
+    end(item, account, EventKind::Expired { in_silence: false }, now)
+}
+
+/// The end of a message of which nothing was written. Its intent may be in the log, by us or by somebody whose claim
+/// we took over: first that is taken back, since only what is pending can end.
+fn end(item: &WorkItem, account: &AccountId, kind: EventKind, now: Timestamp) -> Settled {
+    let tell = |kind| Event { message: item.facts.message, at: now, kind };
+    let unsent = EventKind::Unsent {
+        attempt: item.attempt,
+        account: account.clone(),
+        end: AttemptEnd::NotAllowed,
+        parts: item.wanted_parts(),
+    };
+    Settled { events: vec![tell(unsent), tell(kind)], back: None }
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@ use sotto_smpp::CommandStatus;
 /// What to do about a refused part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The carrier is busy: the same account takes it later.
+    /// The carrier is busy, and asks for patience: the same account takes it later.
     Throttled,
+    /// The carrier failed for a reason of its own that passes: the same account takes it later, unless another may.
+    Passing,
     /// Another account may take it.
     Elsewhere,
     /// No account will take it.
@@ -19,6 +21,7 @@ impl Refusal {
     pub(crate) const fn of(status: CommandStatus) -> Self {
         match status {
             CommandStatus::ESME_RTHROTTLED | CommandStatus::ESME_RMSGQFUL => Self::Throttled,
+            CommandStatus::ESME_RSYSERR | CommandStatus::ESME_RX_T_APPN => Self::Passing,
             CommandStatus::ESME_RINVDSTADR => Self::Final,
             _ => Self::Elsewhere,
         }
@@ -40,6 +43,7 @@ mod tests {
             named += 1;
             let expected = match number {
                 0x14 | 0x58 => Refusal::Throttled,
+                0x08 | 0x64 => Refusal::Passing,
                 0x0B => Refusal::Final,
                 _ => Refusal::Elsewhere,
             };

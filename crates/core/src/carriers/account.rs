@@ -5,8 +5,8 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use toml::{Table, Value};
 
 use super::{
-    Account, CarrierFileError, Concatenation, Countries, DefaultAlphabet, Licence, MessageIdForm, Tenants,
-    Tls,
+    Account, CarrierFileError, Concatenation, Countries, DefaultAlphabet, Licence, MessageIdForm,
+    RESPONSE_TIMEOUT_MAX, Tenants, Tls,
     read::{self, Section},
 };
 use crate::AccountId;
@@ -50,10 +50,9 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
     let enquire_link = s.or("enquire_link", 30 * second, "give 1 s to 10 m, such as \"30 s\"", |v| {
         read::duration(v, second..=10 * minute)
     });
-    let response_timeout =
-        s.or("response_timeout", 10 * second, "give 1 s to 120 s, such as \"10 s\"", |v| {
-            read::duration(v, second..=120 * second)
-        });
+    let response_timeout = s.or("response_timeout", 10 * second, "give 1 s to 60 s, such as \"10 s\"", |v| {
+        read::duration(v, second..=RESPONSE_TIMEOUT_MAX)
+    });
     let receipt_wait = s.or("receipt_wait", 72 * hour, "give 1 m to 168 h, such as \"72 h\"", |v| {
         read::duration(v, minute..=168 * hour)
     });

@@ -98,15 +98,34 @@ impl PartState {
         changed
     }
 
+    /// The attempt that the state is about, if it is about one.
+    const fn attempt(&self) -> Option<u16> {
+        match *self {
+            Self::Refused { attempt: 0, .. } | Self::Pending | Self::Expired | Self::Cancelled => None,
+            Self::Submitting { attempt }
+            | Self::Submitted { attempt }
+            | Self::NoResponse { attempt }
+            | Self::Refused { attempt, .. }
+            | Self::Delivered { attempt }
+            | Self::Undelivered { attempt }
+            | Self::Unknown { attempt, .. } => Some(attempt),
+        }
+    }
+
     pub(super) fn submitting(&mut self, attempt: u16) -> bool {
         match *self {
             Self::Pending => self.become_state(Self::Submitting { attempt }),
-            // A further attempt after doubt: only where policy says so (INV-5); the log shows it.
-            Self::NoResponse { attempt: before } if before < attempt => {
+            // A further attempt: after doubt only where policy says so (INV-5), and the log shows it; or the word that
+            // ended the earlier one comes late.
+            Self::Submitting { attempt: before } | Self::NoResponse { attempt: before }
+                if before < attempt =>
+            {
                 self.become_state(Self::Submitting { attempt })
             }
             // Declared over before a submit that was already under way: the part lives again, the end stands.
-            Self::Expired | Self::Cancelled => self.become_state(Self::Submitting { attempt }),
+            Self::Expired | Self::Cancelled | Self::Refused { attempt: 0, .. } => {
+                self.become_state(Self::Submitting { attempt })
+            }
             Self::Submitting { .. }
             | Self::Submitted { .. }
             | Self::NoResponse { .. }
@@ -117,9 +136,12 @@ impl PartState {
         }
     }
 
-    pub(super) fn submitted(&mut self, attempt: u16) -> bool {
+    pub(super) fn submitted(&mut self, attempt: u16, over: u16) -> bool {
         match *self {
             Self::Pending => self.become_state(Self::Submitted { attempt }),
+            Self::Expired | Self::Cancelled | Self::Refused { attempt: 0, .. } if attempt > over => {
+                self.become_state(Self::Submitted { attempt })
+            }
             Self::Submitting { attempt: of } | Self::NoResponse { attempt: of } if of == attempt => {
                 self.become_state(Self::Submitted { attempt })
             }
@@ -145,7 +167,9 @@ impl PartState {
                 let to = if retried { Self::Pending } else { Self::Refused { attempt, status } };
                 self.become_state(to)
             }
-            Self::Pending if !retried => self.become_state(Self::Refused { attempt, status }),
+            Self::Pending | Self::Refused { attempt: 0, .. } if !retried => {
+                self.become_state(Self::Refused { attempt, status })
+            }
             Self::Unknown { attempt: of, .. } if of == attempt => {
                 self.become_state(Self::Refused { attempt, status })
             }
@@ -196,26 +220,26 @@ impl PartState {
         }
     }
 
-    pub(super) fn receipt(&mut self, attempt: u16, said: ReceiptState) -> bool {
+    /// `over`: the newest attempt at this part of which nothing more comes.
+    pub(super) fn receipt(&mut self, attempt: u16, said: ReceiptState, over: u16) -> bool {
         // Whatever was believed, a handset that has the text has it.
         if let Self::Delivered { .. } = self {
             return false;
         }
+        // Bad news of an attempt that is past says nothing about the one that followed it.
+        let waiting_for = if matches!(self, Self::Expired) { over } else { over.saturating_add(1) };
+        let past = attempt < self.attempt().unwrap_or(waiting_for);
         match said {
-            ReceiptState::Delivered | ReceiptState::Accepted => {
-                self.become_state(Self::Delivered { attempt })
-            }
+            ReceiptState::Delivered => self.become_state(Self::Delivered { attempt }),
             ReceiptState::Undeliverable | ReceiptState::Deleted | ReceiptState::Rejected => {
-                self.become_state(Self::Undelivered { attempt })
+                !past && self.become_state(Self::Undelivered { attempt })
             }
             ReceiptState::Expired => {
-                if matches!(self, Self::Undelivered { .. }) {
-                    return false;
-                }
-                self.become_state(Self::Expired)
+                !past && !matches!(self, Self::Undelivered { .. }) && self.become_state(Self::Expired)
             }
-            // No end, but proof that the carrier has it.
-            ReceiptState::Enroute | ReceiptState::Unknown => match *self {
+            // No end, but proof that the carrier has it. "Accepted" too: carriers that use it mean that they took the
+            // message, not that the handset did.
+            ReceiptState::Enroute | ReceiptState::Accepted | ReceiptState::Unknown => match *self {
                 Self::Submitting { attempt: of } | Self::NoResponse { attempt: of } if of == attempt => {
                     self.become_state(Self::Submitted { attempt })
                 }

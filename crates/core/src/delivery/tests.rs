@@ -224,6 +224,151 @@ fn foreign_and_impossible_events_are_refused() {
     assert_eq!(Delivery::fold(&[routed(1)]), Err(Illegal::NotAccepted));
 }
 
+fn unsent(attempt: u16, parts: &[u8]) -> Event {
+    let end = AttemptEnd::LinkDown;
+    event(EventKind::Unsent { attempt, account: account("a"), end, parts: parts.to_vec() })
+}
+
+#[test]
+fn an_intent_recorded_behind_its_end_holds_nothing_up() {
+    for end in [refused(1, 1, true), unsent(1, &[1])] {
+        let mut events = vec![routed(1), submitting(1, &[1]), end, submitting(1, &[1])];
+        let (delivery, _) = after(1, &events);
+        assert_eq!((delivery.parts(), delivery.stage()), ([PartState::Pending].as_slice(), Stage::Accepted));
+        events.extend([routed(2), submitting(2, &[1]), submitting(1, &[1]), no_response(2, 1)]);
+        let (delivery, _) = after(1, &events);
+        assert_eq!(delivery.parts(), [PartState::NoResponse { attempt: 2 }]);
+    }
+    // The end of the first attempt comes behind the intent of the second.
+    let (delivery, _) = after(
+        1,
+        &[
+            routed(1),
+            submitting(1, &[1]),
+            routed(2),
+            submitting(2, &[1]),
+            refused(1, 1, true),
+            no_response(2, 1),
+        ],
+    );
+    assert_eq!(
+        (delivery.parts(), delivery.attempt()),
+        ([PartState::NoResponse { attempt: 2 }].as_slice(), 2)
+    );
+}
+
+#[test]
+fn what_was_declared_over_too_early_lives_again() {
+    let rejected = || event(EventKind::Rejected { cause: RejectCause::NoRoute });
+    for over in [rejected(), event(EventKind::Expired { in_silence: false }), event(EventKind::Cancelled)] {
+        let (delivery, _) = after(1, &[routed(1), over.clone(), submitting(1, &[1]), submitted(1, 1)]);
+        assert_eq!(delivery.parts(), [PartState::Submitted { attempt: 1 }], "{over:?}");
+        let (delivery, effects) =
+            after(1, &[routed(1), over, submitted(1, 1), receipt(1, 1, ReceiptState::Delivered)]);
+        assert_eq!(delivery.correction(), Some(Outcome::Delivered));
+        assert_eq!(effects.len(), 2);
+    }
+}
+
+#[test]
+fn bad_news_of_an_old_attempt_does_not_end_a_newer_one() {
+    let second = [routed(1), submitting(1, &[1]), refused(1, 1, true), routed(2), submitting(2, &[1])];
+    for bad in [ReceiptState::Undeliverable, ReceiptState::Expired, ReceiptState::Rejected] {
+        for known in [3, 4, 5] {
+            let mut events = second[..known].to_vec();
+            let (before, _) = after(1, &events);
+            events.push(receipt(1, 1, bad));
+            assert_eq!(after(1, &events).0, before, "{bad:?} after {known} events");
+        }
+    }
+    // Good news is about the handset, whichever attempt brought it there.
+    let mut events = second.to_vec();
+    events.push(receipt(1, 1, ReceiptState::Delivered));
+    assert_eq!(after(1, &events).0.outcome(), Some(Outcome::Delivered));
+}
+
+#[test]
+fn accepted_by_the_carrier_is_not_delivered() {
+    let (delivery, _) =
+        after(1, &[routed(1), submitting(1, &[1]), no_response(1, 1), receipt(1, 1, ReceiptState::Accepted)]);
+    assert_eq!(delivery.parts(), [PartState::Submitted { attempt: 1 }]);
+}
+
+/// How the last attempt of a message can end, and the message with it or not.
+#[derive(Clone, Copy, Debug)]
+enum Last {
+    Taken,
+    Receipted(ReceiptState),
+    Silent,
+    Refused,
+    Expired,
+    Rejected,
+}
+
+/// The log of a message as the owner of every claim writes it.
+fn history(parts: u8, retried: &[bool], last: Last) -> Vec<Event> {
+    let all: Vec<u8> = (1..=parts).collect();
+    let each = |of: &dyn Fn(u8) -> Event| all.iter().map(|part| of(*part)).collect::<Vec<_>>();
+    let mut log = Vec::new();
+    for (attempt, refused_by_carrier) in (1..).zip(retried) {
+        log.extend([routed(attempt), submitting(attempt, &all)]);
+        if *refused_by_carrier {
+            log.extend(each(&|part| refused(attempt, part, true)));
+        } else {
+            log.push(unsent(attempt, &all));
+        }
+    }
+    let attempt = u16::try_from(retried.len()).unwrap() + 1;
+    let rejected = event(EventKind::Rejected { cause: RejectCause::RoutesExhausted });
+    if matches!(last, Last::Rejected) {
+        log.push(rejected);
+        return log;
+    }
+    log.extend([routed(attempt), submitting(attempt, &all)]);
+    match last {
+        Last::Taken => log.extend(each(&|part| submitted(attempt, part))),
+        Last::Receipted(state) => {
+            log.extend(each(&|part| submitted(attempt, part)));
+            log.extend(each(&|part| receipt(attempt, part, state)));
+        }
+        Last::Silent => log.extend(each(&|part| no_response(attempt, part))),
+        Last::Refused => log.extend(each(&|part| refused(attempt, part, false))),
+        Last::Expired => log.extend([unsent(attempt, &all), event(EventKind::Expired { in_silence: false })]),
+        Last::Rejected => {}
+    }
+    log
+}
+
+fn any_history() -> impl Strategy<Value = (u8, Vec<Event>)> {
+    let last = prop_oneof![
+        Just(Last::Taken),
+        proptest::sample::select(ReceiptState::ALL.to_vec()).prop_map(Last::Receipted),
+        Just(Last::Silent),
+        Just(Last::Refused),
+        Just(Last::Expired),
+        Just(Last::Rejected),
+    ];
+    (1_u8..3, proptest::collection::vec(any::<bool>(), 0..4), last)
+        .prop_map(|(parts, retried, last)| (parts, history(parts, &retried, last)))
+}
+
+/// Puts the intents of a second owner, which never passed its fence, into the log: each anywhere behind the decision
+/// that it follows.
+fn with_late_intents(parts: u8, log: &[Event], late: &[(u16, usize)]) -> Vec<Event> {
+    let all: Vec<u8> = (1..=parts).collect();
+    let mut merged = log.to_vec();
+    for (attempt, place) in late {
+        let decided = merged
+            .iter()
+            .position(|event| matches!(event.kind, EventKind::Routed { attempt: of, .. } if of == *attempt));
+        if let Some(decided) = decided {
+            let behind = merged.len() - decided;
+            merged.insert(decided + 1 + place % behind, submitting(*attempt, &all));
+        }
+    }
+    merged
+}
+
 fn any_event(parts: u8) -> impl Strategy<Value = Event> {
     let attempt = 1_u16..4;
     let part = 1..=parts;
@@ -304,5 +449,33 @@ proptest! {
             }
         }
         prop_assert_eq!(Delivery::fold(&recorded).unwrap(), delivery);
+    }
+
+    /// Two processes held the item, and the loser's intents stand anywhere in the log: the state is the winner's.
+    #[test]
+    fn late_intents_of_a_second_owner_change_nothing(
+        (parts, log) in any_history(),
+        late in proptest::collection::vec((1_u16..5, any::<usize>()), 0..5),
+    ) {
+        let merged = with_late_intents(parts, &log, &late);
+        prop_assert_eq!(after(parts, &merged).0, after(parts, &log).0, "{:?}", merged);
+    }
+
+    /// Events that come again later, behind others, from the start to anywhere: nothing changes.
+    #[test]
+    fn the_log_may_come_again_from_its_start(
+        (parts, log) in any_history(),
+        late in proptest::collection::vec((1_u16..5, any::<usize>()), 0..3),
+        at in any::<proptest::sample::Index>(),
+        replayed in any::<proptest::sample::Index>(),
+    ) {
+        let log = with_late_intents(parts, &log, &late);
+        let at = at.index(log.len() + 1);
+        let replayed = replayed.index(at + 1);
+        let mut twice = log[..at].to_vec();
+        twice.extend_from_slice(&log[..replayed]);
+        twice.extend_from_slice(&log[at..]);
+        let (once, effects) = after(parts, &log);
+        prop_assert_eq!(after(parts, &twice), (once, effects), "{:?}", twice);
     }
 }

@@ -34,14 +34,15 @@ pub(crate) enum Decision {
 ///
 /// The order of accounts: those of the route drawn by weight (the draw depends on the message's id only, so a repeat
 /// decides the same), then the fallbacks. An account that refused the message, or may not carry it, is out. One that
-/// was throttled or had no link comes again after all others and after the back-off. A message of which a part is
+/// was throttled or had no link comes again after all others and after the back-off, as often as the message's validity
+/// allows: waiting uses up no route. A message of which a part is
 /// with a carrier never leaves its account.
 pub(crate) fn decide(table: &RouteTable, item: &WorkItem, now: Timestamp) -> Decision {
     if now >= item.facts.expires_at {
         return Decision::Expire;
     }
     let number = item.history.last().map_or(item.attempt, |last| last.number.max(item.attempt));
-    let Some(attempt) = number.checked_add(1).filter(|_| item.history.len() < WorkItem::MAX_HISTORY) else {
+    let Some(attempt) = number.checked_add(1).filter(|_| !item.is_exhausted()) else {
         return Decision::Reject(RejectCause::RoutesExhausted);
     };
     let send = |account: &AccountId| Decision::Send { account: account.clone(), attempt };

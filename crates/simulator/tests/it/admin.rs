@@ -42,7 +42,7 @@ async fn tells_and_sets() {
     assert_eq!(ask(&simulator, "POST", "/reset", "").await.0, 204);
     assert_eq!(ask(&simulator, "GET", "/counters", "").await.1["submits"], json!(0));
     assert_eq!(ask(&simulator, "GET", "/behaviour", "").await.1["refuse_share"], json!(0.0));
-    assert_eq!(ask(&simulator, "POST", "/drop-links", "").await.0, 204);
+    assert_eq!(ask(&simulator, "POST", "/unbind", "").await.0, 204);
     assert!(partner.driver.join_next().await.is_some());
     simulator.stop().await;
 }

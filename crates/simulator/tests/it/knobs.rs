@@ -220,3 +220,70 @@ async fn takes_thousands() {
     let counters = simulator.handle().counters();
     assert_eq!((counters.parts, counters.duplicates, counters.receipts_lost), (3000, 0, 0));
 }
+
+#[tokio::test]
+async fn writes_ids_in_receipts_in_another_form_and_echoes_the_text() {
+    let patch = json!({
+        "message_id_form": "hex", "receipt_id_form": "decimal", "receipt_form": "text",
+        "receipt_echoes_text": true, "receipt_delay_ms": 0,
+    });
+    let simulator = start(patch).await;
+    let mut partner = bind(&simulator).await;
+    let id = partner.answered(message("1", "Ma xac thuc 482913")).await.message_id.unwrap();
+    let (sm, responder) = partner.incoming.recv().await.unwrap();
+    responder.respond(CommandStatus::ESME_ROK);
+    let receipt = sotto_smpp::Receipt::parse(&sm).unwrap();
+    let answered = u64::from_str_radix(id.as_str().unwrap(), 16).unwrap();
+    assert_eq!(receipt.id, answered.to_string());
+    assert!(sm.short_message.ends_with(b"text:Ma xac thuc 482913"));
+}
+
+#[tokio::test]
+async fn tells_enroute_before_the_end() {
+    let simulator = start(json!({"receipt_enroute_first": true, "receipt_delay_ms": 1})).await;
+    let mut partner = bind(&simulator).await;
+    partner.answered(message("1", "x")).await;
+    let (first, second) = (partner.receipt().await, partner.receipt().await);
+    assert_eq!((first.state, second.state), (MessageState::Enroute, MessageState::Delivered));
+    assert_eq!(first.id, second.id);
+    until(&simulator.handle(), |counters| counters.receipts_acked == 2).await;
+}
+
+#[tokio::test]
+async fn refuses_binds_and_stays_mute() {
+    let simulator = start(json!({"refuse_bind_status": 13})).await;
+    let bound = || BindOptions::transceiver("sotto", "secret");
+    let refused = try_bind(simulator.smpp(), bound(), SOON).await.err().unwrap();
+    assert_eq!(refused.to_string(), format!("bind refused with {}", CommandStatus::ESME_RBINDFAIL));
+    assert_eq!(simulator.handle().counters().binds_refused, 1);
+    simulator.handle().behave(json!({"refuse_bind_status": null, "mute_bind": true})).unwrap();
+    let mute = try_bind(simulator.smpp(), bound(), Duration::from_millis(300)).await;
+    assert!(mute.is_err());
+    simulator.handle().behave(json!({"mute_bind": false})).unwrap();
+    assert!(try_bind(simulator.smpp(), bound(), SOON).await.is_ok());
+}
+
+#[tokio::test]
+async fn unbinds_and_takes_new_binds() {
+    let simulator = start(json!({})).await;
+    let mut partner = bind(&simulator).await;
+    simulator.handle().unbind();
+    let reason = partner.driver.join_next().await.unwrap().unwrap();
+    assert_eq!(reason, CloseReason::PeerUnbound);
+    until(&simulator.handle(), |counters| counters.links == 0).await;
+    assert!(bind(&simulator).await.answered(message("1", "x")).await.status.is_ok());
+}
+
+#[tokio::test]
+async fn receipts_that_wait_for_their_time_are_counted_and_forgotten_by_a_reset() {
+    let simulator = start(json!({"receipt_delay_ms": 500})).await;
+    let mut partner = bind(&simulator).await;
+    let handle = simulator.handle();
+    partner.answered(message("1", "old")).await;
+    assert_eq!(handle.counters().receipts_waiting, 1);
+    handle.reset();
+    assert_eq!(handle.counters().receipts_waiting, 0);
+    let id = partner.answered(message("1", "new")).await.message_id.unwrap();
+    assert_eq!(partner.receipt().await.id, id.as_str().unwrap(), "the old one never comes");
+    until(&handle, |counters| (counters.receipts_sent, counters.receipts_waiting) == (1, 0)).await;
+}

@@ -1,5 +1,3 @@
-use std::slice;
-
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
 use sotto_core::{
@@ -48,6 +46,7 @@ fn submitted() -> PartEnd {
 }
 
 const THROTTLED: PartEnd = PartEnd::Refused { status: 0x58 };
+const PASSING: PartEnd = PartEnd::Refused { status: 0x08 };
 const ELSEWHERE: PartEnd = PartEnd::Refused { status: 0x45 };
 const NO_SUCH_NUMBER: PartEnd = PartEnd::Refused { status: 0x0B };
 const NOT_WRITTEN: PartEnd = PartEnd::Unsent { end: AttemptEnd::LinkDown };
@@ -72,6 +71,39 @@ fn a_throttled_message_waits() {
     let back = back(&item(2), &[(1, THROTTLED), (2, THROTTLED)]).unwrap();
     assert_eq!(back.history.last().unwrap().end, AttemptEnd::Throttled);
     assert_eq!(back.not_before, Some(Timestamp::from_unix_seconds(1_011)));
+}
+
+/// Two hours of a carrier that is away: the message comes back each time, and its refusal elsewhere is not forgotten.
+#[test]
+fn patience_has_no_end_of_its_own() {
+    let mut item = item(1);
+    item.facts.expires_at = now().plus(std::time::Duration::from_secs(3 * 3600));
+    item.history.push(Attempt {
+        number: 1,
+        account: "mobi".parse().unwrap(),
+        end: AttemptEnd::Refused,
+        status: 0x45,
+    });
+    for attempt in 2..300 {
+        item.attempt = attempt;
+        let end = if attempt % 2 == 0 { NOT_WRITTEN } else { PASSING };
+        item = back(&item, &[(1, end)]).unwrap();
+        assert!(item.history.len() <= WorkItem::MAX_HISTORY);
+        assert_eq!(item.history.first().unwrap().end, AttemptEnd::Refused);
+    }
+    assert_eq!(item.not_before, Some(now().plus(std::time::Duration::from_secs(30))));
+}
+
+#[test]
+fn a_carriers_own_failure_passes() {
+    for status in [0x08, 0x64] {
+        let back = back(&item(1), &[(1, PartEnd::Refused { status })]).unwrap();
+        let attempt = Attempt { number: 1, account: account(), end: AttemptEnd::Throttled, status };
+        assert_eq!(
+            (back.history, back.not_before),
+            (vec![attempt], Some(Timestamp::from_unix_seconds(1_011)))
+        );
+    }
 }
 
 #[test]
@@ -114,6 +146,7 @@ fn end() -> impl Strategy<Value = PartEnd> {
         Just(submitted()),
         Just(PartEnd::NoResponse),
         Just(THROTTLED),
+        Just(PASSING),
         Just(ELSEWHERE),
         Just(NO_SUCH_NUMBER),
         Just(NOT_WRITTEN)
@@ -149,13 +182,19 @@ proptest! {
         }
     }
 
+    /// Also when an intent is in the log that was never acted on.
     #[test]
     fn an_expired_or_rejected_item_ends(parts in 1_u8..=10, intended: bool) {
         let item = item(parts);
-        for settled in [expire(&item, now()), reject(&item, &account(), RejectCause::Content, intended, now())] {
+        let tell = |kind| Event { message: item.facts.message, at: now(), kind };
+        for settled in [expire(&item, &account(), now()), reject(&item, &account(), RejectCause::Content, now())] {
             let mut delivery = Delivery::accepted(item.facts.clone());
-            for event in slice::from_ref(&settled.events).concat() {
-                delivery.step(&event).unwrap();
+            let (attempt, parts) = (1, item.wanted_parts());
+            if intended {
+                delivery.step(&tell(EventKind::Submitting { attempt, account: account(), parts })).unwrap();
+            }
+            for event in &settled.events {
+                delivery.step(event).unwrap();
             }
             prop_assert!(delivery.outcome().is_some());
         }

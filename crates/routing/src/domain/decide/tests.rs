@@ -161,6 +161,50 @@ fn a_throttled_account_comes_again_after_the_others_and_the_back_off() {
     assert_eq!(sent_to(&decide(&table, &one, NOW)), "b");
 }
 
+/// Two hours without any carrier, each account asked again and again: the message is sent when one is back, and ends
+/// only with its validity.
+#[test]
+fn an_outage_uses_up_no_route() {
+    let table = table();
+    let mut item = item(1, "8490", MessageClass::Transactional);
+    item.facts.expires_at = NOW.plus(Duration::from_secs(3 * 3600));
+    let mut now = NOW;
+    while now < NOW.plus(Duration::from_secs(2 * 3600)) {
+        match decide(&table, &item, now) {
+            Decision::Send { account, attempt } => {
+                assert_eq!(attempt, item.attempt + 1);
+                item.attempt = attempt;
+                item.note(Attempt { number: attempt, account, end: AttemptEnd::LinkDown, status: 0 });
+                item.not_before = Some(now.plus(item.back_off()));
+            }
+            Decision::Hold { until } => now = until,
+            Decision::Expire | Decision::Reject(_) => panic!("it ended after {:?}", now.since(NOW)),
+        }
+    }
+    assert!(item.attempt > 200, "{}", item.attempt);
+    let tried: std::collections::BTreeSet<_> = item.history.iter().map(|attempt| &attempt.account).collect();
+    assert_eq!(tried.len(), 3, "all of them, in turn");
+    sent_to(&decide(&table, &item, item.not_before.unwrap()));
+    assert_eq!(decide(&table, &item, item.facts.expires_at), Decision::Expire);
+}
+
+#[test]
+fn a_refusal_before_a_long_outage_still_counts() {
+    let table = table();
+    let mut item = item(1, "8490", MessageClass::Otp);
+    let attempt =
+        |number, account: &str, end| Attempt { number, account: account.parse().unwrap(), end, status: 0 };
+    item.note(attempt(1, "a", AttemptEnd::Refused));
+    for number in 2..500 {
+        item.attempt = number;
+        item.note(attempt(number, if number % 2 == 0 { "b" } else { "c" }, AttemptEnd::Throttled));
+    }
+    assert!(["b", "c"].contains(&sent_to(&decide(&table, &item, NOW))));
+    item.note(attempt(500, "b", AttemptEnd::Refused));
+    item.note(attempt(501, "c", AttemptEnd::NotAllowed));
+    assert_eq!(decide(&table, &item, NOW), Decision::Reject(RejectCause::RoutesExhausted));
+}
+
 #[test]
 fn what_may_not_be_carried_is_not_sent() {
     let table = table();
@@ -215,7 +259,7 @@ proptest! {
         let decision = decide(&table, &item, NOW);
         prop_assert_eq!(&decision, &decide(&table, &item, NOW));
         if let Decision::Send { account, attempt } = decision {
-            prop_assert!(usize::from(attempt) == history.len() + 1);
+            prop_assert_eq!(usize::from(attempt), history.len() + 1);
             prop_assert!(table.account(&account).unwrap().permits(&item.facts, NOW));
             let refused = |(name, end): &(&str, AttemptEnd)| *name == account.as_str() && !end.is_passing();
             prop_assert!(!history.iter().any(refused));

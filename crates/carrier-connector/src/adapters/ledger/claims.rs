@@ -1,0 +1,327 @@
+//! The claims, shard by shard. The calls of one question go out together, one a shard.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures::future::{join_all, try_join_all};
+use sotto_core::{MessageId, ShardId, Timestamp};
+use sotto_runtime::redis::pipe;
+
+use super::{Ledger, LedgerError, Scope, Store, millis, set};
+use crate::domain::{
+    carrier_id::CarrierId,
+    claim::{Claim, ClaimState, PartEnd},
+    receipt::Submitted,
+};
+
+/// The parts of one attempt.
+#[derive(Clone, Debug)]
+pub(crate) struct Parts {
+    /// The message.
+    pub(crate) message: MessageId,
+    /// The attempt.
+    pub(crate) attempt: u16,
+    /// The parts.
+    pub(crate) parts: Vec<u8>,
+    /// How long their claims are kept.
+    pub(crate) keep: Duration,
+}
+
+/// What to claim parts for.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    /// The parts.
+    pub(crate) parts: Parts,
+    /// [`ClaimState::Claimed`] to submit them, or the end of an attempt that is over before it began.
+    pub(crate) enter: ClaimState,
+}
+
+/// The answers to claims.
+#[derive(Debug)]
+pub(crate) struct Claiming {
+    /// One for each item asked for; none where its shard is not ready or did not answer.
+    pub(crate) items: Vec<Option<Answer>>,
+    /// A shard is not ready: it was lost and is not rebuilt.
+    pub(crate) not_ready: bool,
+    /// A shard did not answer: what was claimed there ends by itself.
+    pub(crate) failed: Option<LedgerError>,
+}
+
+/// The answer to one item's claim.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    /// Stands for this Redis and its contents; needed to pass to intent.
+    pub(crate) mark: String,
+    /// The time of Redis.
+    pub(crate) now: Timestamp,
+    /// Whether all its parts are now claimed by us.
+    pub(crate) won: bool,
+    /// What its claims were before.
+    pub(crate) before: Vec<(u8, Option<Claim>)>,
+}
+
+/// A claimed item that is to pass to intent.
+#[derive(Clone, Debug)]
+pub(crate) struct Intent {
+    /// Its parts.
+    pub(crate) parts: Parts,
+    /// The mark it was claimed at. None: Redis was lost since; what was restored of our own intent from the log, or
+    /// nothing, is ours as long as our lease holds.
+    pub(crate) mark: Option<String>,
+    /// Until when the record of our intent holds, once restored: tells it from those of other processes.
+    pub(crate) until: Timestamp,
+}
+
+/// Where a claimed item stands at the fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fence {
+    /// It may be written.
+    Passed,
+    /// Somebody else has it.
+    Taken,
+    /// Redis is not ready, or another one than at the claim.
+    NotReady,
+    /// Redis did not answer. Asking again with the same token is safe.
+    Unknown,
+}
+
+/// The answers at the fence.
+#[derive(Debug)]
+pub(crate) struct Fenced {
+    /// One for each item.
+    pub(crate) items: Vec<Fence>,
+    /// Why some are unknown.
+    pub(crate) failed: Option<LedgerError>,
+}
+
+/// The end of one part.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    /// Which part.
+    pub(crate) part: Submitted,
+    /// How.
+    pub(crate) end: PartEnd,
+    /// How long its claim is kept.
+    pub(crate) keep: Duration,
+}
+
+impl Ended {
+    /// The carrier's id, if the end brings one.
+    pub(crate) fn carrier_id(&self) -> Option<CarrierId> {
+        match &self.end {
+            PartEnd::Submitted { carrier_id } => CarrierId::canonical(carrier_id),
+            PartEnd::Refused { .. } | PartEnd::NoResponse | PartEnd::Unsent { .. } => None,
+        }
+    }
+}
+
+impl Store {
+    fn claim_key(&self, message: &MessageId, attempt: u16, part: u8) -> String {
+        Scope::Shard(self.shards.of(message)).key(&format!("claim:{message}:{attempt}:{part}"))
+    }
+
+    fn claim_keys(&self, of: &Parts) -> Vec<String> {
+        of.parts.iter().map(|part| self.claim_key(&of.message, of.attempt, *part)).collect()
+    }
+
+    /// Puts claims back that the log tells, in its order. An intent gives way to what is known since.
+    pub(crate) async fn restore_claims(
+        &self,
+        keep: Duration,
+        claims: &[(Submitted, Claim)],
+    ) -> Result<(), LedgerError> {
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let mut pipeline = pipe();
+        let keep = millis(keep).to_string();
+        for (part, claim) in claims {
+            let key = self.claim_key(&part.message, part.attempt, part.part);
+            let intent = claim.state == ClaimState::Intent;
+            let options: &[&str] = if intent { &["PX", &keep, "NX"] } else { &["PX", &keep] };
+            pipeline.add_command(set(&key, &claim.to_string(), options)).ignore();
+        }
+        pipeline.query_async::<()>(&mut self.redis.connection()).await.map_err(LedgerError::Redis)
+    }
+}
+
+/// The places of items, by shard and whatever else a call must have in common.
+fn by_shard<T, K: Ord>(
+    store: &Store,
+    items: &[T],
+    of: impl Fn(&T) -> (MessageId, K),
+) -> BTreeMap<(ShardId, K), Vec<usize>> {
+    let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+    for (place, item) in items.iter().enumerate() {
+        let (message, key) = of(item);
+        groups.entry((store.shards.of(&message), key)).or_default().push(place);
+    }
+    groups
+}
+
+impl Ledger {
+    /// Claims items for `lease`.
+    pub(crate) async fn claim(&self, token: &str, lease: Duration, asks: &[Ask]) -> Claiming {
+        let groups = by_shard(&self.store, asks, |ask| (ask.parts.message, ()));
+        let calls = groups.into_iter().map(async |((shard, ()), places)| {
+            let asks: Vec<_> = places.iter().filter_map(|place| asks.get(*place)).collect();
+            (places, self.claim_in(shard, token, lease, &asks).await)
+        });
+        let mut claiming = Claiming { items: vec![None; asks.len()], not_ready: false, failed: None };
+        for (places, answer) in join_all(calls).await {
+            match answer {
+                Ok(Some(answers)) => {
+                    for (place, answer) in places.into_iter().zip(answers) {
+                        if let Some(item) = claiming.items.get_mut(place) {
+                            *item = Some(answer);
+                        }
+                    }
+                }
+                Ok(None) => claiming.not_ready = true,
+                Err(error) => claiming.failed = Some(error),
+            }
+        }
+        claiming
+    }
+
+    async fn claim_in(
+        &self,
+        shard: ShardId,
+        token: &str,
+        lease: Duration,
+        asks: &[&Ask],
+    ) -> Result<Option<Vec<Answer>>, LedgerError> {
+        let mut call = self.store.scripts.claim.prepare_invoke();
+        call.key(Scope::Shard(shard).key("ready")).arg(token).arg(millis(lease)).arg(asks.len());
+        for Ask { parts, enter } in asks {
+            for key in self.store.claim_keys(parts) {
+                call.key(key);
+            }
+            let (letter, detail) = enter.words();
+            call.arg(parts.parts.len()).arg(millis(parts.keep)).arg(letter.to_string()).arg(detail);
+        }
+        let answer: Vec<String> =
+            call.invoke_async(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)?;
+        let mut answer = answer.into_iter();
+        let mark = answer.next().unwrap_or_default();
+        if mark.is_empty() {
+            return Ok(None);
+        }
+        let mut next = || answer.next().ok_or(LedgerError::Entry("claims"));
+        let now = next()?.parse().map(Timestamp::from_unix_millis).map_err(|_| LedgerError::Entry("time"))?;
+        let mut items = Vec::with_capacity(asks.len());
+        for Ask { parts, .. } in asks {
+            let won = next()? == "1";
+            let before = parts
+                .parts
+                .iter()
+                .map(|part| {
+                    let value = next()?;
+                    if value.is_empty() {
+                        return Ok((*part, None));
+                    }
+                    value.parse().map(|claim| (*part, Some(claim))).map_err(|_| LedgerError::Entry("claims"))
+                })
+                .collect::<Result<_, _>>()?;
+            items.push(Answer { mark: mark.clone(), now, won, before });
+        }
+        Ok(Some(items))
+    }
+
+    /// Passes claimed items to intent, if Redis is still what it was at their marks.
+    pub(crate) async fn intend(&self, token: &str, lease: Duration, items: &[Intent]) -> Fenced {
+        let groups = by_shard(&self.store, items, |item| (item.parts.message, item.mark.clone()));
+        let calls = groups.into_iter().map(async |((shard, mark), places)| {
+            let items: Vec<_> = places.iter().filter_map(|place| items.get(*place)).collect();
+            (places, self.intend_in(shard, mark.as_deref(), token, lease, &items).await)
+        });
+        let mut fenced = Fenced { items: vec![Fence::Unknown; items.len()], failed: None };
+        for (places, answer) in join_all(calls).await {
+            let answers = match answer {
+                Ok(Some(ours)) => ours,
+                Ok(None) => vec![Fence::NotReady; places.len()],
+                Err(error) => {
+                    fenced.failed = Some(error);
+                    continue;
+                }
+            };
+            for (place, answer) in places.into_iter().zip(answers) {
+                if let Some(item) = fenced.items.get_mut(place) {
+                    *item = answer;
+                }
+            }
+        }
+        fenced
+    }
+
+    async fn intend_in(
+        &self,
+        shard: ShardId,
+        mark: Option<&str>,
+        token: &str,
+        lease: Duration,
+        items: &[&Intent],
+    ) -> Result<Option<Vec<Fence>>, LedgerError> {
+        let mut call = self.store.scripts.intend.prepare_invoke();
+        call.key(Scope::Shard(shard).key("ready"))
+            .arg(mark.unwrap_or_default())
+            .arg(token)
+            .arg(millis(lease))
+            .arg(items.len());
+        for Intent { parts, until, .. } in items {
+            for key in self.store.claim_keys(parts) {
+                call.key(key);
+            }
+            let restored =
+                Claim { token: Claim::restored_by(&self.account), until: *until, state: ClaimState::Intent };
+            call.arg(parts.parts.len()).arg(millis(parts.keep)).arg(restored.to_string());
+        }
+        let answer: Vec<String> =
+            call.invoke_async(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)?;
+        let ready = answer.first().is_some_and(|mark| !mark.is_empty());
+        let fence = |won: &String| if won == "1" { Fence::Passed } else { Fence::Taken };
+        Ok(ready.then(|| answer.iter().skip(1).map(fence).collect()))
+    }
+
+    /// Lets claims go that were not intended.
+    pub(crate) async fn release(&self, token: &str, items: &[Parts]) -> Result<(), LedgerError> {
+        let groups = by_shard(&self.store, items, |parts| (parts.message, ()));
+        let calls = groups.into_values().map(async |places| {
+            let mut call = self.store.scripts.release.prepare_invoke();
+            for parts in places.iter().filter_map(|place| items.get(*place)) {
+                for key in self.store.claim_keys(parts) {
+                    call.key(key);
+                }
+            }
+            let mut connection = self.store.redis.connection();
+            call.arg(token).invoke_async::<()>(&mut connection).await.map_err(LedgerError::Redis)
+        });
+        try_join_all(calls).await.map(drop)
+    }
+
+    /// Writes the ends of parts into their claims, whatever stands there; `done`: all that follows is stored.
+    pub(super) async fn note(
+        &self,
+        token: &str,
+        lease: Duration,
+        ends: &[Ended],
+        done: bool,
+    ) -> Result<(), LedgerError> {
+        let groups = by_shard(&self.store, ends, |ended| (ended.part.message, ()));
+        let calls = groups.into_values().map(async |places| {
+            let mut call = self.store.scripts.note.prepare_invoke();
+            call.arg(token).arg(millis(lease));
+            for Ended { part, end, keep } in places.iter().filter_map(|place| ends.get(*place)) {
+                let end = end.clone();
+                let state = if done { ClaimState::Done(end) } else { ClaimState::Ended(end) };
+                let (letter, detail) = state.words();
+                call.key(self.store.claim_key(&part.message, part.attempt, part.part))
+                    .arg(letter.to_string())
+                    .arg(detail)
+                    .arg(millis(*keep));
+            }
+            let mut connection = self.store.redis.connection();
+            call.invoke_async::<()>(&mut connection).await.map_err(LedgerError::Redis)
+        });
+        try_join_all(calls).await.map(drop)
+    }
+}

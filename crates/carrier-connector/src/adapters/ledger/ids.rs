@@ -1,0 +1,178 @@
+//! What ids stand for, and the receipts that came before them, of one account.
+
+use std::time::Duration;
+
+use futures::future::try_join;
+use sotto_runtime::redis::pipe;
+
+use super::{Ended, Ledger, LedgerError, Scope, millis, one, set};
+use crate::domain::{
+    carrier_id::CarrierId,
+    receipt::{Said, Submitted},
+};
+
+/// Early receipts under one id. A carrier that sends more for an id that it never gave us makes no sense.
+const MOST_PARKED: usize = 16;
+
+/// A receipt and the part it speaks of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Match {
+    /// The part.
+    pub(crate) part: Submitted,
+    /// What the receipt says.
+    pub(crate) said: Said,
+    /// The id it came under.
+    pub(crate) id: CarrierId,
+}
+
+/// What the log tells of ids.
+#[derive(Clone, Debug)]
+pub(crate) enum Tie {
+    /// The part an id stands for.
+    Id(CarrierId, Submitted),
+    /// A receipt that was parked.
+    Receipt(CarrierId, Said),
+}
+
+impl Ledger {
+    fn own_key(&self, name: &str) -> String {
+        Scope::Account(self.account.clone()).key(name)
+    }
+
+    fn id_key(&self, id: &CarrierId) -> String {
+        self.own_key(&format!("id:{}", id.as_str()))
+    }
+
+    fn parked_key(&self, id: &CarrierId) -> String {
+        self.own_key(&format!("parked:{}", id.as_str()))
+    }
+
+    /// Notes ends before anything follows from them, ties ids to their parts, and returns early receipts.
+    pub(crate) async fn record(
+        &self,
+        token: &str,
+        lease: Duration,
+        ends: &[Ended],
+    ) -> Result<Vec<Match>, LedgerError> {
+        try_join(self.note(token, lease, ends, false), self.tie(ends)).await.map(|((), early)| early)
+    }
+
+    /// Notes that all that follows from these ends is stored. Claims and ids are written again, whatever is there:
+    /// Redis may have been lost since [`Self::record`], and rebuilt from a log that did not tell of them yet. Returns
+    /// the receipts that are parked under their ids.
+    pub(crate) async fn finish(&self, token: &str, ends: &[Ended]) -> Result<Vec<Match>, LedgerError> {
+        try_join(self.note(token, Duration::ZERO, ends, true), self.tie(ends)).await.map(|((), found)| found)
+    }
+
+    /// Ties ids to their parts and returns the receipts that are parked under them.
+    async fn tie(&self, ends: &[Ended]) -> Result<Vec<Match>, LedgerError> {
+        let ids: Vec<_> = ends.iter().filter_map(|ended| Some((ended.part, ended.carrier_id()?))).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut call = self.store.scripts.tie.prepare_invoke();
+        call.arg(millis(self.receipt_wait));
+        for (part, id) in &ids {
+            call.key(self.id_key(id)).key(self.parked_key(id)).arg(part.to_entry());
+        }
+        let answer: Vec<String> =
+            call.invoke_async(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)?;
+        let mut answer = answer.into_iter();
+        let mut early = Vec::new();
+        for (part, id) in ids {
+            let count: usize =
+                answer.next().and_then(|count| count.parse().ok()).ok_or(LedgerError::Entry("receipts"))?;
+            for entry in answer.by_ref().take(count) {
+                let said = entry.parse().map_err(|_| LedgerError::Entry("receipts"))?;
+                early.push(Match { part, said, id: id.clone() });
+            }
+        }
+        Ok(early)
+    }
+
+    /// Finds the parts of receipts, and parks those whose id is unknown. `None` while Redis is not ready.
+    pub(crate) async fn receipts(
+        &self,
+        receipts: &[(CarrierId, Said)],
+    ) -> Result<Option<Vec<Option<Submitted>>>, LedgerError> {
+        let mut call = self.store.scripts.receipts.prepare_invoke();
+        call.key(self.own_key("ready")).arg(millis(self.receipt_wait)).arg(MOST_PARKED);
+        for (id, said) in receipts {
+            call.key(self.id_key(id)).key(self.parked_key(id)).arg(said.to_entry());
+        }
+        let answer: Vec<String> =
+            call.invoke_async(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)?;
+        if answer.first().is_none_or(String::is_empty) {
+            return Ok(None);
+        }
+        let found = answer.iter().skip(1).map(|entry| submitted(entry)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(found))
+    }
+
+    /// Puts back what the log tells, in its order, and returns receipts whose part was found.
+    pub(crate) async fn restore_ties(&self, ties: &[Tie]) -> Result<Vec<Match>, LedgerError> {
+        if ties.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = pipe();
+        let wait = millis(self.receipt_wait).to_string();
+        for tie in ties {
+            match tie {
+                Tie::Id(id, part) => {
+                    pipeline.add_command(set(&self.id_key(id), &part.to_entry(), &["PX", &wait])).ignore();
+                    pipeline.add_command(one("SMEMBERS", &self.parked_key(id)));
+                }
+                Tie::Receipt(id, said) => {
+                    let parked = self.parked_key(id);
+                    let mut add = one("SADD", &parked);
+                    add.arg(said.to_entry());
+                    let mut expire = one("PEXPIRE", &parked);
+                    expire.arg(&wait);
+                    pipeline.add_command(add).ignore();
+                    pipeline.add_command(expire).ignore();
+                    // A list of none or one, like the answer above.
+                    pipeline.add_command(one("MGET", &self.id_key(id)));
+                }
+            }
+        }
+        let answers: Vec<Vec<Option<String>>> =
+            pipeline.query_async(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)?;
+        let mut matches = Vec::new();
+        for (tie, answer) in ties.iter().zip(answers) {
+            for text in answer.into_iter().flatten() {
+                match tie {
+                    Tie::Id(id, part) => {
+                        let said = text.parse().map_err(|_| LedgerError::Entry("receipts"))?;
+                        matches.push(Match { part: *part, said, id: id.clone() });
+                    }
+                    Tie::Receipt(id, said) => {
+                        let part = submitted(&text)?;
+                        matches.extend(part.map(|part| Match { part, said: said.clone(), id: id.clone() }));
+                    }
+                }
+            }
+        }
+        Ok(matches)
+    }
+
+    /// Forgets parked receipts that found their part and are stored.
+    pub(crate) async fn unpark(&self, found: &[Match]) -> Result<(), LedgerError> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut pipeline = pipe();
+        for Match { said, id, .. } in found {
+            let mut remove = one("SREM", &self.parked_key(id));
+            remove.arg(said.to_entry());
+            pipeline.add_command(remove).ignore();
+        }
+        pipeline.query_async::<()>(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)
+    }
+}
+
+fn submitted(entry: &str) -> Result<Option<Submitted>, LedgerError> {
+    if entry.is_empty() {
+        return Ok(None);
+    }
+    entry.parse().map(Some).map_err(|_| LedgerError::Entry("ids"))
+}

@@ -1,0 +1,167 @@
+//! A carrier behind a real socket, by our own server side of SMPP.
+
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use sotto_smpp::{
+    COctets, CommandStatus, Link, Responder, Session, SessionOptions, Sm, pdu::esm_class, receipt::TextForm,
+    server,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+/// What the carrier does with a submit. It has taken it in every case but a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Ok,
+    /// Sends the final receipt first.
+    ReceiptFirst,
+    Refuse(u32),
+    /// Answers when told.
+    Hold,
+    /// Cuts the connection instead of an answer.
+    Cut,
+}
+
+type Script = Box<dyn FnMut(usize) -> Reply + Send>;
+
+/// A part as the carrier saw it: whom it is for and which part it is.
+pub(crate) type Seen = (String, u8);
+
+struct State {
+    script: Mutex<Script>,
+    seen: Mutex<Vec<Seen>>,
+    held: Mutex<Vec<(Responder, String)>>,
+    links: Mutex<Vec<Link<()>>>,
+}
+
+pub(crate) struct TestCarrier {
+    pub(crate) port: u16,
+    state: Arc<State>,
+    _serving: JoinSet<()>,
+}
+
+impl TestCarrier {
+    /// Answers the submits by their number, from 0.
+    pub(crate) async fn start(script: impl FnMut(usize) -> Reply + Send + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = Arc::new(State {
+            script: Mutex::new(Box::new(script)),
+            seen: Mutex::default(),
+            held: Mutex::default(),
+            links: Mutex::default(),
+        });
+        let mut serving = JoinSet::new();
+        serving.spawn(accept(listener, Arc::clone(&state)));
+        Self { port, state, _serving: serving }
+    }
+
+    /// Every part it was sent and did not refuse, in order.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.state.seen.lock().unwrap().clone()
+    }
+
+    /// The same, how often each.
+    pub(crate) fn counts(&self) -> BTreeMap<Seen, usize> {
+        let mut counts = BTreeMap::new();
+        for seen in self.seen() {
+            *counts.entry(seen).or_default() += 1;
+        }
+        counts
+    }
+
+    pub(crate) fn links(&self) -> usize {
+        self.state.links.lock().unwrap().iter().filter(|link| !link.is_closed()).count()
+    }
+
+    pub(crate) fn cut(&self) {
+        for link in self.state.links.lock().unwrap().drain(..) {
+            link.abort();
+        }
+    }
+
+    /// Answers what it held.
+    pub(crate) fn answer_held(&self) {
+        for (responder, id) in self.state.held.lock().unwrap().drain(..) {
+            responder.respond_with(CommandStatus::ESME_ROK, COctets::from(id));
+        }
+    }
+
+    /// Sends a receipt and returns whether it was taken.
+    pub(crate) async fn receipt(&self, id: &str, stat: &str) -> bool {
+        let link = self.state.links.lock().unwrap().last().cloned().unwrap();
+        deliver(&link, id, stat).await
+    }
+}
+
+/// The carrier's id for the submit with this number.
+pub(crate) fn id_of(number: usize) -> String {
+    format!("c{number}")
+}
+
+async fn deliver(link: &Link<()>, id: &str, stat: &str) -> bool {
+    let time = "2611240415";
+    let form = TextForm { id, stat, submitted: time, done: time, err: "000" };
+    let sm = Sm {
+        esm_class: esm_class::RECEIPT,
+        short_message: Bytes::from(format!("{form}Ma xac thuc")),
+        ..Sm::default()
+    };
+    let Ok(permit) = link.reserve().await else { return false };
+    let Ok(pending) = link.send(permit, Box::new(sm), ()) else { return false };
+    pending.await.is_ok_and(|response| response.status.is_ok())
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>) {
+    let mut sessions = JoinSet::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { return };
+        sessions.spawn(serve(stream, Arc::clone(&state)));
+    }
+}
+
+async fn serve(stream: TcpStream, state: Arc<State>) {
+    let options = SessionOptions { window: 100, incoming_window: 1_000, ..SessionOptions::default() };
+    let Ok(request) = server::accept(stream, options).await else { return };
+    let Session { link, mut incoming, driver, late: _ } = request.accept::<()>(&"carrier".into());
+    state.links.lock().unwrap().push(link.clone());
+    let take = async {
+        while let Some((sm, responder)) = incoming.recv().await {
+            let (number, reply) = decide(&state, &sm);
+            match reply {
+                Reply::Ok => responder.respond_with(CommandStatus::ESME_ROK, COctets::from(id_of(number))),
+                Reply::ReceiptFirst => {
+                    assert!(deliver(&link, &id_of(number), "DELIVRD").await);
+                    responder.respond_with(CommandStatus::ESME_ROK, COctets::from(id_of(number)));
+                }
+                Reply::Refuse(status) => responder.respond(CommandStatus(status)),
+                Reply::Hold => state.held.lock().unwrap().push((responder, id_of(number))),
+                Reply::Cut => {
+                    responder.forget();
+                    link.abort();
+                    return;
+                }
+            }
+        }
+    };
+    tokio::join!(driver, take);
+}
+
+fn decide(state: &State, sm: &Sm) -> (usize, Reply) {
+    let (header, _) = sm.split_header();
+    let to = sm.destination.value.as_str().unwrap_or_default().to_owned();
+    let mut seen = state.seen.lock().unwrap();
+    let number = seen.len();
+    let reply = (state.script.lock().unwrap())(number);
+    if !matches!(reply, Reply::Refuse(_)) {
+        seen.push((to, header.last().copied().unwrap_or(1)));
+    }
+    (number, reply)
+}
