@@ -62,7 +62,7 @@ impl TestCell {
         for service in Service::ALL {
             let keys = nkeys::KeyPair::new_user();
             let file = pki.dir().join(format!("{service}.nkey"));
-            fs::write(&file, keys.seed().unwrap()).unwrap();
+            sotto_testkit::write_secret(&file, keys.seed().unwrap());
             seeds.insert(service, file);
             users.push((service, vec![keys.public_key()]));
         }
