@@ -4,6 +4,7 @@
 mod codec;
 mod interop;
 mod oracle;
+mod requests;
 mod session;
 mod support;
 mod tls;
