@@ -4,6 +4,7 @@
 mod codec;
 mod interop;
 mod oracle;
+mod oracle34;
 mod requests;
 mod session;
 mod support;
