@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod codec;
+mod fuzz;
 mod interop;
+mod memory;
 mod oracle;
 mod oracle34;
 mod requests;
