@@ -3,8 +3,8 @@
 
 use bytes::BytesMut;
 use sotto_smpp::{
-    Bind, BindKind, BindResp, COctets, Command, CommandId, CommandStatus, Framing, Link, Pdu, RawPdu,
-    Receipt, Session, SessionOptions, Tlv, Tlvs, Tolerance,
+    Bind, BindKind, BindResp, COctets, Command, CommandId, CommandStatus, Framing, FramingError, Header,
+    Link, Pdu, RawPdu, Receipt, Session, SessionOptions, Tlv, Tlvs, Tolerance,
     client::{self, BindOptions},
     server,
 };
@@ -21,14 +21,15 @@ fn wire(sequence: u32, pdu: Pdu) -> Option<BytesMut> {
     Command { status: CommandStatus::ESME_ROK, sequence, pdu }.encode(&mut octets).ok().map(|()| octets)
 }
 
-/// Cuts octets into PDUs, up to what cannot be cut; tells whether it came to that.
-fn cut(octets: &[u8], max_pdu: u32) -> (Vec<RawPdu>, bool) {
+/// Cuts octets into PDUs, up to what cannot be cut; tells the sequence number of that.
+fn cut(octets: &[u8], max_pdu: u32) -> (Vec<RawPdu>, Option<u32>) {
     let (mut framing, mut stream, mut all) = (Framing::new(max_pdu), BytesMut::from(octets), Vec::new());
     loop {
         match framing.decode(&mut stream) {
             Ok(Some(raw)) => all.push(raw),
-            Ok(None) => return (all, false),
-            Err(_) => return (all, true),
+            Ok(None) => return (all, None),
+            Err(FramingError::Length { sequence, .. }) => return (all, Some(sequence)),
+            Err(_) => unreachable!("octets in memory are only ever of a wrong length"),
         }
     }
 }
@@ -84,7 +85,7 @@ pub(crate) fn stream(input: &[u8]) {
             }
         }
     }
-    assert_eq!((&pieces, ended), (&whole, broken));
+    assert_eq!((&pieces, ended), (&whole, broken.is_some()));
     assert!(whole.iter().map(|raw| raw.body.len() + 16).sum::<usize>() <= octets.len());
     assert!(stream.capacity() <= octets.len().max(64) * 4);
 }
@@ -211,11 +212,15 @@ fn send(link: &Link<u8>, work: &mut JoinSet<()>) {
 
 fn check(said: &[u8], written: &[u8]) {
     let (heard, broken) = cut(said, OPTIONS.max_pdu);
-    let mut asked: Vec<u32> =
-        heard.iter().filter(|raw| raw.header.id.wants_response()).map(|raw| raw.header.sequence).collect();
+    let requests = heard.iter().map(|raw| raw.header).filter(|header| header.id.wants_response());
+    let mut asked: Vec<(u32, CommandId)> = requests
+        .map(|Header { id, sequence, .. }| {
+            (sequence, if id.name().is_some() { id.response() } else { CommandId::GENERIC_NACK })
+        })
+        .chain(broken.map(|sequence| (sequence, CommandId::GENERIC_NACK)))
+        .collect();
     let (told, _) = cut(written, u32::MAX);
     let mut requests = HashSet::new();
-    let mut nacks = usize::from(broken);
     for raw in told {
         raw.decode().unwrap();
         let bind = Pdu::BindResp(BindResp {
@@ -230,12 +235,9 @@ fn check(said: &[u8], written: &[u8]) {
             assert!(requests.insert(raw.header.sequence), "a sequence number used twice");
             continue;
         }
-        match asked.iter().position(|sequence| *sequence == raw.header.sequence) {
-            Some(at) => drop(asked.swap_remove(at)),
-            None => {
-                assert!(nacks == 1 && raw.header.id == CommandId::GENERIC_NACK, "an answer to nothing");
-                nacks = 0;
-            }
-        }
+        let answer = (raw.header.sequence, raw.header.id);
+        let at = asked.iter().position(|asked| *asked == answer);
+        assert!(at.is_some(), "an answer to nothing, or a second one");
+        at.map(|at| asked.swap_remove(at));
     }
 }

@@ -5,6 +5,8 @@
 //! every queue and table has a bound; and the caller of [`Link::send`] always learns which of three things
 //! happened: no byte was written, an answer came, or nobody can tell.
 //!
+//! What is read, forgiven, answered and what it may cost: `docs/formats/smpp.md`.
+//!
 //! No task is started here: [`client::bind`] and [`server::BindRequest::accept`] hand out a [`Driver`] that the
 //! caller runs.
 

@@ -1,5 +1,5 @@
 //! The bounded run of the fuzz targets: the committed corpus as it is, then mutated. On a failure proptest prints the
-//! smallest input it finds and its seed, and keeps the seed next to this file. `PROPTEST_CASES` sets how many, for a
+//! smallest input it finds and keeps its seed in `tests/proptest-regressions`. `PROPTEST_CASES` sets how many, for a
 //! longer run; `cargo fuzz` in `crates/smpp/fuzz` runs the same harness without an end.
 
 #[path = "../../fuzz/harness.rs"]
