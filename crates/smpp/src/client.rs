@@ -2,7 +2,7 @@
 
 use crate::{
     COctets, Command, CommandId, CommandStatus, EncodeError, Framing, FramingError, Header, Pdu, RawPdu,
-    Session, SessionOptions,
+    Session, SessionOptions, Tolerance,
     link::{Role, open},
     pdu::{Address, Bind, BindKind, BindResp, INTERFACE_VERSION_34},
 };
@@ -33,6 +33,8 @@ pub struct BindOptions {
     pub interface_version: u8,
     /// The addresses we serve.
     pub address_range: Address,
+    /// What is forgiven to the carrier.
+    pub tolerance: Tolerance,
 }
 
 impl BindOptions {
@@ -45,6 +47,7 @@ impl BindOptions {
             system_type: COctets::default(),
             interface_version: INTERFACE_VERSION_34,
             address_range: Address::default(),
+            tolerance: Tolerance::CARRIER,
         }
     }
 }
@@ -87,10 +90,11 @@ where
 {
     let (reader, mut writer) = tokio::io::split(io);
     let mut frames = FramedRead::new(reader, Framing::new(options.max_pdu));
-    let kind = bind.kind;
+    let (kind, tolerance) = (bind.kind, bind.tolerance);
     let handshake = handshake(&mut frames, &mut writer, bind);
     let resp = timeout(options.response_timeout, handshake).await.map_err(|_| BindError::TimedOut)??;
-    let session = open((frames, writer), Role::Client, kind, options, BIND_SEQUENCE.saturating_add(1));
+    let next = BIND_SEQUENCE.saturating_add(1);
+    let session = open((frames, writer), Role::Client, kind, options, tolerance, next);
     Ok((session, resp))
 }
 
@@ -99,7 +103,8 @@ async fn handshake<IO: AsyncRead + AsyncWrite>(
     writer: &mut WriteHalf<IO>,
     options: BindOptions,
 ) -> Result<BindResp, BindError> {
-    let BindOptions { kind, system_id, password, system_type, interface_version, address_range } = options;
+    let BindOptions { kind, system_id, password, system_type, interface_version, address_range, tolerance } =
+        options;
     let bind = Bind { kind, system_id, password, system_type, interface_version, address_range };
     let command = Command { status: CommandStatus::ESME_ROK, sequence: BIND_SEQUENCE, pdu: Pdu::Bind(bind) };
     let mut octets = BytesMut::new();
@@ -114,7 +119,7 @@ async fn handshake<IO: AsyncRead + AsyncWrite>(
             Some(Err(error)) => return Err(BindError::Framing(error)),
             Some(Ok(raw)) => raw,
         };
-        if let Some(resp) = answer(&raw, kind)? {
+        if let Some(resp) = answer(&raw, kind, tolerance)? {
             return Ok(resp);
         }
         if raw.header.id == CommandId::ENQUIRE_LINK {
@@ -126,7 +131,7 @@ async fn handshake<IO: AsyncRead + AsyncWrite>(
 }
 
 /// The peer's word on our bind, if this PDU is it.
-fn answer(raw: &RawPdu, kind: BindKind) -> Result<Option<BindResp>, BindError> {
+fn answer(raw: &RawPdu, kind: BindKind, tolerance: Tolerance) -> Result<Option<BindResp>, BindError> {
     let Header { id, status, sequence } = raw.header;
     if id == CommandId::GENERIC_NACK {
         return Err(BindError::Refused(status));
@@ -138,7 +143,7 @@ fn answer(raw: &RawPdu, kind: BindKind) -> Result<Option<BindResp>, BindError> {
         return Err(BindError::Refused(status));
     }
     // A success whose body cannot be read is a success: the name in it is only told.
-    match raw.decode() {
+    match raw.decode_with(tolerance) {
         Ok(Pdu::BindResp(resp)) => Ok(Some(resp)),
         Ok(_) | Err(_) => Ok(Some(BindResp::empty(kind))),
     }

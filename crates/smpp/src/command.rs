@@ -1,4 +1,4 @@
-//! Command ids, command statuses and the 16-octet header (SMPP 3.4 §3.2, §5.1).
+//! Command ids, command statuses and the 16-octet header (SMPP 3.4 §3.2, §5.1; SMPP 5.0 §4.7.5, §4.7.6).
 
 use bytes::{BufMut, BytesMut};
 use std::fmt;
@@ -59,6 +59,10 @@ named!(CommandId {
     BIND_TRANSMITTER = 0x0000_0002,
     /// Answer to `BIND_TRANSMITTER`.
     BIND_TRANSMITTER_RESP = 0x8000_0002,
+    /// Question after the state of a message.
+    QUERY_SM = 0x0000_0003,
+    /// Answer to `QUERY_SM`.
+    QUERY_SM_RESP = 0x8000_0003,
     /// A message towards a handset.
     SUBMIT_SM = 0x0000_0004,
     /// Answer to `SUBMIT_SM`.
@@ -71,6 +75,14 @@ named!(CommandId {
     UNBIND = 0x0000_0006,
     /// Answer to `UNBIND`.
     UNBIND_RESP = 0x8000_0006,
+    /// New content for a message that is not delivered yet.
+    REPLACE_SM = 0x0000_0007,
+    /// Answer to `REPLACE_SM`.
+    REPLACE_SM_RESP = 0x8000_0007,
+    /// Withdrawal of messages that are not delivered yet.
+    CANCEL_SM = 0x0000_0008,
+    /// Answer to `CANCEL_SM`.
+    CANCEL_SM_RESP = 0x8000_0008,
     /// Bind that sends and receives.
     BIND_TRANSCEIVER = 0x0000_0009,
     /// Answer to `BIND_TRANSCEIVER`.
@@ -81,8 +93,28 @@ named!(CommandId {
     ENQUIRE_LINK = 0x0000_0015,
     /// Answer to `ENQUIRE_LINK`.
     ENQUIRE_LINK_RESP = 0x8000_0015,
+    /// One message towards many handsets.
+    SUBMIT_MULTI = 0x0000_0021,
+    /// Answer to `SUBMIT_MULTI`.
+    SUBMIT_MULTI_RESP = 0x8000_0021,
     /// A handset became reachable; has no response.
     ALERT_NOTIFICATION = 0x0000_0102,
+    /// A message in either direction, with its text in an optional parameter.
+    DATA_SM = 0x0000_0103,
+    /// Answer to `DATA_SM`.
+    DATA_SM_RESP = 0x8000_0103,
+    /// A message towards everyone in an area (5.0).
+    BROADCAST_SM = 0x0000_0111,
+    /// Answer to `BROADCAST_SM`.
+    BROADCAST_SM_RESP = 0x8000_0111,
+    /// Question after the state of a broadcast (5.0).
+    QUERY_BROADCAST_SM = 0x0000_0112,
+    /// Answer to `QUERY_BROADCAST_SM`.
+    QUERY_BROADCAST_SM_RESP = 0x8000_0112,
+    /// Withdrawal of a broadcast (5.0).
+    CANCEL_BROADCAST_SM = 0x0000_0113,
+    /// Answer to `CANCEL_BROADCAST_SM`.
+    CANCEL_BROADCAST_SM_RESP = 0x8000_0113,
 });
 
 impl CommandId {
@@ -95,6 +127,11 @@ impl CommandId {
     #[must_use]
     pub const fn response(self) -> Self {
         Self(self.0 | RESPONSE_BIT)
+    }
+
+    /// Whether a PDU of this id wants an answer: requests do, except the two notices that have no response.
+    pub const fn wants_response(self) -> bool {
+        !self.is_response() && self.0 != Self::OUTBIND.0 && self.0 != Self::ALERT_NOTIFICATION.0
     }
 }
 
@@ -195,6 +232,44 @@ named!(CommandStatus {
     ESME_RDELIVERYFAILURE = 0x0000_00FE,
     /// Unknown error.
     ESME_RUNKNOWNERR = 0x0000_00FF,
+    /// The partner may not use this service type (5.0).
+    ESME_RSERTYPUNAUTH = 0x0000_0100,
+    /// The partner may not use this operation (5.0).
+    ESME_RPROHIBITED = 0x0000_0101,
+    /// The service type is unavailable (5.0).
+    ESME_RSERTYPUNAVAIL = 0x0000_0102,
+    /// The service type is denied (5.0).
+    ESME_RSERTYPDENIED = 0x0000_0103,
+    /// Invalid data coding scheme (5.0).
+    ESME_RINVDCS = 0x0000_0104,
+    /// Invalid `source_addr_subunit` (5.0).
+    ESME_RINVSRCADDRSUBUNIT = 0x0000_0105,
+    /// Invalid `dest_addr_subunit` (5.0).
+    ESME_RINVDSTADDRSUBUNIT = 0x0000_0106,
+    /// Invalid `broadcast_frequency_interval` (5.0).
+    ESME_RINVBCASTFREQINT = 0x0000_0107,
+    /// Invalid broadcast area alias (5.0).
+    ESME_RINVBCASTALIAS_NAME = 0x0000_0108,
+    /// Invalid broadcast area format (5.0).
+    ESME_RINVBCASTAREAFMT = 0x0000_0109,
+    /// Invalid number of broadcast areas (5.0).
+    ESME_RINVNUMBCAST_AREAS = 0x0000_010A,
+    /// Invalid `broadcast_content_type` (5.0).
+    ESME_RINVBCASTCNTTYPE = 0x0000_010B,
+    /// Invalid `broadcast_message_class` (5.0).
+    ESME_RINVBCASTMSGCLASS = 0x0000_010C,
+    /// `broadcast_sm` failed (5.0).
+    ESME_RBCASTFAIL = 0x0000_010D,
+    /// `query_broadcast_sm` failed (5.0).
+    ESME_RBCASTQUERYFAIL = 0x0000_010E,
+    /// `cancel_broadcast_sm` failed (5.0).
+    ESME_RBCASTCANCELFAIL = 0x0000_010F,
+    /// Invalid `broadcast_rep_num` (5.0).
+    ESME_RINVBCAST_REP = 0x0000_0110,
+    /// Invalid `broadcast_service_group` (5.0).
+    ESME_RINVBCASTSRVGRP = 0x0000_0111,
+    /// Invalid `broadcast_channel_indicator` (5.0).
+    ESME_RINVBCASTCHANIND = 0x0000_0112,
 });
 
 impl CommandStatus {

@@ -3,7 +3,7 @@
 
 use crate::{
     command::{CommandId, HEADER_LENGTH, Header},
-    octets::{DecodeError, EncodeError},
+    octets::{DecodeError, EncodeError, Tolerance},
     pdu::{Command, Pdu},
 };
 use bytes::{Buf, Bytes, BytesMut};
@@ -23,9 +23,14 @@ pub struct RawPdu {
 }
 
 impl RawPdu {
-    /// Reads the body.
+    /// Reads the body by the letter.
     pub fn decode(&self) -> Result<Pdu, DecodeError> {
-        Pdu::decode(self.header.id, self.body.clone())
+        self.decode_with(Tolerance::STRICT)
+    }
+
+    /// Reads the body as far as `tolerance` goes.
+    pub fn decode_with(&self, tolerance: Tolerance) -> Result<Pdu, DecodeError> {
+        Pdu::decode_with(self.header.id, self.body.clone(), tolerance)
     }
 }
 
@@ -100,7 +105,7 @@ impl Decoder for Framing {
             return Err(FramingError::Length { length, sequence: header.sequence });
         }
         if stream.len() < size {
-            stream.reserve(size.saturating_sub(stream.len()));
+            // No room is made ahead: a peer that only announces a large PDU must not get our memory for it.
             return Ok(None);
         }
         let mut body = stream.split_to(size).freeze();

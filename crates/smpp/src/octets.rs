@@ -1,4 +1,4 @@
-//! The field types of SMPP (3.4 §3.1), read and written with their limits.
+//! The field types of SMPP (3.4 §3.1), read and written with their limits, and what a reader may forgive.
 
 use crate::command::CommandStatus;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -85,6 +85,18 @@ pub enum Field {
     ShortMessage,
     /// `message_id`
     MessageId,
+    /// `source_addr` where SMPP 3.4 allows 65 octets (`data_sm`, `alert_notification`).
+    LongSourceAddr,
+    /// `destination_addr` or `esme_addr` where SMPP 3.4 allows 65 octets.
+    LongDestinationAddr,
+    /// The list of destinations of `submit_multi`.
+    Destinations,
+    /// The name of a distribution list in `submit_multi`.
+    DlName,
+    /// The list of destinations that `submit_multi_resp` refuses.
+    Unsuccessful,
+    /// `final_date` of `query_sm_resp`.
+    FinalDate,
     /// The value of an optional parameter.
     TlvValue,
     /// The whole PDU.
@@ -101,8 +113,12 @@ impl Field {
             Self::AddressRange => 41,
             Self::ServiceType => 6,
             Self::SourceAddr | Self::DestinationAddr => 21,
-            Self::ScheduleDeliveryTime | Self::ValidityPeriod => 17,
+            Self::LongSourceAddr | Self::LongDestinationAddr => 65,
+            Self::DlName => 21,
+            Self::ScheduleDeliveryTime | Self::ValidityPeriod | Self::FinalDate => 17,
             Self::ShortMessage => 254,
+            // Entries, not octets: 254 in 3.4; 5.0 says 255 and is read, not written.
+            Self::Destinations | Self::Unsuccessful => 254,
             Self::MessageId => 65,
             Self::TlvValue | Self::Pdu => 65_535,
         }
@@ -116,8 +132,11 @@ impl Field {
             Self::SystemType => CommandStatus::ESME_RINVSYSTYP,
             Self::AddressRange => CommandStatus::ESME_RBINDFAIL,
             Self::ServiceType => CommandStatus::ESME_RINVSERTYP,
-            Self::SourceAddr => CommandStatus::ESME_RINVSRCADR,
-            Self::DestinationAddr => CommandStatus::ESME_RINVDSTADR,
+            Self::SourceAddr | Self::LongSourceAddr => CommandStatus::ESME_RINVSRCADR,
+            Self::DestinationAddr | Self::LongDestinationAddr => CommandStatus::ESME_RINVDSTADR,
+            Self::Destinations => CommandStatus::ESME_RINVNUMDESTS,
+            Self::DlName => CommandStatus::ESME_RINVDLNAME,
+            Self::FinalDate | Self::Unsuccessful => CommandStatus::ESME_RINVPARLEN,
             Self::ScheduleDeliveryTime => CommandStatus::ESME_RINVSCHED,
             Self::ValidityPeriod => CommandStatus::ESME_RINVEXPIRY,
             Self::ShortMessage => CommandStatus::ESME_RINVMSGLEN,
@@ -135,11 +154,17 @@ pub enum DecodeError {
     #[error("PDU ends before its mandatory fields do")]
     Truncated,
     /// A C-octet string has no NUL within its limit.
-    #[error("{0:?} is longer than SMPP 3.4 allows or has no NUL")]
+    #[error("{0:?} is longer than SMPP allows or has no NUL")]
     Unterminated(Field),
-    /// `sm_length` is above 254 or reaches past the end of the PDU.
-    #[error("sm_length is above 254 or past the end of the PDU")]
+    /// `sm_length` reaches past the end of the PDU.
+    #[error("sm_length is past the end of the PDU")]
     MessageLength,
+    /// A destination of `submit_multi` is neither an address nor a list.
+    #[error("a destination is neither an address nor a distribution list")]
+    DestinationFlag,
+    /// `submit_multi` names no destination.
+    #[error("no destination")]
+    NoDestination,
     /// What follows the mandatory fields is not a list of optional parameters.
     #[error("octets after the mandatory fields are not optional parameters")]
     OptionalParameters,
@@ -152,6 +177,8 @@ impl DecodeError {
             Self::Truncated => CommandStatus::ESME_RINVCMDLEN,
             Self::Unterminated(field) => field.status(),
             Self::MessageLength => CommandStatus::ESME_RINVMSGLEN,
+            Self::DestinationFlag => CommandStatus::ESME_RINVDESTFLAG,
+            Self::NoDestination => CommandStatus::ESME_RINVNUMDESTS,
             Self::OptionalParameters => CommandStatus::ESME_RINVOPTPARSTREAM,
         }
     }
@@ -161,7 +188,7 @@ impl DecodeError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
     /// A field is longer than its limit.
-    #[error("{field:?} takes {octets} octets, SMPP 3.4 allows {limit}")]
+    #[error("{field:?} takes {octets} octets, SMPP allows {limit}")]
     TooLong {
         /// Which field.
         field: Field,
@@ -173,29 +200,105 @@ pub enum EncodeError {
     /// A C-octet string holds a NUL, which would shift every later field.
     #[error("{0:?} contains a NUL")]
     Nul(Field),
+    /// A list has more entries than its count can tell, or none where one is needed.
+    #[error("{field:?} has {entries} entries, SMPP allows {limit}")]
+    Entries {
+        /// Which list.
+        field: Field,
+        /// How many it has.
+        entries: usize,
+        /// How many it may have.
+        limit: usize,
+    },
     /// A time is neither empty nor of 16 characters.
     #[error("{0:?} is neither empty nor 16 characters")]
     Time(Field),
 }
 
-/// Takes an octet.
-pub(crate) fn take_u8(body: &mut Bytes) -> Result<u8, DecodeError> {
-    body.try_get_u8().map_err(|_| DecodeError::Truncated)
+/// What a reader forgives. Nothing forgiven ever reaches past its own PDU, and no message is shortened in silence:
+/// what would lose text is refused in every profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tolerance {
+    /// A string, also one in the last optional parameter, may end with its PDU instead of with a NUL.
+    pub missing_nul: bool,
+    /// Octets at the end that are not optional parameters are set aside ([`crate::Tlvs::stray`]).
+    pub stray_octets: bool,
+    /// The last octet of `query_sm_resp` and of `submit_multi_resp` may be left out when it would be zero.
+    pub missing_tail: bool,
 }
 
-/// Takes a C-octet string of at most `field`'s limit.
-pub(crate) fn take_c_octets(body: &mut Bytes, field: Field) -> Result<COctets, DecodeError> {
-    let limit = field.limit().min(body.len());
-    let Some(end) = body.iter().take(limit).position(|octet| *octet == 0) else {
-        return Err(if body.len() < field.limit() {
-            DecodeError::Truncated
-        } else {
-            DecodeError::Unterminated(field)
-        });
-    };
-    let value = body.split_to(end);
-    body.advance(1);
-    Ok(COctets(value))
+impl Tolerance {
+    /// The specification and nothing else: towards partners, who can mend what they send.
+    pub const STRICT: Self = Self { missing_nul: false, stray_octets: false, missing_tail: false };
+    /// What carriers are seen to send: towards them, who will not.
+    pub const CARRIER: Self = Self { missing_nul: true, stray_octets: true, missing_tail: true };
+}
+
+/// Reads the body of one PDU from its start. It cannot see anything else.
+pub(crate) struct Reader {
+    body: Bytes,
+    tolerance: Tolerance,
+}
+
+impl Reader {
+    pub(crate) const fn new(body: Bytes, tolerance: Tolerance) -> Self {
+        Self { body, tolerance }
+    }
+
+    pub(crate) const fn tolerance(&self) -> Tolerance {
+        self.tolerance
+    }
+
+    /// Whether everything was taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.body.is_empty()
+    }
+
+    /// Takes whatever is left.
+    pub(crate) fn rest(&mut self) -> Bytes {
+        std::mem::take(&mut self.body)
+    }
+
+    /// Takes an octet.
+    pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
+        self.body.try_get_u8().map_err(|_| DecodeError::Truncated)
+    }
+
+    /// Takes an octet that a forgiven peer may leave out at the end.
+    pub(crate) fn last_u8(&mut self) -> Result<u8, DecodeError> {
+        if self.body.is_empty() && self.tolerance.missing_tail { Ok(0) } else { self.u8() }
+    }
+
+    /// Takes four octets.
+    pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
+        self.body.try_get_u32().map_err(|_| DecodeError::Truncated)
+    }
+
+    /// Takes a C-octet string of at most `field`'s limit.
+    pub(crate) fn c_octets(&mut self, field: Field) -> Result<COctets, DecodeError> {
+        let limit = field.limit().min(self.body.len());
+        if let Some(end) = self.body.iter().take(limit).position(|octet| *octet == 0) {
+            let value = self.body.split_to(end);
+            self.body.advance(1);
+            return Ok(COctets(value));
+        }
+        if self.body.len() >= field.limit() {
+            return Err(DecodeError::Unterminated(field));
+        }
+        if self.tolerance.missing_nul && !self.body.is_empty() {
+            return Ok(COctets(self.rest()));
+        }
+        Err(DecodeError::Truncated)
+    }
+
+    /// Takes `sm_length` and the message. 255 octets are 5.0's limit and read; 3.4's 254 is what is written.
+    pub(crate) fn message(&mut self) -> Result<Bytes, DecodeError> {
+        let length = usize::from(self.u8()?);
+        if length > self.body.len() {
+            return Err(DecodeError::MessageLength);
+        }
+        Ok(self.body.split_to(length))
+    }
 }
 
 /// Appends a C-octet string after checking it.
@@ -212,6 +315,34 @@ pub(crate) fn put_c_octets(out: &mut BytesMut, value: &COctets, field: Field) ->
     Ok(())
 }
 
+/// Appends `sm_length` and the message.
+pub(crate) fn put_message(out: &mut BytesMut, message: &Bytes) -> Result<(), EncodeError> {
+    let octets = message.len();
+    let limit = Field::ShortMessage.limit();
+    let too_long = EncodeError::TooLong { field: Field::ShortMessage, octets, limit };
+    match u8::try_from(octets) {
+        Ok(length) if octets <= limit => out.put_u8(length),
+        Ok(_) | Err(_) => return Err(too_long),
+    }
+    out.put_slice(message);
+    Ok(())
+}
+
+/// Appends the number of entries of a list of at least `least`.
+pub(crate) fn put_count(
+    out: &mut BytesMut,
+    entries: usize,
+    least: usize,
+    field: Field,
+) -> Result<(), EncodeError> {
+    let limit = field.limit();
+    match u8::try_from(entries) {
+        Ok(count) if (least..=limit).contains(&entries) => out.put_u8(count),
+        Ok(_) | Err(_) => return Err(EncodeError::Entries { field, entries, limit }),
+    }
+    Ok(())
+}
+
 /// Appends a time, which is empty or exactly 16 characters (SMPP 3.4 §7.1.1).
 pub(crate) fn put_time(out: &mut BytesMut, value: &COctets, field: Field) -> Result<(), EncodeError> {
     if !value.is_empty() && value.len() != 16 {
@@ -224,15 +355,27 @@ pub(crate) fn put_time(out: &mut BytesMut, value: &COctets, field: Field) -> Res
 mod tests {
     use super::*;
 
+    fn reader(octets: &'static [u8], tolerance: Tolerance) -> Reader {
+        Reader::new(Bytes::from_static(octets), tolerance)
+    }
+
     #[test]
     fn a_string_ends_at_its_nul_or_not_at_all() {
-        let mut body = Bytes::from_static(b"abc\0rest");
-        assert_eq!(take_c_octets(&mut body, Field::ServiceType), Ok(COctets::from_static("abc")));
-        assert_eq!(&body[..], b"rest");
-        assert_eq!(take_c_octets(&mut body, Field::ServiceType), Err(DecodeError::Truncated));
-        let mut long = Bytes::from_static(b"abcdef\0");
-        let error = take_c_octets(&mut long, Field::ServiceType).unwrap_err();
+        let mut body = reader(b"abc\0rest", Tolerance::STRICT);
+        assert_eq!(body.c_octets(Field::ServiceType), Ok(COctets::from_static("abc")));
+        assert_eq!(body.c_octets(Field::ServiceType), Err(DecodeError::Truncated));
+        assert_eq!(&body.rest()[..], b"rest");
+        let error = reader(b"abcdef\0", Tolerance::CARRIER).c_octets(Field::ServiceType).unwrap_err();
         assert_eq!(error.status(), CommandStatus::ESME_RINVSERTYP);
+    }
+
+    #[test]
+    fn a_missing_nul_and_a_missing_tail_are_forgiven_to_carriers() {
+        let mut body = reader(b"abc", Tolerance::CARRIER);
+        assert_eq!(body.c_octets(Field::ServiceType), Ok(COctets::from_static("abc")));
+        assert_eq!(body.c_octets(Field::ServiceType), Err(DecodeError::Truncated), "nothing is no string");
+        assert_eq!((body.u8(), body.last_u8()), (Err(DecodeError::Truncated), Ok(0)));
+        assert_eq!(reader(b"", Tolerance::STRICT).last_u8(), Err(DecodeError::Truncated));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Moves the octets of a session: one future that reads, writes and keeps time.
 
 use super::{
-    CloseReason, LateResponse, Response, Role,
-    handle::{Responder, Sink},
+    CloseReason, LateResponse, Role,
+    handle::{Request, Responder, Sink},
     state::{OUT_LIMIT, Shared},
 };
 use crate::{
-    CommandId, CommandStatus, Framing, FramingError, Header, Pdu, RawPdu, Sm, SmResp,
-    framing::error_response, pdu::is_known_request,
+    CommandId, CommandStatus, Framing, FramingError, Header, Pdu, RawPdu, Sm, framing::error_response,
+    pdu::is_known_request,
 };
 use bytes::BytesMut;
 use futures::{StreamExt, future::BoxFuture};
@@ -52,6 +52,7 @@ impl fmt::Debug for Driver {
 /// Where the reader puts what it reads.
 pub(super) struct Channels<T> {
     pub(super) incoming: mpsc::Sender<(Box<Sm>, Responder)>,
+    pub(super) requests: mpsc::Sender<Request>,
     pub(super) late: mpsc::Sender<LateResponse<T>>,
 }
 
@@ -88,6 +89,9 @@ where
     }
 }
 
+/// Octets of written buffer that a session keeps for the next write.
+const KEPT: usize = 16 * 1024;
+
 /// Writes whatever is queued, as one write for all that gathered meanwhile. Ends once closing is due and all is
 /// written.
 async fn write<T, W: AsyncWrite + Unpin>(shared: &Shared<T>, mut writer: W) -> CloseReason {
@@ -117,6 +121,10 @@ async fn write<T, W: AsyncWrite + Unpin>(shared: &Shared<T>, mut writer: W) -> C
             (Ok(Ok(false)), _) => shared.work.notified().await,
             (Ok(Ok(true)), _) => {
                 octets.clear();
+                // A burst must not hold its memory for the rest of the session.
+                if octets.capacity() > KEPT {
+                    octets = BytesMut::new();
+                }
                 shared.progress.notify_waiters();
             }
         }
@@ -175,60 +183,98 @@ async fn unpile<T>(shared: &Shared<T>) {
 
 async fn handle<T: Send + 'static>(shared: &Arc<Shared<T>>, raw: RawPdu, channels: &Channels<T>) {
     let header = raw.header;
-    let pdu = match raw.decode() {
+    let pdu = match raw.decode_with(shared.tolerance) {
         Ok(pdu) => pdu,
         Err(error) => {
             tracing::warn!(id = %header.id, %error, "peer sent a malformed PDU");
-            if !header.id.is_response() {
+            if header.id.is_response() {
+                // The status is readable even where the rest is not.
+                settle(shared, header, None, channels).await;
+            } else if header.id.wants_response() {
                 let known = is_known_request(header.id);
                 shared.queue_header(error_response(header, known, error.status()));
-            } else if header.id == our_response(shared.role) {
-                // The status is readable even where the id is not.
-                settle(shared, header, None, channels).await;
             }
             return;
         }
     };
     match pdu {
-        Pdu::SubmitSmResp(resp) if shared.role == Role::Client => {
-            settle(shared, header, Some(resp), channels).await;
-        }
-        Pdu::DeliverSmResp(resp) if shared.role == Role::Server => {
-            settle(shared, header, Some(resp), channels).await;
-        }
         Pdu::GenericNack => {
             enquiry_answered(shared, header.sequence);
             settle(shared, header, None, channels).await;
         }
         Pdu::EnquireLinkResp => enquiry_answered(shared, header.sequence),
-        Pdu::SubmitSm(sm) if shared.role == Role::Server => take(shared, header, sm, channels).await,
-        Pdu::DeliverSm(sm) if shared.role == Role::Client => take(shared, header, sm, channels).await,
-        Pdu::EnquireLink => reply(shared, header, CommandStatus::ESME_ROK),
-        Pdu::Unbind => {
-            reply(shared, header, CommandStatus::ESME_ROK);
-            shared.begin_close(CloseReason::PeerUnbound);
-        }
         Pdu::UnbindResp => {
             if shared.lock().unbinding == Some(header.sequence) {
                 shared.begin_close(CloseReason::Unbound);
             }
         }
+        Pdu::SubmitSmResp(_)
+        | Pdu::DeliverSmResp(_)
+        | Pdu::SubmitMultiResp(_)
+        | Pdu::DataSmResp(_)
+        | Pdu::QuerySmResp(_)
+        | Pdu::CancelSmResp(_)
+        | Pdu::ReplaceSmResp(_)
+        | Pdu::BroadcastSmResp(_)
+        | Pdu::QueryBroadcastSmResp(_)
+        | Pdu::CancelBroadcastSmResp(_) => settle(shared, header, Some(pdu), channels).await,
+        Pdu::SubmitSm(sm) if shared.role == Role::Server => take(shared, header, sm, channels).await,
+        Pdu::DeliverSm(sm) if shared.role == Role::Client => take(shared, header, sm, channels).await,
+        Pdu::SubmitSm(_)
+        | Pdu::DeliverSm(_)
+        | Pdu::SubmitMulti(_)
+        | Pdu::DataSm(_)
+        | Pdu::QuerySm(_)
+        | Pdu::CancelSm(_)
+        | Pdu::ReplaceSm(_)
+        | Pdu::BroadcastSm(_)
+        | Pdu::QueryBroadcastSm(_)
+        | Pdu::CancelBroadcastSm(_) => take_other(shared, header, pdu, channels).await,
+        Pdu::AlertNotification(_) => {
+            if may_take(shared, header.id) && shared.lock().requests.is_none() {
+                pause(shared, async { drop(channels.requests.send((pdu, None)).await) }).await;
+            }
+        }
+        Pdu::EnquireLink => reply(shared, header, CommandStatus::ESME_ROK),
+        Pdu::Unbind => {
+            reply(shared, header, CommandStatus::ESME_ROK);
+            shared.begin_close(CloseReason::PeerUnbound);
+        }
         Pdu::Bind(_) => reply(shared, header, CommandStatus::ESME_RALYBND),
-        Pdu::SubmitSm(_) | Pdu::DeliverSm(_) => reply(shared, header, CommandStatus::ESME_RINVBNDSTS),
         Pdu::Unknown { id, .. } => {
-            if !id.is_response() && id != CommandId::ALERT_NOTIFICATION {
+            if !id.is_response() {
                 shared.queue_header(error_response(header, false, CommandStatus::ESME_RINVCMDID));
             }
         }
-        Pdu::Outbind { .. } | Pdu::BindResp(_) | Pdu::SubmitSmResp(_) | Pdu::DeliverSmResp(_) => {}
+        Pdu::Outbind { .. } | Pdu::BindResp(_) => {}
     }
 }
 
-const fn our_response(role: Role) -> CommandId {
-    match role {
-        Role::Client => CommandId::SUBMIT_SM_RESP,
-        Role::Server => CommandId::DELIVER_SM_RESP,
+/// Whether the peer may send such a request on this bind.
+fn may_take<T>(shared: &Shared<T>, id: CommandId) -> bool {
+    shared.may_receive() && shared.role.peer().sends(id)
+}
+
+/// Hands over a request that is no plain message, if the application wants such.
+async fn take_other<T: Send + 'static>(
+    shared: &Arc<Shared<T>>,
+    header: Header,
+    pdu: Pdu,
+    channels: &Channels<T>,
+) {
+    if !may_take(shared, header.id) {
+        return reply(shared, header, CommandStatus::ESME_RINVBNDSTS);
     }
+    if shared.lock().requests.is_some() {
+        return reply(shared, header, CommandStatus::ESME_RINVCMDID);
+    }
+    pause(shared, async {
+        let Ok(permit) = Arc::clone(&shared.inbound).acquire_owned().await else { return };
+        let sink: Arc<dyn Sink> = Arc::<Shared<T>>::clone(shared);
+        // Without a receiver the responder is dropped and tells the peer to try again.
+        drop(channels.requests.send((pdu, Some(Responder::new(sink, header, permit)))).await);
+    })
+    .await;
 }
 
 fn reply<T>(shared: &Shared<T>, request: Header, status: CommandStatus) {
@@ -245,12 +291,10 @@ fn enquiry_answered<T>(shared: &Shared<T>, sequence: u32) {
 async fn settle<T: Send + 'static>(
     shared: &Shared<T>,
     header: Header,
-    resp: Option<SmResp>,
+    pdu: Option<Pdu>,
     channels: &Channels<T>,
 ) {
-    let message_id = resp.map(|resp| resp.message_id).filter(|id| !id.is_empty());
-    let response = Response { sequence: header.sequence, status: header.status, message_id };
-    let Some(late) = shared.settle(response) else { return };
+    let Some(late) = shared.settle(header, pdu) else { return };
     pause(shared, async {
         // An application that dropped its end does not want late answers.
         drop(channels.late.send(late).await);

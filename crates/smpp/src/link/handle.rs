@@ -1,12 +1,14 @@
 //! What the application holds of a session.
 
 use super::{
-    CloseReason, Driver, LateResponse, NotSent, NotSentReason, Response, Role, SessionOptions, SubmitError,
+    Answer, CloseReason, Driver, LateResponse, NotSent, NotSentReason, NoticeError, Response, Role,
+    SessionOptions, SubmitError,
     driver::{Channels, drive},
     state::Shared,
 };
 use crate::{
-    COctets, Command, CommandId, CommandStatus, Header, Pdu, Sm, SmResp, framing::Framing, pdu::BindKind,
+    AlertNotification, COctets, Command, CommandId, CommandStatus, Header, Pdu, Sm, Tolerance,
+    framing::Framing, pdu::BindKind,
 };
 use bytes::BufMut;
 use std::{
@@ -43,16 +45,18 @@ pub(crate) fn open<T, IO>(
     role: Role,
     bind: BindKind,
     options: SessionOptions,
+    tolerance: Tolerance,
     first_sequence: u32,
 ) -> Session<T>
 where
     T: Send + 'static,
     IO: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let shared = Arc::new(Shared::new(role, bind, options, first_sequence));
     let (incoming, inbox) = mpsc::channel(options.incoming_window.max(1));
+    let (requests, other) = mpsc::channel(options.incoming_window.max(1));
     let (late, lates) = mpsc::channel(options.late_capacity.max(1));
-    let driver = drive(Arc::clone(&shared), frames, writer, Channels { incoming, late });
+    let shared = Arc::new(Shared::new(role, bind, options, tolerance, first_sequence, other));
+    let driver = drive(Arc::clone(&shared), frames, writer, Channels { incoming, requests, late });
     Session {
         link: Link { shared },
         incoming: Incoming { inbox },
@@ -115,7 +119,32 @@ impl<T: Send + 'static> Link<T> {
             Role::Client => Pdu::SubmitSm(sm),
             Role::Server => Pdu::DeliverSm(sm),
         };
-        self.shared.queue_request(permit.0, pdu, token)
+        self.shared.queue_message(permit.0, pdu, token)
+    }
+
+    /// Queues a request of any kind that this side of the session may send: `submit_multi`, `data_sm`, `query_sm`,
+    /// `cancel_sm`, `replace_sm` and the broadcasts from the side that bound, `data_sm` from the other. It takes a
+    /// place in the window and comes to an end as [`Link::send`] says; its answer is the whole PDU.
+    ///
+    /// # Errors
+    /// Nothing was queued: the session is closing, the direction or the PDU is wrong, or a field breaks a limit.
+    pub fn request(&self, permit: WindowPermit, pdu: Pdu, token: T) -> Result<PendingAnswer, NotSent<T>> {
+        self.shared.queue_any(permit.0, pdu, token)
+    }
+
+    /// Queues an `alert_notification`, which has no answer.
+    ///
+    /// # Errors
+    /// Nothing was queued: the session is closing, we are the side that bound, a field breaks a limit, or the peer
+    /// does not read.
+    pub fn notify(&self, alert: Box<AlertNotification>) -> Result<(), NoticeError> {
+        self.shared.queue_notice(Pdu::AlertNotification(alert))
+    }
+
+    /// Takes over the peer's requests and notices that are not plain messages: `submit_multi`, `data_sm`, `query_sm`
+    /// and so on. Until then each is refused with `ESME_RINVCMDID` in its own response. `None` the second time.
+    pub fn take_requests(&self) -> Option<Requests> {
+        self.shared.lock().requests.take().map(|inbox| Requests { inbox })
     }
 
     /// Queues octets as they are, between PDUs. For peers that misbehave on purpose.
@@ -176,16 +205,18 @@ impl<T: Send + 'static> Link<T> {
 
 /// The answer to a request, to come.
 #[derive(Debug)]
-pub struct PendingResponse {
+pub struct Awaited<R> {
     sequence: u32,
-    response: oneshot::Receiver<Result<Response, SubmitError>>,
+    response: oneshot::Receiver<Result<R, SubmitError>>,
 }
 
-impl PendingResponse {
-    pub(super) const fn new(
-        sequence: u32,
-        response: oneshot::Receiver<Result<Response, SubmitError>>,
-    ) -> Self {
+/// The answer to a message.
+pub type PendingResponse = Awaited<Response>;
+/// The answer to any other request.
+pub type PendingAnswer = Awaited<Answer>;
+
+impl<R> Awaited<R> {
+    pub(super) const fn new(sequence: u32, response: oneshot::Receiver<Result<R, SubmitError>>) -> Self {
         Self { sequence, response }
     }
 
@@ -195,12 +226,12 @@ impl PendingResponse {
     }
 }
 
-impl Future for PendingResponse {
-    type Output = Result<Response, SubmitError>;
+impl<R> Future for Awaited<R> {
+    type Output = Result<R, SubmitError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let lost = Err(SubmitError::LinkLost(CloseReason::Aborted));
-        Pin::new(&mut self.response).poll(context).map(|received| received.unwrap_or(lost))
+        let lost = SubmitError::LinkLost(CloseReason::Aborted);
+        Pin::new(&mut self.response).poll(context).map(|received| received.unwrap_or(Err(lost)))
     }
 }
 
@@ -213,6 +244,22 @@ pub struct Incoming {
 impl Incoming {
     /// The next request; `None` when the session has ended.
     pub async fn recv(&mut self) -> Option<(Box<Sm>, Responder)> {
+        self.inbox.recv().await
+    }
+}
+
+/// A request or notice of the peer, with the duty to answer it where there is one.
+pub(super) type Request = (Pdu, Option<Responder>);
+
+/// The peer's requests and notices that are not plain messages.
+#[derive(Debug)]
+pub struct Requests {
+    inbox: mpsc::Receiver<Request>,
+}
+
+impl Requests {
+    /// The next one; `None` when the session has ended. An `alert_notification` comes without a responder.
+    pub async fn recv(&mut self) -> Option<(Pdu, Option<Responder>)> {
         self.inbox.recv().await
     }
 }
@@ -275,9 +322,18 @@ impl Responder {
         self.respond_with(status, COctets::default());
     }
 
-    /// Answers with a status and a message id (`submit_sm_resp`).
+    /// Answers with a status and a message id, where the response has a place for one.
     pub fn respond_with(mut self, status: CommandStatus, message_id: COctets) {
-        self.settle(Some((status, message_id)));
+        self.settle(Pdu::answer_to(self.request.id, message_id).map(|pdu| (status, pdu)));
+    }
+
+    /// Answers with a whole PDU. One that is not the response to this request becomes `ESME_RSYSERR`.
+    pub fn respond_pdu(mut self, status: CommandStatus, pdu: Pdu) {
+        if pdu.id() == self.request.id.response() {
+            return self.settle(Some((status, pdu)));
+        }
+        tracing::error!(request = %self.request.id, answer = %pdu.id(), "answer is not of its request");
+        self.respond(CommandStatus::ESME_RSYSERR);
     }
 
     /// Leaves the request without an answer. For peers that misbehave on purpose.
@@ -285,15 +341,9 @@ impl Responder {
         self.settle(None);
     }
 
-    fn settle(&mut self, answer: Option<(CommandStatus, COctets)>) {
+    fn settle(&mut self, answer: Option<(CommandStatus, Pdu)>) {
         let Some(permit) = self.permit.take() else { return };
-        if let Some((status, message_id)) = answer {
-            let resp = SmResp { message_id, ..SmResp::default() };
-            let pdu = if self.request.id == CommandId::SUBMIT_SM {
-                Pdu::SubmitSmResp(resp)
-            } else {
-                Pdu::DeliverSmResp(resp)
-            };
+        if let Some((status, pdu)) = answer {
             self.sink.answer(&Command { status, sequence: self.request.sequence, pdu });
         }
         drop(permit);
@@ -303,7 +353,8 @@ impl Responder {
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        self.settle(Some((CommandStatus::ESME_RX_T_APPN, COctets::default())));
+        let again = Pdu::answer_to(self.request.id, COctets::default());
+        self.settle(again.map(|pdu| (CommandStatus::ESME_RX_T_APPN, pdu)));
     }
 }
 

@@ -13,9 +13,12 @@ mod state;
 
 pub use driver::Driver;
 pub(crate) use handle::open;
-pub use handle::{Incoming, LateResponses, Link, PendingResponse, Responder, Session, WindowPermit};
+pub use handle::{
+    Awaited, Incoming, LateResponses, Link, PendingAnswer, PendingResponse, Requests, Responder, Session,
+    WindowPermit,
+};
 
-use crate::{COctets, CommandStatus, EncodeError};
+use crate::{COctets, CommandId, CommandStatus, EncodeError, Pdu};
 use std::{io, time::Duration};
 
 /// How a session behaves.
@@ -88,6 +91,17 @@ pub struct Response {
     pub message_id: Option<COctets>,
 }
 
+/// The peer's answer to a request of any kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The request's sequence number.
+    pub sequence: u32,
+    /// What the peer says; a `generic_nack` gives its status.
+    pub status: CommandStatus,
+    /// The whole answer; `None` for a `generic_nack` and for one whose body cannot be read.
+    pub pdu: Option<Pdu>,
+}
+
 /// Why a request has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
@@ -135,6 +149,17 @@ pub enum NotSentReason {
     Encode(EncodeError),
 }
 
+/// Why a notice was not queued. Nothing of it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoticeError {
+    /// As for a request.
+    #[error("not sent: {0}")]
+    NotSent(NotSentReason),
+    /// The peer does not take what is already queued: requests wait for the window, notices have none.
+    #[error("the peer does not read fast enough")]
+    Full,
+}
+
 /// An answer that came after its request was given up.
 #[derive(Debug)]
 pub struct LateResponse<T> {
@@ -151,4 +176,35 @@ pub(crate) enum Role {
     Client,
     /// We were bound to: we are submitted to and deliver.
     Server,
+}
+
+impl Role {
+    /// Whether this end of a session is the one that sends such requests (SMPP 3.4 §2.3, SMPP 5.0 §2.4).
+    pub(crate) const fn sends(self, request: CommandId) -> bool {
+        match self {
+            Self::Client => matches!(
+                request,
+                CommandId::SUBMIT_SM
+                    | CommandId::SUBMIT_MULTI
+                    | CommandId::DATA_SM
+                    | CommandId::QUERY_SM
+                    | CommandId::CANCEL_SM
+                    | CommandId::REPLACE_SM
+                    | CommandId::BROADCAST_SM
+                    | CommandId::QUERY_BROADCAST_SM
+                    | CommandId::CANCEL_BROADCAST_SM
+            ),
+            Self::Server => {
+                matches!(request, CommandId::DELIVER_SM | CommandId::DATA_SM | CommandId::ALERT_NOTIFICATION)
+            }
+        }
+    }
+
+    /// The other end.
+    pub(crate) const fn peer(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
 }

@@ -1,17 +1,17 @@
 //! The shared memory of a session: what is queued, what waits for an answer, what is given up.
 
 use super::{
-    CloseReason, LateResponse, NotSent, NotSentReason, PendingResponse, Response, Role, SessionOptions,
-    SubmitError,
+    Answer, Awaited, CloseReason, LateResponse, NotSent, NotSentReason, NoticeError, Response, Role,
+    SessionOptions, SubmitError, handle::Request,
 };
-use crate::{Command, CommandStatus, EncodeError, Header, Pdu, pdu::BindKind};
+use crate::{Command, CommandId, CommandStatus, EncodeError, Header, Pdu, Tolerance, pdu::BindKind};
 use bytes::BytesMut;
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::Instant,
 };
 
@@ -26,6 +26,8 @@ pub(super) struct Shared<T> {
     pub(super) role: Role,
     pub(super) bind: BindKind,
     pub(super) options: SessionOptions,
+    /// What is forgiven to the peer.
+    pub(super) tolerance: Tolerance,
     /// Wakes the writer.
     pub(super) work: Notify,
     /// Told when queued octets were taken, a request was settled or an incoming one answered.
@@ -45,7 +47,7 @@ pub(super) struct State<T> {
     pending: HashMap<u32, Pending<T>>,
     /// Deadlines in the order of sending; entries of settled requests are swept out.
     deadlines: VecDeque<(Instant, u32)>,
-    late: HashMap<u32, T>,
+    late: HashMap<u32, (CommandId, T)>,
     late_order: VecDeque<u32>,
     /// Our `enquire_link` under way.
     pub(super) enquiry: Option<(u32, Instant)>,
@@ -59,22 +61,68 @@ pub(super) struct State<T> {
     pub(super) paused: bool,
     /// Set when nothing will be written any more.
     ended: bool,
+    /// Requests of the peer other than messages, until the application asks for them.
+    pub(super) requests: Option<mpsc::Receiver<Request>>,
 }
 
 struct Pending<T> {
-    waiter: oneshot::Sender<Result<Response, SubmitError>>,
+    waiter: Waiter,
     token: T,
+    /// The command id of its answer: another answer under its number is not its own.
+    expects: CommandId,
     /// Value of `batch` when it was queued: it is untouched as long as `batch` has not moved on.
     batch: u64,
     _slot: OwnedSemaphorePermit,
 }
 
+/// Who waits for an answer, and for how much of it.
+pub(super) enum Waiter {
+    Message(oneshot::Sender<Result<Response, SubmitError>>),
+    Any(oneshot::Sender<Result<Answer, SubmitError>>),
+}
+
+impl Waiter {
+    /// Hands the answer over; gives back what of it matters later when nobody waits any more.
+    fn answer(self, answer: Answer) -> Result<(), Response> {
+        match self {
+            Self::Message(waiter) => {
+                waiter.send(Ok(answer.into())).or_else(|unheard| unheard.map_or(Ok(()), Err))
+            }
+            Self::Any(waiter) => {
+                waiter.send(Ok(answer)).or_else(|unheard| unheard.map_or(Ok(()), |answer| Err(answer.into())))
+            }
+        }
+    }
+
+    fn fail(self, error: SubmitError) {
+        // The waiter may be gone.
+        match self {
+            Self::Message(waiter) => drop(waiter.send(Err(error))),
+            Self::Any(waiter) => drop(waiter.send(Err(error))),
+        }
+    }
+}
+
+impl From<Answer> for Response {
+    fn from(Answer { sequence, status, pdu }: Answer) -> Self {
+        Self { sequence, status, message_id: pdu.and_then(Pdu::into_message_id) }
+    }
+}
+
 impl<T> Shared<T> {
-    pub(super) fn new(role: Role, bind: BindKind, options: SessionOptions, first_sequence: u32) -> Self {
+    pub(super) fn new(
+        role: Role,
+        bind: BindKind,
+        options: SessionOptions,
+        tolerance: Tolerance,
+        first_sequence: u32,
+        requests: mpsc::Receiver<Request>,
+    ) -> Self {
         Self {
             role,
             bind,
             options,
+            tolerance,
             work: Notify::new(),
             progress: Notify::new(),
             window: Arc::new(Semaphore::new(options.window)),
@@ -95,6 +143,7 @@ impl<T> Shared<T> {
                 last_heard: Instant::now(),
                 paused: false,
                 ended: false,
+                requests: Some(requests),
             }),
         }
     }
@@ -120,14 +169,39 @@ impl<T> Shared<T> {
         }
     }
 
-    /// Queues a request and its place in the table.
-    pub(super) fn queue_request(
+    /// Queues a message and its place in the table.
+    pub(super) fn queue_message(
         &self,
         slot: OwnedSemaphorePermit,
         pdu: Pdu,
         token: T,
-    ) -> Result<PendingResponse, NotSent<T>> {
-        if !self.may_send() {
+    ) -> Result<Awaited<Response>, NotSent<T>> {
+        let (waiter, response) = oneshot::channel();
+        let sequence = self.queue_request(slot, pdu, token, Waiter::Message(waiter))?;
+        Ok(Awaited::new(sequence, response))
+    }
+
+    /// Queues any request and its place in the table.
+    pub(super) fn queue_any(
+        &self,
+        slot: OwnedSemaphorePermit,
+        pdu: Pdu,
+        token: T,
+    ) -> Result<Awaited<Answer>, NotSent<T>> {
+        let (waiter, response) = oneshot::channel();
+        let sequence = self.queue_request(slot, pdu, token, Waiter::Any(waiter))?;
+        Ok(Awaited::new(sequence, response))
+    }
+
+    fn queue_request(
+        &self,
+        slot: OwnedSemaphorePermit,
+        pdu: Pdu,
+        token: T,
+        waiter: Waiter,
+    ) -> Result<u32, NotSent<T>> {
+        let id = pdu.id();
+        if !self.may_send() || !self.role.sends(id) || !id.wants_response() {
             return Err(NotSent { reason: NotSentReason::Direction, token });
         }
         let mut state = self.lock();
@@ -139,13 +213,33 @@ impl<T> Shared<T> {
         if let Err(error) = command.encode(&mut state.out) {
             return Err(NotSent { reason: NotSentReason::Encode(error), token });
         }
-        let (waiter, response) = oneshot::channel();
-        let batch = state.batch;
-        state.pending.insert(sequence, Pending { waiter, token, batch, _slot: slot });
+        let (batch, expects) = (state.batch, id.response());
+        state.pending.insert(sequence, Pending { waiter, token, expects, batch, _slot: slot });
         state.note_deadline(Instant::now() + self.options.response_timeout, sequence);
         drop(state);
         self.work.notify_one();
-        Ok(PendingResponse::new(sequence, response))
+        Ok(sequence)
+    }
+
+    /// Queues a notice, which has no answer.
+    pub(super) fn queue_notice(&self, pdu: Pdu) -> Result<(), NoticeError> {
+        if !self.may_send() || !self.role.sends(pdu.id()) || pdu.id().wants_response() {
+            return Err(NoticeError::NotSent(NotSentReason::Direction));
+        }
+        let mut state = self.lock();
+        if state.draining || state.closing.is_some() {
+            return Err(NoticeError::NotSent(NotSentReason::Closing));
+        }
+        // Nothing holds notices back but this: a peer that does not read must not fill our memory.
+        if state.out.len() > OUT_LIMIT {
+            return Err(NoticeError::Full);
+        }
+        let sequence = state.take_sequence();
+        let command = Command { status: CommandStatus::ESME_ROK, sequence, pdu };
+        command.encode(&mut state.out).map_err(|error| NoticeError::NotSent(NotSentReason::Encode(error)))?;
+        drop(state);
+        self.work.notify_one();
+        Ok(())
     }
 
     /// Queues a PDU that needs no answer.
@@ -179,19 +273,29 @@ impl<T> Shared<T> {
         self.work.notify_one();
     }
 
-    /// Settles a request, or finds the token of one that was given up.
-    pub(super) fn settle(&self, response: Response) -> Option<LateResponse<T>> {
+    /// Settles a request, or finds the token of one that was given up. Only an answer of the request's own kind, or
+    /// a `generic_nack`, counts.
+    pub(super) fn settle(&self, header: Header, pdu: Option<Pdu>) -> Option<LateResponse<T>> {
+        let Header { id, status, sequence } = header;
+        let fits = |expects: CommandId| id == expects || id == CommandId::GENERIC_NACK;
+        let answer = Answer { sequence, status, pdu };
         let mut state = self.lock();
-        let sequence = response.sequence;
+        if state.pending.get(&sequence).is_some_and(|pending| !fits(pending.expects)) {
+            return None;
+        }
         let Some(pending) = state.pending.remove(&sequence) else {
-            return state.late.remove(&sequence).map(|token| LateResponse { token, response });
+            if !state.late.get(&sequence).is_some_and(|(expects, _)| fits(*expects)) {
+                return None;
+            }
+            let (_, token) = state.late.remove(&sequence)?;
+            return Some(LateResponse { token, response: answer.into() });
         };
         drop(state);
         let Pending { waiter, token, .. } = pending;
-        let unheard = waiter.send(Ok(response)).err();
+        let unheard = waiter.answer(answer).err();
         self.progress.notify_waiters();
         // Nobody waits any more, yet the answer must not be lost: it goes the way of the late ones.
-        unheard.and_then(Result::ok).map(|response| LateResponse { token, response })
+        unheard.map(|response| LateResponse { token, response })
     }
 
     /// Gives up the requests whose time is over and tells when the next one's is.
@@ -208,10 +312,10 @@ impl<T> Shared<T> {
                 break Some(deadline);
             }
             state.deadlines.pop_front();
-            if let Some(Pending { waiter, token, .. }) = state.pending.remove(&sequence) {
+            if let Some(Pending { waiter, token, expects, .. }) = state.pending.remove(&sequence) {
                 // The waiter may be gone; the token then still stands for it.
-                drop(waiter.send(Err(SubmitError::TimedOut)));
-                state.remember_late(sequence, token, self.options.late_capacity);
+                waiter.fail(SubmitError::TimedOut);
+                state.remember_late(sequence, expects, token, self.options.late_capacity);
                 settled = true;
             }
         };
@@ -236,7 +340,7 @@ impl<T> Shared<T> {
         for Pending { waiter, batch: queued, .. } in pending {
             let error =
                 if queued < batch { SubmitError::LinkLost(reason) } else { SubmitError::NotWritten(reason) };
-            drop(waiter.send(Err(error)));
+            waiter.fail(error);
         }
         self.window.close();
         self.inbound.close();
@@ -282,8 +386,8 @@ impl<T> State<T> {
         self.deadlines.push_back((deadline, sequence));
     }
 
-    fn remember_late(&mut self, sequence: u32, token: T, capacity: usize) {
-        self.late.insert(sequence, token);
+    fn remember_late(&mut self, sequence: u32, expects: CommandId, token: T, capacity: usize) {
+        self.late.insert(sequence, (expects, token));
         self.late_order.push_back(sequence);
         while self.late_order.len() > capacity {
             if let Some(oldest) = self.late_order.pop_front() {
@@ -302,7 +406,13 @@ mod tests {
     }
 
     fn shared(first_sequence: u32) -> Shared<u8> {
-        Shared::new(Role::Client, BindKind::Transceiver, SessionOptions::default(), first_sequence)
+        let (_, requests) = mpsc::channel(1);
+        let options = SessionOptions::default();
+        Shared::new(Role::Client, BindKind::Transceiver, options, Tolerance::STRICT, first_sequence, requests)
+    }
+
+    fn message() -> Pdu {
+        Pdu::SubmitSm(Box::default())
     }
 
     #[tokio::test]
@@ -311,10 +421,10 @@ mod tests {
         let mut sent = Vec::new();
         for first in [1, 2, MAX_SEQUENCE] {
             shared.lock().next_sequence = first;
-            sent.push(shared.queue_request(slot(&shared), Pdu::Unbind, 0).unwrap());
+            sent.push(shared.queue_message(slot(&shared), message(), 0).unwrap());
         }
         let mut state = shared.lock();
-        state.remember_late(3, 0, 8);
+        state.remember_late(3, CommandId::SUBMIT_SM_RESP, 0, 8);
         state.enquiry = Some((4, Instant::now()));
         assert_eq!(state.next_sequence, 1);
         assert_eq!(state.take_sequence(), 5, "1 and 2 wait, 3 may come late, 4 is our enquiry");
@@ -323,11 +433,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn deadlines_of_settled_requests_are_swept() {
         let shared = shared(1);
-        let slowest = shared.queue_request(slot(&shared), Pdu::Unbind, 0).unwrap();
+        let slowest = shared.queue_message(slot(&shared), message(), 0).unwrap();
         for _ in 0..1000 {
-            let pending = shared.queue_request(slot(&shared), Pdu::Unbind, 0).unwrap();
-            let status = CommandStatus::ESME_ROK;
-            shared.settle(Response { sequence: pending.sequence(), status, message_id: None });
+            let pending = shared.queue_message(slot(&shared), message(), 0).unwrap();
+            let (id, status) = (CommandId::SUBMIT_SM_RESP, CommandStatus::ESME_ROK);
+            shared.settle(Header { id, status, sequence: pending.sequence() }, None);
         }
         assert!(shared.lock().deadlines.len() < 100);
         tokio::time::advance(SessionOptions::default().response_timeout).await;

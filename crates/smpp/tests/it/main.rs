@@ -2,8 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod codec;
+mod fuzz;
 mod interop;
+mod memory;
 mod oracle;
+mod oracle34;
+mod requests;
 mod session;
 mod support;
 mod tls;

@@ -99,16 +99,18 @@ async fn a_refusal_and_a_generic_nack_are_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unreadable_id_is_still_a_success() {
+async fn an_id_without_its_nul_is_read_and_an_unreadable_one_is_still_a_success() {
     let mut bound = bound().await;
-    let pending = bound.send(1).await;
-    let (sequence, _) = bound.peer.expect(CommandId::SUBMIT_SM).await;
-    let mut octets = vec![0, 0, 0, 19, 0x80, 0, 0, 4, 0, 0, 0, 0];
-    octets.extend_from_slice(&sequence.to_be_bytes());
-    octets.extend_from_slice(b"123");
-    bound.peer.say_octets(&octets).await;
-    let response = pending.await.unwrap();
-    assert_eq!((response.status, response.message_id), (CommandStatus::ESME_ROK, None));
+    for (id, expected) in [(b"123".to_vec(), Some("123".into())), (vec![b'1'; 100], None)] {
+        let pending = bound.send(1).await;
+        let (sequence, _) = bound.peer.expect(CommandId::SUBMIT_SM).await;
+        let mut octets = vec![0, 0, 0, u8::try_from(id.len()).unwrap() + 16, 0x80, 0, 0, 4, 0, 0, 0, 0];
+        octets.extend_from_slice(&sequence.to_be_bytes());
+        octets.extend_from_slice(&id);
+        bound.peer.say_octets(&octets).await;
+        let response = pending.await.unwrap();
+        assert_eq!((response.status, response.message_id), (CommandStatus::ESME_ROK, expected));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -233,6 +235,11 @@ async fn malformed_and_misplaced_requests_get_their_status_and_no_more() {
         ),
         (
             vec![0, 0, 0, 16, 0, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 9],
+            CommandId::DATA_SM_RESP,
+            CommandStatus::ESME_RINVCMDLEN,
+        ),
+        (
+            vec![0, 0, 0, 16, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9],
             CommandId::GENERIC_NACK,
             CommandStatus::ESME_RINVCMDID,
         ),
@@ -244,7 +251,12 @@ async fn malformed_and_misplaced_requests_get_their_status_and_no_more() {
     bound.peer.say(&ok(9, Pdu::SubmitSm(message()))).await;
     let answer = bound.peer.expect(CommandId::SUBMIT_SM_RESP).await;
     assert_eq!(answer, (9, CommandStatus::ESME_RINVBNDSTS));
-    // A stray answer and a notification want nothing.
+    // What nobody asked for is refused in its own response.
+    bound.peer.say(&ok(9, Pdu::DataSm(Box::default()))).await;
+    assert_eq!(bound.peer.expect(CommandId::DATA_SM_RESP).await, (9, CommandStatus::ESME_RINVCMDID));
+    bound.peer.say(&ok(9, Pdu::QuerySm(Box::default()))).await;
+    assert_eq!(bound.peer.expect(CommandId::QUERY_SM_RESP).await, (9, CommandStatus::ESME_RINVBNDSTS));
+    // A stray answer and a notification want nothing, not even when malformed.
     bound.peer.answer(12_345, "stray").await;
     bound.peer.say_octets(&[0, 0, 0, 16, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 9]).await;
     bound.peer.say(&ok(10, Pdu::EnquireLink)).await;

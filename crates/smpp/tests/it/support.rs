@@ -3,8 +3,10 @@
 use bytes::{Bytes, BytesMut};
 use proptest::{collection::vec, option, prelude::*};
 use sotto_smpp::{
-    Address, Bind, BindKind, BindResp, COctets, Command, CommandId, CommandStatus, Framing, Pdu, RawPdu, Sm,
-    SmResp, Tlv, Tlvs, pdu::Opaque,
+    Address, AlertNotification, Bind, BindKind, BindResp, BroadcastSm, COctets, CancelBroadcastSm, CancelSm,
+    Command, CommandId, CommandStatus, DataSm, Destination, Framing, Pdu, QueryBroadcastSm, QuerySm,
+    QuerySmResp, RawPdu, ReplaceSm, Sm, SmResp, SubmitMulti, SubmitMultiResp, Tlv, Tlvs, Unsuccessful,
+    pdu::Opaque,
 };
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio_util::codec::FramedRead;
@@ -74,29 +76,206 @@ pub(crate) fn bind() -> impl Strategy<Value = Bind> {
     )
 }
 
+/// Any `submit_multi` with the given parameters.
+pub(crate) fn multi(tlvs: impl Strategy<Value = Tlvs>) -> impl Strategy<Value = SubmitMulti> {
+    let destination =
+        prop_oneof![address(20).prop_map(Destination::Address), ascii(20).prop_map(Destination::List),];
+    (sm(tlvs), vec(destination, 1..=254)).prop_map(|(sm, destinations)| SubmitMulti {
+        service_type: sm.service_type,
+        source: sm.source,
+        destinations,
+        esm_class: sm.esm_class,
+        protocol_id: sm.protocol_id,
+        priority_flag: sm.priority_flag,
+        schedule_delivery_time: sm.schedule_delivery_time,
+        validity_period: sm.validity_period,
+        registered_delivery: sm.registered_delivery,
+        replace_if_present_flag: sm.replace_if_present_flag,
+        data_coding: sm.data_coding,
+        sm_default_msg_id: sm.sm_default_msg_id,
+        short_message: Opaque(sm.short_message),
+        tlvs: sm.tlvs,
+    })
+}
+
+/// Any answer to it.
+pub(crate) fn multi_resp(tlvs: impl Strategy<Value = Tlvs>) -> impl Strategy<Value = SubmitMultiResp> {
+    let unsuccessful = (address(20), any::<u32>())
+        .prop_map(|(destination, status)| Unsuccessful { destination, status: CommandStatus(status) });
+    (ascii(64), vec(unsuccessful, 0..20), tlvs).prop_map(|(message_id, unsuccessful, tlvs)| SubmitMultiResp {
+        message_id,
+        unsuccessful,
+        tlvs,
+    })
+}
+
+/// Any `data_sm` with addresses of at most `most` octets and the given parameters.
+pub(crate) fn data(most: usize, tlvs: impl Strategy<Value = Tlvs>) -> impl Strategy<Value = DataSm> {
+    (ascii(5), address(most), address(most), any::<[u8; 3]>(), tlvs).prop_map(
+        |(service_type, source, destination, [esm_class, registered_delivery, data_coding], tlvs)| DataSm {
+            service_type,
+            source,
+            destination,
+            esm_class,
+            registered_delivery,
+            data_coding,
+            tlvs,
+        },
+    )
+}
+
+/// Any `query_sm`.
+pub(crate) fn query(tlvs: impl Strategy<Value = Tlvs>) -> impl Strategy<Value = QuerySm> {
+    (ascii(64), address(20), tlvs).prop_map(|(message_id, source, tlvs)| QuerySm { message_id, source, tlvs })
+}
+
+/// Any answer to it.
+pub(crate) fn query_resp(tlvs: impl Strategy<Value = Tlvs>) -> impl Strategy<Value = QuerySmResp> {
+    (ascii(64), time(), any::<[u8; 2]>(), tlvs).prop_map(
+        |(message_id, final_date, [message_state, error_code], tlvs)| QuerySmResp {
+            message_id,
+            final_date,
+            message_state,
+            error_code,
+            tlvs,
+        },
+    )
+}
+
+/// Any `cancel_sm`.
+pub(crate) fn cancel(tlvs: impl Strategy<Value = Tlvs>) -> impl Strategy<Value = CancelSm> {
+    (ascii(5), ascii(64), address(20), address(20), tlvs).prop_map(
+        |(service_type, message_id, source, destination, tlvs)| CancelSm {
+            service_type,
+            message_id,
+            source,
+            destination,
+            tlvs,
+        },
+    )
+}
+
+/// Any `replace_sm`.
+pub(crate) fn replace(tlvs: impl Strategy<Value = Tlvs>) -> impl Strategy<Value = ReplaceSm> {
+    let message = vec(any::<u8>(), 0..=254);
+    (ascii(64), address(20), time(), time(), any::<[u8; 2]>(), message, tlvs).prop_map(
+        |(
+            message_id,
+            source,
+            schedule,
+            validity,
+            [registered_delivery, sm_default_msg_id],
+            message,
+            tlvs,
+        )| {
+            ReplaceSm {
+                message_id,
+                source,
+                schedule_delivery_time: schedule,
+                validity_period: validity,
+                registered_delivery,
+                sm_default_msg_id,
+                short_message: Opaque(message.into()),
+                tlvs,
+            }
+        },
+    )
+}
+
+/// Any `alert_notification`.
+pub(crate) fn alert(tlvs: impl Strategy<Value = Tlvs>) -> impl Strategy<Value = AlertNotification> {
+    (address(64), address(64), tlvs).prop_map(|(source, esme, tlvs)| AlertNotification { source, esme, tlvs })
+}
+
+/// Any `broadcast_sm`.
+pub(crate) fn broadcast(tlvs: impl Strategy<Value = Tlvs>) -> impl Strategy<Value = BroadcastSm> {
+    (ascii(64), sm(tlvs)).prop_map(|(message_id, sm)| BroadcastSm {
+        service_type: sm.service_type,
+        source: sm.source,
+        message_id,
+        priority_flag: sm.priority_flag,
+        schedule_delivery_time: sm.schedule_delivery_time,
+        validity_period: sm.validity_period,
+        replace_if_present_flag: sm.replace_if_present_flag,
+        data_coding: sm.data_coding,
+        sm_default_msg_id: sm.sm_default_msg_id,
+        tlvs: sm.tlvs,
+    })
+}
+
+/// Any `query_broadcast_sm`.
+pub(crate) fn query_broadcast(tlvs: impl Strategy<Value = Tlvs>) -> impl Strategy<Value = QueryBroadcastSm> {
+    query(tlvs).prop_map(|QuerySm { message_id, source, tlvs }| QueryBroadcastSm { message_id, source, tlvs })
+}
+
+/// Any `cancel_broadcast_sm`.
+pub(crate) fn cancel_broadcast(
+    tlvs: impl Strategy<Value = Tlvs>,
+) -> impl Strategy<Value = CancelBroadcastSm> {
+    cancel(tlvs).prop_map(|CancelSm { service_type, message_id, source, tlvs, .. }| CancelBroadcastSm {
+        service_type,
+        message_id,
+        source,
+        tlvs,
+    })
+}
+
+/// The answer of `submit_sm` and of those like it.
+pub(crate) fn resp() -> impl Strategy<Value = SmResp> {
+    (ascii(64), tlvs()).prop_map(|(message_id, tlvs)| SmResp { message_id, tlvs })
+}
+
 /// Any PDU that can be written.
 pub(crate) fn pdu() -> impl Strategy<Value = Pdu> {
-    let resp = || (ascii(64), tlvs()).prop_map(|(message_id, tlvs)| SmResp { message_id, tlvs });
-    let unknown = (0x0200_u32..0x0300, vec(any::<u8>(), 0..60));
+    prop_oneof![messages(), others()]
+}
+
+fn messages() -> impl Strategy<Value = Pdu> {
     prop_oneof![
+        sm(tlvs()).prop_map(|sm| Pdu::SubmitSm(Box::new(sm))),
+        sm(tlvs()).prop_map(|sm| Pdu::DeliverSm(Box::new(sm))),
+        multi(tlvs()).prop_map(|multi| Pdu::SubmitMulti(Box::new(multi))),
+        data(64, tlvs()).prop_map(|data| Pdu::DataSm(Box::new(data))),
+        broadcast(tlvs()).prop_map(|broadcast| Pdu::BroadcastSm(Box::new(broadcast))),
+        resp().prop_map(Pdu::SubmitSmResp),
+        resp().prop_map(Pdu::DeliverSmResp),
+        multi_resp(tlvs()).prop_map(Pdu::SubmitMultiResp),
+        resp().prop_map(Pdu::DataSmResp),
+        resp().prop_map(Pdu::BroadcastSmResp),
+    ]
+}
+
+fn others() -> impl Strategy<Value = Pdu> {
+    let unknown = (0x0200_u32..0x0300, vec(any::<u8>(), 0..60));
+    let about = prop_oneof![
+        query(tlvs()).prop_map(|query| Pdu::QuerySm(Box::new(query))),
+        query_resp(tlvs()).prop_map(|resp| Pdu::QuerySmResp(Box::new(resp))),
+        cancel(tlvs()).prop_map(|cancel| Pdu::CancelSm(Box::new(cancel))),
+        tlvs().prop_map(Pdu::CancelSmResp),
+        replace(tlvs()).prop_map(|replace| Pdu::ReplaceSm(Box::new(replace))),
+        tlvs().prop_map(Pdu::ReplaceSmResp),
+        query_broadcast(tlvs()).prop_map(|query| Pdu::QueryBroadcastSm(Box::new(query))),
+        resp().prop_map(Pdu::QueryBroadcastSmResp),
+        cancel_broadcast(tlvs()).prop_map(|cancel| Pdu::CancelBroadcastSm(Box::new(cancel))),
+        tlvs().prop_map(Pdu::CancelBroadcastSmResp),
+    ];
+    let session = prop_oneof![
         bind().prop_map(Pdu::Bind),
         (bind_kind(), ascii(15), tlvs()).prop_map(|(kind, system_id, tlvs)| Pdu::BindResp(BindResp {
             kind,
             system_id,
             tlvs
         })),
-        sm(tlvs()).prop_map(|sm| Pdu::SubmitSm(Box::new(sm))),
-        sm(tlvs()).prop_map(|sm| Pdu::DeliverSm(Box::new(sm))),
-        resp().prop_map(Pdu::SubmitSmResp),
-        resp().prop_map(Pdu::DeliverSmResp),
         Just(Pdu::EnquireLink),
         Just(Pdu::EnquireLinkResp),
         Just(Pdu::Unbind),
         Just(Pdu::UnbindResp),
         Just(Pdu::GenericNack),
         (ascii(15), ascii(8)).prop_map(|(system_id, password)| Pdu::Outbind { system_id, password }),
+        alert(tlvs()).prop_map(|alert| Pdu::AlertNotification(Box::new(alert))),
         unknown.prop_map(|(id, body)| Pdu::Unknown { id: CommandId(id), body: Opaque(body.into()) }),
-    ]
+    ];
+    prop_oneof![about, session]
 }
 
 /// Any PDU with any header.

@@ -1,30 +1,14 @@
-//! Optional parameters (SMPP 3.4 §5.3): a raw list, with typed access to those in use.
+//! Optional parameters (SMPP 3.4 §5.3, SMPP 5.0 §4.8): a raw list, each of them typed on demand ([`Tlv::read`]).
 
-use crate::octets::{COctets, DecodeError, EncodeError, Field};
+pub mod tag;
+mod value;
+
+pub use tag::Format;
+pub use value::{NetworkErrorCode, Value};
+
+use crate::octets::{COctets, DecodeError, EncodeError, Field, Reader};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::fmt;
-
-/// Tags of the parameters used here (SMPP 3.4 §5.3.2).
-pub mod tag {
-    /// `receipted_message_id`
-    pub const RECEIPTED_MESSAGE_ID: u16 = 0x001E;
-    /// `user_message_reference`
-    pub const USER_MESSAGE_REFERENCE: u16 = 0x0204;
-    /// `sar_msg_ref_num`
-    pub const SAR_MSG_REF_NUM: u16 = 0x020C;
-    /// `sar_total_segments`
-    pub const SAR_TOTAL_SEGMENTS: u16 = 0x020E;
-    /// `sar_segment_seqnum`
-    pub const SAR_SEGMENT_SEQNUM: u16 = 0x020F;
-    /// `sc_interface_version`
-    pub const SC_INTERFACE_VERSION: u16 = 0x0210;
-    /// `network_error_code`
-    pub const NETWORK_ERROR_CODE: u16 = 0x0423;
-    /// `message_payload`
-    pub const MESSAGE_PAYLOAD: u16 = 0x0424;
-    /// `message_state`
-    pub const MESSAGE_STATE: u16 = 0x0427;
-}
 
 /// One optional parameter as it came. Printing it shows its tag and length.
 #[derive(Clone, PartialEq, Eq)]
@@ -45,16 +29,17 @@ impl fmt::Debug for Tlv {
 ///
 /// A typed reader gives `None` for a parameter that is absent or has the wrong length: a carrier's odd optional
 /// parameter must not cost the message.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Tlvs(Vec<Tlv>);
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Tlvs {
+    list: Vec<Tlv>,
+    stray: Bytes,
+}
 
-/// `network_error_code` (SMPP 3.4 §5.3.2.31).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NetworkErrorCode {
-    /// Kind of network: 1 ANSI-136, 2 IS-95, 3 GSM.
-    pub network: u8,
-    /// The network's own code.
-    pub code: u16,
+impl fmt::Debug for Tlvs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.list).finish()?;
+        if self.stray.is_empty() { Ok(()) } else { write!(f, " stray[{} octets]", self.stray.len()) }
+    }
 }
 
 /// Segmentation by optional parameters (`sar_*`).
@@ -71,27 +56,49 @@ pub struct Segment {
 impl Tlvs {
     /// No parameters.
     pub const fn new() -> Self {
-        Self(Vec::new())
+        Self { list: Vec::new(), stray: Bytes::new() }
     }
 
     /// The parameters in order.
     pub fn iter(&self) -> impl Iterator<Item = &Tlv> {
-        self.0.iter()
+        self.list.iter()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 
     /// The first value of a tag.
     pub fn get(&self, tag: u16) -> Option<&Bytes> {
-        self.0.iter().find(|tlv| tlv.tag == tag).map(|tlv| &tlv.value)
+        self.list.iter().find(|tlv| tlv.tag == tag).map(|tlv| &tlv.value)
+    }
+
+    /// Every value of a tag that may be repeated (`callback_num`, `broadcast_area_identifier`).
+    pub fn get_all(&self, tag: u16) -> impl Iterator<Item = &Bytes> {
+        self.list.iter().filter(move |tlv| tlv.tag == tag).map(|tlv| &tlv.value)
+    }
+
+    /// The first parameter of a tag, in the form of that tag.
+    pub fn read(&self, tag: u16) -> Option<Value> {
+        self.list.iter().find(|tlv| tlv.tag == tag).map(Tlv::read)
+    }
+
+    /// Octets at the end of the PDU that are no parameters, where the reader forgives them. They are not written.
+    pub const fn stray(&self) -> &Bytes {
+        &self.stray
+    }
+
+    /// Appends a parameter and gives the list back.
+    #[must_use]
+    pub fn with_value(mut self, tag: u16, value: &Value) -> Self {
+        self.list.push(Tlv::new(tag, value));
+        self
     }
 
     /// Appends a parameter.
     pub fn push(&mut self, tag: u16, value: Bytes) {
-        self.0.push(Tlv { tag, value });
+        self.list.push(Tlv { tag, value });
     }
 
     /// Appends a parameter and gives the list back.
@@ -145,6 +152,11 @@ impl Tlvs {
         self.u16(tag::USER_MESSAGE_REFERENCE)
     }
 
+    /// `congestion_state` in percent: how near its limit the peer is (5.0, in any response).
+    pub fn congestion_state(&self) -> Option<u8> {
+        self.u8(tag::CONGESTION_STATE)
+    }
+
     /// `network_error_code`.
     pub fn network_error_code(&self) -> Option<NetworkErrorCode> {
         let [network, high, low] = self.array(tag::NETWORK_ERROR_CODE)?;
@@ -173,22 +185,44 @@ impl Tlvs {
     }
 
     /// Reads parameters to the end of the body.
-    pub(crate) fn decode(body: &mut Bytes) -> Result<Self, DecodeError> {
-        let mut tlvs = Vec::new();
-        while body.has_remaining() {
-            let tag = body.try_get_u16().map_err(|_| DecodeError::OptionalParameters)?;
-            let length = usize::from(body.try_get_u16().map_err(|_| DecodeError::OptionalParameters)?);
-            if length > body.len() {
-                return Err(DecodeError::OptionalParameters);
+    pub(crate) fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
+        let mut tlvs = Self::new();
+        let mut rest = reader.rest();
+        while !rest.is_empty() {
+            let Some((tag, length)) = head(&rest) else {
+                return tlvs.set_aside(rest, reader);
+            };
+            let mut value = rest.slice(4..);
+            if length > value.len() {
+                // A string that counts a NUL which is not there: the very last octet of the PDU.
+                let unterminated = matches!(tag::format(tag), Some(Format::Text { .. }))
+                    && length == value.len().saturating_add(1)
+                    && reader.tolerance().missing_nul;
+                if !unterminated {
+                    return tlvs.set_aside(rest, reader);
+                }
+                rest = Bytes::new();
+            } else {
+                rest = value.split_off(length);
             }
-            tlvs.push(Tlv { tag, value: body.split_to(length) });
+            tlvs.push(tag, value);
         }
-        Ok(Self(tlvs))
+        Ok(tlvs)
+    }
+
+    /// Keeps what is left as stray octets, unless that is not forgiven or the message is among them.
+    fn set_aside(mut self, rest: Bytes, reader: &Reader) -> Result<Self, DecodeError> {
+        let message = rest.first_chunk() == Some(&tag::MESSAGE_PAYLOAD.to_be_bytes());
+        if message || !reader.tolerance().stray_octets {
+            return Err(DecodeError::OptionalParameters);
+        }
+        self.stray = rest;
+        Ok(self)
     }
 
     /// Appends the parameters to a PDU.
     pub(crate) fn encode(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
-        for tlv in &self.0 {
+        for tlv in &self.list {
             let octets = tlv.value.len();
             let length = u16::try_from(octets).map_err(|_| EncodeError::TooLong {
                 field: Field::TlvValue,
@@ -205,13 +239,24 @@ impl Tlvs {
 
 impl FromIterator<Tlv> for Tlvs {
     fn from_iter<I: IntoIterator<Item = Tlv>>(tlvs: I) -> Self {
-        Self(tlvs.into_iter().collect())
+        Self { list: tlvs.into_iter().collect(), stray: Bytes::new() }
     }
+}
+
+/// Tag and length at the start of a parameter.
+fn head(octets: &Bytes) -> Option<(u16, usize)> {
+    let mut head = octets.get(..4)?;
+    Some((head.get_u16(), usize::from(head.get_u16())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::octets::Tolerance;
+
+    fn decode(octets: &[u8], tolerance: Tolerance) -> Result<Tlvs, DecodeError> {
+        Tlvs::decode(&mut Reader::new(Bytes::copy_from_slice(octets), tolerance))
+    }
 
     #[test]
     fn reads_what_it_wrote() {
@@ -228,7 +273,7 @@ mod tests {
         assert_eq!(tlvs.network_error_code(), Some(NetworkErrorCode { network: 3, code: 13 }));
         let mut wire = BytesMut::new();
         tlvs.encode(&mut wire).unwrap();
-        assert_eq!(Tlvs::decode(&mut wire.freeze()), Ok(tlvs));
+        assert_eq!(decode(&wire, Tolerance::STRICT), Ok(tlvs));
     }
 
     #[test]
@@ -240,8 +285,27 @@ mod tests {
 
     #[test]
     fn a_length_past_the_end_is_an_error() {
-        let mut body = Bytes::from_static(&[0x04, 0x24, 0xFF, 0xFF, 1, 2]);
-        assert_eq!(Tlvs::decode(&mut body), Err(DecodeError::OptionalParameters));
-        assert_eq!(Tlvs::decode(&mut Bytes::from_static(&[0])), Err(DecodeError::OptionalParameters));
+        let error = Err(DecodeError::OptionalParameters);
+        assert_eq!(decode(&[0x04, 0x27, 0xFF, 0xFF, 1, 2], Tolerance::STRICT), error);
+        assert_eq!(decode(&[0], Tolerance::STRICT), error);
+    }
+
+    #[test]
+    fn a_carriers_odd_end_is_set_aside_but_never_a_message() {
+        let tlvs = decode(&[0x04, 0x27, 0, 1, 2, 0x04, 0x23, 0, 3, 1], Tolerance::CARRIER).unwrap();
+        assert_eq!((tlvs.message_state(), tlvs.stray().len()), (Some(2), 5));
+        assert_eq!(decode(&[0], Tolerance::CARRIER).unwrap().stray().len(), 1);
+        let error = Err(DecodeError::OptionalParameters);
+        assert_eq!(decode(&[0x04, 0x24, 0, 3, 1, 2], Tolerance::CARRIER), error);
+    }
+
+    #[test]
+    fn a_counted_nul_that_is_not_there_is_forgiven_at_the_very_end() {
+        let octets = [0x00, 0x1E, 0, 3, b'a', b'1'];
+        let tlvs = decode(&octets, Tolerance::CARRIER).unwrap();
+        assert_eq!(tlvs.receipted_message_id(), Some(COctets::from_static("a1")));
+        let cut = decode(&octets[..5], Tolerance::CARRIER).unwrap();
+        assert_eq!((cut.receipted_message_id(), cut.stray().len()), (None, 5), "a cut id is no id");
+        assert_eq!(decode(&octets, Tolerance::STRICT), Err(DecodeError::OptionalParameters));
     }
 }
