@@ -43,8 +43,8 @@ async fn a_killed_connector_leaves_only_what_was_on_the_wire_in_doubt() {
     let ids = round(&cell, 0, async |cell| cell.kill("carrier").await).await;
     cell.behave(json!({"response_delay_ms": 0})).await;
     let in_doubt = settled(&cell, &ids, true).await;
-    // The account's window is 200; a message in doubt is one that was written and not answered.
-    assert!(in_doubt <= 200, "{in_doubt}");
+    // In doubt is what was written and not answered. Most came after the kill: calling everything unknown is a failure.
+    assert!(in_doubt * 2 <= ids.len(), "{in_doubt} of {} in doubt", ids.len());
     balanced(&cell, ids.len(), in_doubt).await;
     let (parts, twice) = (cell.count("parts").await, cell.count("duplicates").await);
     assert_eq!(twice, 0);
