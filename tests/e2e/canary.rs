@@ -1,16 +1,19 @@
-//! Nothing personal at rest (INV-3): number, sender and text are searched for in everything that a cell leaves on disk,
-//! by a search that first finds what was planted.
+//! Nothing personal at rest (INV-3): number, sender and text are searched for in everything that a cell leaves on disk
+//! and in every trace that it sends, by a search that first finds what was planted.
 
 use std::path::Path;
 
 use serde_json::json;
 use sotto_bus::{AuditCategory, Service, Subject};
 use sotto_proto::message::v1::{MessageClass, OutboundMessage, SendRequest};
-use sotto_testkit::canary::{Canary, Finding};
+use sotto_testkit::{
+    canary::{Canary, Finding},
+    eventually,
+};
 
 use crate::{
     cell::{BOUND, Cell, with_token},
-    quarantine,
+    collector, quarantine,
 };
 
 const NUMBER: &str = "+84917345682";
@@ -45,7 +48,11 @@ async fn no_number_sender_or_text_is_found_at_rest() {
         ("idempotency key", "Xylophon"),
     ]);
     canary.prove();
-    let mut cell = Cell::start().await;
+    let mut cell = Cell::start_with(async |root| {
+        collector::listen_to_cell(root).await;
+        None
+    })
+    .await;
     cell.new_client("zanzibar", "zanzibar", SENDER).await;
     let token = cell.token("zanzibar").await;
     let mut client = cell.messages();
@@ -66,8 +73,7 @@ async fn no_number_sender_or_text_is_found_at_rest() {
         let mut request = message(NUMBER, SENDER, TEXT);
         request.idempotency_key.clear();
         client.send(with_token(request, &token)).await.unwrap();
-        sotto_testkit::eventually(BOUND, "nothing to wait", async || cell.ledger().await["waiting"] == 0)
-            .await;
+        eventually(BOUND, "nothing to wait", async || cell.ledger().await["waiting"] == 0).await;
     }
     cell.redis(&["FLUSHALL"]).await;
     cell.run(["rebuild"]).await;
@@ -75,6 +81,14 @@ async fn no_number_sender_or_text_is_found_at_rest() {
     // The carrier did get it: the search is for something that was there.
     let at_carrier = cell.carrier("/messages").await.to_string();
     assert!(at_carrier.contains("Quetzalcoatl") && at_carrier.contains("84917345682"));
+    // Traces did arrive, of the services that saw the message, and the logs are as talkative as they can be.
+    let told = Canary::new([("ingress", "sotto-ingress"), ("carrier", "sotto-carrier")]);
+    eventually(BOUND, "traces of both", async || {
+        let found = told.search_files(&cell.root().join("traces")).unwrap();
+        ["ingress", "carrier"].iter().all(|label| found.iter().any(|one| one.label == *label))
+    })
+    .await;
+    assert!(cell.log("ingress").contains("DEBUG"));
     let found = search(&canary, &cell.root());
     assert!(found.is_empty(), "{found:#?}");
 

@@ -8,6 +8,7 @@
 mod canary;
 mod cell;
 mod clients;
+mod collector;
 mod demo;
 mod edge;
 mod faults;
