@@ -27,7 +27,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use sotto_core::{AccountId, Classified, ErrorClass, ShardId, Shards};
 use sotto_runtime::redis::{self, Cmd, Redis, RedisError, Script, cmd};
 
-pub(crate) use claims::{Answer, Ask, Ended, Fence, Intent, Parts};
+pub(crate) use claims::{Answer, Ask, CLAIMS, Ended, Fence, Intent, Parts};
 pub(crate) use ids::{Match, Tie};
 
 /// Why Redis did not do what was asked. What it did is unknown.
@@ -95,6 +95,7 @@ struct Scripts {
     tie: Script,
     receipts: Script,
     ready: Script,
+    take: Script,
     lock: Script,
     unlock: Script,
     complete: Script,
@@ -118,6 +119,7 @@ impl Store {
             tie: Script::new(include_str!("ledger/tie.lua")),
             receipts: Script::new(include_str!("ledger/receipts.lua")),
             ready: Script::new(include_str!("ledger/ready.lua")),
+            take: Script::new(include_str!("ledger/take.lua")),
             lock: Script::new(include_str!("ledger/lock.lua")),
             unlock: Script::new(include_str!("ledger/unlock.lua")),
             complete: Script::new(include_str!("ledger/complete.lua")),
@@ -145,17 +147,17 @@ impl Store {
         token: &str,
         lease: Duration,
     ) -> Result<bool, LedgerError> {
-        let lease = millis(lease).to_string();
-        let taken: Option<String> = set(&scope.key("rebuild"), token, &["NX", "PX", &lease])
-            .query_async(&mut self.redis.connection())
-            .await
-            .map_err(LedgerError::Redis)?;
-        Ok(taken.is_some())
+        let mut call = self.scripts.take.prepare_invoke();
+        call.key(scope.key("rebuild")).arg(token).arg(millis(lease));
+        let taken: i64 = call.invoke_async(&mut self.redis.connection()).await.map_err(LedgerError::Redis)?;
+        Ok(taken == 1)
     }
 
-    /// Says that nothing in a scope can be relied on: it will be rebuilt from the log.
+    /// Says that nothing in a scope can be relied on: it will be rebuilt from the log. Whoever rebuilds it now may have
+    /// read the log too early, and starts over.
     pub(crate) async fn distrust(&self, scope: &Scope) -> Result<(), LedgerError> {
         one("DEL", &scope.key("ready"))
+            .arg(scope.key("rebuild"))
             .query_async(&mut self.redis.connection())
             .await
             .map_err(LedgerError::Redis)

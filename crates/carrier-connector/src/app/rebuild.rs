@@ -19,7 +19,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use super::account::{Account, Shared};
 use crate::{
-    adapters::ledger::{LedgerError, Match, Scope, Store, Tie},
+    adapters::ledger::{CLAIMS, LedgerError, Match, Scope, Store, Tie},
     domain::{
         carrier_id::CarrierId,
         claim::{Claim, ClaimState, PartEnd},
@@ -34,8 +34,6 @@ const LEASE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Entries that are put back at a time.
 const AT_A_TIME: usize = 1_000;
-/// How far back claims matter, and how long restored ones are kept: the longest a message may wait, and a while.
-const CLAIMS: Duration = Duration::from_secs(73 * 3600);
 
 /// Why rebuilding did not come to its end. It is tried again.
 #[derive(Debug, thiserror::Error)]

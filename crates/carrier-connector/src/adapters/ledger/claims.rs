@@ -6,12 +6,18 @@ use futures::future::{join_all, try_join_all};
 use sotto_core::{MessageId, ShardId, Timestamp};
 use sotto_runtime::redis::pipe;
 
-use super::{Ledger, LedgerError, Scope, Store, millis, set};
+use super::{Ledger, LedgerError, Scope, Store, millis, one, set};
 use crate::domain::{
     carrier_id::CarrierId,
     claim::{Claim, ClaimState, PartEnd},
     receipt::Submitted,
 };
+
+/// How far back claims matter: the longest a message may wait, and a while. An intent whose end is not known is kept so
+/// much longer than other claims: whoever finds it late must not take the part for unsent.
+pub(crate) const CLAIMS: Duration = Duration::from_secs(73 * 3600);
+
+const RESTORE: &str = include_str!("restore.lua");
 
 /// The parts of one attempt.
 #[derive(Clone, Debug)]
@@ -119,11 +125,12 @@ impl Store {
         Scope::Shard(self.shards.of(message)).key(&format!("claim:{message}:{attempt}:{part}"))
     }
 
-    fn claim_keys(&self, of: &Parts) -> Vec<String> {
+    pub(super) fn claim_keys(&self, of: &Parts) -> Vec<String> {
         of.parts.iter().map(|part| self.claim_key(&of.message, of.attempt, *part)).collect()
     }
 
-    /// Puts claims back that the log tells, in its order. An intent gives way to what is known since.
+    /// Puts claims back that the log tells, in its order. An intent gives way to what is known since, and takes the
+    /// place of the claim that it came from.
     pub(crate) async fn restore_claims(
         &self,
         keep: Duration,
@@ -136,9 +143,15 @@ impl Store {
         let keep = millis(keep).to_string();
         for (part, claim) in claims {
             let key = self.claim_key(&part.message, part.attempt, part.part);
-            let intent = claim.state == ClaimState::Intent;
-            let options: &[&str] = if intent { &["PX", &keep, "NX"] } else { &["PX", &keep] };
-            pipeline.add_command(set(&key, &claim.to_string(), options)).ignore();
+            let value = claim.to_string();
+            let put = if claim.state == ClaimState::Intent {
+                let mut restore = one("EVAL", RESTORE);
+                restore.arg(1).arg(key).arg(value).arg(&keep);
+                restore
+            } else {
+                set(&key, &value, &["PX", &keep])
+            };
+            pipeline.add_command(put).ignore();
         }
         pipeline.query_async::<()>(&mut self.redis.connection()).await.map_err(LedgerError::Redis)
     }
@@ -273,7 +286,7 @@ impl Ledger {
             }
             let restored =
                 Claim { token: Claim::restored_by(&self.account), until: *until, state: ClaimState::Intent };
-            call.arg(parts.parts.len()).arg(millis(parts.keep)).arg(restored.to_string());
+            call.arg(parts.parts.len()).arg(millis(parts.keep + CLAIMS)).arg(restored.to_string());
         }
         let answer: Vec<String> =
             call.invoke_async(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)?;

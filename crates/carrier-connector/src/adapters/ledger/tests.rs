@@ -402,6 +402,35 @@ async fn the_log_is_put_back_in_its_order() {
 }
 
 #[tokio::test]
+async fn an_intent_of_the_log_takes_the_place_of_the_claim_that_it_came_from() {
+    let (_redis, store) = ready().await;
+    let a = ledger(&store, "a");
+    // What a Redis that lost its last second brings back: the claim, and not that it was acted on.
+    won(&a, &token("a", 1), id(1)).await;
+    let intent = Claim { token: Claim::restored_by(&account("a")), until: *NOW, state: ClaimState::Intent };
+    store.restore_claims(KEEP, &[(part(id(1), 1), intent)]).await.unwrap();
+    assert_eq!(standing(&a, "a", id(1)).await, Standing::Abandoned(vec![(1, PartEnd::NoResponse)]));
+}
+
+#[tokio::test]
+async fn an_intent_is_kept_long_beyond_its_message_until_its_end_is_known() {
+    let (redis, store) = ready().await;
+    let a = ledger(&store, "a");
+    let key = store.claim_keys(&parts(id(1), 1)).remove(0);
+    let kept = async || {
+        let answer = redis.server.command(&format!("PTTL {key}")).await;
+        Duration::from_millis(answer.trim_start_matches(':').parse().unwrap())
+    };
+    let mark = won(&a, &token("a", 1), id(1)).await;
+    assert!(kept().await <= KEEP);
+    assert_eq!(fence(&a, &token("a", 1), id(1), Some(&mark)).await, Fence::Passed);
+    assert!(kept().await > CLAIMS);
+    a.record(&token("a", 1), LEASE, &[submitted(id(1), 1, "7")]).await.unwrap();
+    a.finish(&token("a", 1), &[submitted(id(1), 1, "7")]).await.unwrap();
+    assert!(kept().await <= KEEP);
+}
+
+#[tokio::test]
 async fn one_rebuilds_at_a_time_and_not_over_another_loss() {
     let (redis, store) = ready().await;
     let scope = Scope::Account(account("a"));
@@ -413,6 +442,10 @@ async fn one_rebuilds_at_a_time_and_not_over_another_loss() {
     assert!(!store.complete(&scope, "two").await.unwrap());
     store.unlock(&scope, "two").await.unwrap();
     assert!(store.keep_lock(&scope, "one", LEASE).await.unwrap());
+    // Who distrusts what is here makes the one who rebuilds it start over.
+    store.distrust(&scope).await.unwrap();
+    assert!(!store.complete(&scope, "one").await.unwrap());
+    assert!(store.lock(&scope, "one", LEASE).await.unwrap());
     redis.server.flush_all().await;
     assert!(!store.keep_lock(&scope, "one", LEASE).await.unwrap());
     assert!(!store.complete(&scope, "one").await.unwrap());
