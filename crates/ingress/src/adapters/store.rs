@@ -143,7 +143,7 @@ impl Store {
     pub async fn catch_up(&self) -> Result<usize, StoreError> {
         let mut begun = 0;
         loop {
-            let missed = self.0.missed.take(CATCH_UP);
+            let missed = self.0.missed.some(CATCH_UP);
             if missed.is_empty() {
                 return Ok(begun);
             }
@@ -152,12 +152,8 @@ impl Store {
                 self.beginning(&mut pipe, facts, *remembered_until);
             }
             let mut connection = self.0.redis.connection();
-            if let Err(error) = self.ask(pipe.query_async::<()>(&mut connection)).await {
-                for one in missed {
-                    self.0.missed.keep(self.shard_of(&one.facts.message), one);
-                }
-                return Err(error);
-            }
+            self.ask(pipe.query_async::<()>(&mut connection)).await?;
+            self.0.missed.written(&missed);
             begun += missed.len();
         }
     }
@@ -324,13 +320,15 @@ impl Records for Store {
     fn find<'a>(&'a self, id: &'a MessageId) -> BoxFuture<'a, Result<Found, StoreError>> {
         Box::pin(async move {
             let shard = self.shard_of(id);
+            // Before Redis is asked: what leaves the queue is in Redis by then.
+            let waiting = self.0.missed.get(id);
             let mut call = self.0.scripts.find.prepare_invoke();
             call.key(key::ready(shard)).key(key::record(shard, id)).key(key::entry(shard, id));
             let mut connection = self.0.redis.connection();
             let (ready, record, entry): (bool, Option<Vec<u8>>, Option<Vec<u8>>) =
                 self.ask(call.invoke_async(&mut connection)).await?;
             let known = record.and_then(|bytes| record::decode(*id, &bytes)).map(|(_, journal)| journal);
-            let journal = known.or_else(|| self.0.missed.get(id).map(Journal::accepted));
+            let journal = known.or_else(|| waiting.or_else(|| self.0.missed.get(id)).map(Journal::accepted));
             Ok(Found {
                 journal: journal.map(Box::new),
                 entry: entry.and_then(|bytes| Entry::decode(&bytes)),

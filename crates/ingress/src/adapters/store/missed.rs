@@ -38,11 +38,21 @@ impl Queue {
         }
     }
 
-    /// Takes some of what waits.
-    pub(super) fn take(&self, limit: usize) -> Vec<Missed> {
+    /// Some of what waits. It goes on waiting until it is [`Queue::written`], so that it can be found at every moment.
+    pub(super) fn some(&self, limit: usize) -> Vec<Missed> {
+        self.lock().waiting.values().take(limit).cloned().collect()
+    }
+
+    /// These are in Redis now. What was missed anew meanwhile stays.
+    pub(super) fn written(&self, done: &[Missed]) {
         let mut inner = self.lock();
-        let ids: Vec<MessageId> = inner.waiting.keys().take(limit).copied().collect();
-        ids.iter().filter_map(|id| inner.waiting.remove(id)).collect()
+        for one in done {
+            let id = &one.facts.message;
+            if inner.waiting.get(id).is_some_and(|waiting| waiting.facts.accepted_at == one.facts.accepted_at)
+            {
+                inner.waiting.remove(id);
+            }
+        }
     }
 
     pub(super) fn get(&self, id: &MessageId) -> Option<Facts> {
@@ -110,8 +120,25 @@ mod tests {
         assert_eq!(queue.behind(), [shard]);
         queue.caught_up(shard);
         assert!(!queue.is_behind(shard));
-        assert_eq!(queue.take(300).len(), 300);
-        assert_eq!(queue.take(MOST).len(), MOST - 300);
-        assert!(queue.take(1).is_empty());
+    }
+
+    #[test]
+    fn what_is_being_written_waits_until_it_is_written() {
+        let queue = Queue::default();
+        let shard = Shards::new(std::num::NonZeroU16::MIN).iter().next().unwrap();
+        for number in 0..3 {
+            queue.keep(shard, missed(number));
+        }
+        let some = queue.some(2);
+        assert_eq!(some.len(), 2);
+        assert!(some.iter().all(|one| queue.get(&one.facts.message).is_some()));
+        // Accepted again while the first acceptance is being written.
+        let mut again = some[0].clone();
+        again.facts.accepted_at = Timestamp::from_unix_millis(9);
+        queue.keep(shard, again.clone());
+        queue.written(&some);
+        assert_eq!(queue.get(&some[0].facts.message).unwrap().accepted_at, again.facts.accepted_at);
+        assert!(queue.get(&some[1].facts.message).is_none());
+        assert_eq!(queue.some(9).len(), 2);
     }
 }
