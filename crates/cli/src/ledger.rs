@@ -33,7 +33,8 @@ impl Entry {
     fn take(&mut self, event: &Event) -> bool {
         let pending = || self.numbers(|part| *part == PartState::Pending);
         match &event.kind {
-            EventKind::Expired { in_silence: true } => {
+            // Both are the sweep's word; it knows no more of what it closes than that nothing was heard.
+            EventKind::Expired { in_silence: true } | EventKind::ClosedUnknown => {
                 let pending = pending();
                 self.in_silence.extend(pending);
             }
@@ -50,8 +51,7 @@ impl Entry {
             | EventKind::Submitting { .. }
             | EventKind::Refused { .. }
             | EventKind::Unsent { .. }
-            | EventKind::NoResponse { .. }
-            | EventKind::ClosedUnknown => {}
+            | EventKind::NoResponse { .. } => {}
         }
         self.delivery.step(event).is_ok()
     }

@@ -92,10 +92,11 @@ async fn read(bus: &Bus) -> Result<Found, CliError> {
     let (at_intake, mut stored) = read_work(&intake, &mut ledger, &mut unreadable).await?;
     let state = events.reader.state().await.map_err(cannot_read)?;
     let cut = Cut { events: state.last, intake: at_intake };
-    if state.messages > 0 && state.first > 1 {
+    // Nothing is ever deleted from it: what is missing at its beginning, in it, or as a whole was taken away.
+    if state.last > 0 && (state.first != 1 || state.messages != state.last) {
         return Err(CliError::new(format!(
-            "the log begins at event {}, and there is no closing balance",
-            state.first
+            "the log holds {} of {} batches of events, the first is {}, and there is no closing balance",
+            state.messages, state.last, state.first
         ))
         .fix("restore EVENTS from a backup: it is never trimmed without a signed closing balance"));
     }

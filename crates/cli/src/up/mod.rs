@@ -302,7 +302,7 @@ impl Supervisor<'_> {
             drop(happenings);
             match happening {
                 Happening::Ended(status) => self.pause(index, &format!("ended by itself ({status})")),
-                Happening::Due => self.start_again(index)?,
+                Happening::Due => self.start_again(index),
             }
         }
     }
@@ -320,14 +320,14 @@ impl Supervisor<'_> {
         self.say(&self.output.tone(Tone::Bad, &line), &event);
     }
 
-    fn start_again(&mut self, index: usize) -> Result<(), CliError> {
-        let Some(slot) = self.slots.get_mut(index) else { return Ok(()) };
+    fn start_again(&mut self, index: usize) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
         let recipe = self.recipes.again(slot.recipe.clone(), &self.running);
         let process = match recipe.start(&self.dir, &self.lock) {
             Ok(process) => process,
             Err(error) => {
                 self.pause(index, &error.to_string());
-                return Ok(());
+                return;
             }
         };
         if let Some(id) = process.id() {
@@ -336,7 +336,12 @@ impl Supervisor<'_> {
         slot.recipe = recipe;
         slot.state = State::Runs(Box::new(process));
         slot.pauses.started(Instant::now());
-        self.write_run_file()
+        // What runs is worth more than the note of it: a full disk must not stop the cell.
+        if let Err(error) = self.write_run_file() {
+            let line = format!("run/cell.json is out of date: {error}");
+            let event = serde_json::json!({ "event": "note_failed", "why": error.to_string() });
+            self.say(&self.output.tone(Tone::Bad, &line), &event);
+        }
     }
 
     /// Stops everything, last started first. An error names what had to be killed.
