@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use sotto_bus::{Bus, ReadError, Service, StreamReader, topology::stream_name};
-use sotto_core::{MessageId, delivery::Outcome};
+use sotto_core::{Facts, MessageId, delivery::Outcome};
 use sotto_proto::{
     Batch, LogEvent,
     pipeline::v1::{EventBatch, QuarantineRecord, WorkBatch},
@@ -40,6 +40,8 @@ type Places = BTreeSet<(String, u64)>;
 struct KeptAside {
     /// Messages whose sealed content is there.
     messages: BTreeSet<MessageId>,
+    /// What was accepted of them.
+    facts: Vec<Facts>,
     /// Where what is kept aside came from.
     places: Places,
     /// Records that cannot be read themselves.
@@ -130,6 +132,8 @@ async fn read(bus: &Bus) -> Result<Found, CliError> {
             break;
         }
     }
+    // What was kept aside before anybody told an event of it was accepted all the same.
+    aside.facts.iter().for_each(|facts| folded.accept(facts));
     let quarantined =
         aside.messages.into_iter().filter(|id| folded.outcome(*id).is_none()).collect::<BTreeSet<_>>();
     let quarantined = quarantined.intersection(&folded.must_be_stored()).copied().collect();
@@ -231,15 +235,17 @@ async fn read_work(
 /// Messages whose sealed content is kept in quarantine until an operator decides, and where what is there came from.
 async fn read_quarantine(quarantine: &Stream<QuarantineRecord>) -> Result<KeptAside, CliError> {
     let state = quarantine.reader.state().await.map_err(cannot_read)?;
-    let KeptAside { mut messages, mut places, mut unreadable } = KeptAside::default();
+    let KeptAside { mut messages, mut facts, mut places, mut unreadable } = KeptAside::default();
     let take = |record: QuarantineRecord| {
-        let items = record.sealed.map(Batch::into_items).unwrap_or_default();
-        messages.extend(items.into_iter().flatten().map(|delivery| delivery.item.facts.message));
+        for delivery in record.sealed.map(Batch::into_items).unwrap_or_default().into_iter().flatten() {
+            messages.insert(delivery.item.facts.message);
+            facts.push(delivery.item.facts);
+        }
         places.insert((record.stream, record.sequence));
         true
     };
     quarantine.each(state.first, state.last, &mut unreadable, take).await?;
-    Ok(KeptAside { messages, places, unreadable })
+    Ok(KeptAside { messages, facts, places, unreadable })
 }
 
 fn tell(found: &Found, output: &Output) -> Result<(), CliError> {

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use sotto_bus::{
-    Bus, BusOptions, NatsConfig, Publisher, PublisherConfig, Service, Subject, Topology,
+    Bus, BusOptions, NatsConfig, Publisher, PublisherConfig, Service, Subject, Topic, Topology,
     topology::Cell as BusCell,
 };
 use sotto_core::{
@@ -11,7 +11,11 @@ use sotto_core::{
     delivery::{Event, EventKind},
     text::Encoding,
 };
-use sotto_proto::{Batch, LogEvent, WireError, pipeline::v1::EventBatch};
+use sotto_proto::{
+    Batch, LogEvent, WireError,
+    message::v1 as message,
+    pipeline::v1::{self as pipeline, EventBatch, WorkBatch},
+};
 use sotto_testkit::eventually_ok;
 
 use crate::cell::{Cell, LONG};
@@ -60,6 +64,68 @@ pub(crate) async fn a_malformed_batch_is_counted_and_breaks_no_check(cell: &Cell
     assert!(said.contains("1 unreadable record(s), all in quarantine"), "{said}");
 }
 
+/// What a service keeps aside of a message that it could not handle: its sealed item.
+#[derive(Clone, PartialEq, prost::Message)]
+struct KeptAside {
+    #[prost(message, optional, tag = "10")]
+    sealed: Option<WorkBatch>,
+}
+
+impl Batch for KeptAside {
+    type Item = WorkBatch;
+
+    fn from_items(items: &[WorkBatch]) -> Self {
+        Self { sealed: items.first().cloned() }
+    }
+
+    fn into_items(self) -> Vec<Result<WorkBatch, WireError>> {
+        self.sealed.into_iter().map(Ok).collect()
+    }
+
+    fn item_size(_: &WorkBatch) -> usize {
+        1_000
+    }
+}
+
+/// Routing gave up on it before it told any event: it was accepted all the same, and waits for an operator.
+pub(crate) async fn a_message_kept_aside_before_its_first_event_is_counted(cell: &Cell) {
+    let before = cell.json(&["ledger", "check"]).await.json().remove(0);
+    let (key_id, at) = (vec![7_u8; 16], 1_795_000_000_000);
+    let mut envelope = vec![1_u8, 1];
+    envelope.extend(&key_id);
+    envelope.extend([9; 60]);
+    let facts = pipeline::Facts {
+        message_id: vec![0x81; 16].into(),
+        tenant: "acme".to_owned(),
+        class: message::MessageClass::Otp.into(),
+        country: "VN".to_owned(),
+        operator_range: "8498".to_owned(),
+        encoding: message::Encoding::Gsm7.into(),
+        parts: 1,
+        units: 1,
+        accepted_at_ms: at,
+        expires_at_ms: at + 300_000,
+        ..pipeline::Facts::default()
+    };
+    let wrap = pipeline::KeyWrap {
+        key_id: key_id.into(),
+        tenant: "acme".to_owned(),
+        class: message::MessageClass::Otp.into(),
+        bucket: "otp/2026-11-24T06".to_owned(),
+        wrapped: vec![5; 40].into(),
+    };
+    let item =
+        pipeline::WorkItem { facts: Some(facts), envelope: envelope.into(), ..pipeline::WorkItem::default() };
+    let batch = WorkBatch { key_wraps: vec![wrap], items: vec![item] };
+    assert!(batch.clone().into_items().iter().all(Result::is_ok));
+    publish_on::<KeptAside>(cell, &Subject::Quarantine(Topic::Accepted), vec![batch]).await;
+    let after = cell.json(&["ledger", "check"]).await.json().remove(0);
+    let number = |told: &serde_json::Value, what: &str| told[what].as_u64().unwrap();
+    assert_eq!(after["balanced"], true, "{after}");
+    assert_eq!(number(&after, "accepted"), number(&before, "accepted") + 1, "{after}");
+    assert_eq!(number(&after, "quarantined"), number(&before, "quarantined") + 1, "{after}");
+}
+
 /// Nobody has it, and all that the log says of its end is that time went by.
 pub(crate) async fn a_message_that_only_silence_ended_is_lost(cell: &Cell) {
     let at = Timestamp::from_unix_seconds(1_795_000_000);
@@ -76,23 +142,31 @@ pub(crate) async fn a_message_that_only_silence_ended_is_lost(cell: &Cell) {
         expires_at: at.plus(Duration::from_secs(300)),
         content_mac: None,
     };
-    let message = facts.message;
+    let id = facts.message;
     let kinds = [EventKind::Accepted(Box::new(facts)), EventKind::Expired { in_silence: true }];
-    let events = kinds.map(|kind| LogEvent::Delivery(Event { message, at, kind }));
+    let events = kinds.map(|kind| LogEvent::Delivery(Event { message: id, at, kind }));
     publish::<EventBatch>(cell, events.to_vec()).await;
 
     let said = cell.json(&["ledger", "check"]).await;
     let told: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!((&told["balanced"], &told["lost_and_expired_in_silence"]), (&false.into(), &1.into()));
-    assert_eq!(told["lost"], serde_json::json!([message.to_string()]));
+    assert_eq!(told["lost"], serde_json::json!([id.to_string()]));
     let (error, fix) = said.refused();
     assert!(error.contains("1 message(s) lost") && fix.contains("docs/runbooks"), "{error}; {fix}");
     let said = cell.sotto(&["ledger", "check"]).await;
-    assert!(said.out.contains(&format!("lost: {message} (counted as expired")), "{said:?}");
+    assert!(said.out.contains(&format!("lost: {id} (counted as expired")), "{said:?}");
     said.refused();
 }
 
+fn shards() -> Shards {
+    Shards::new(NonZeroU16::new(2).unwrap())
+}
+
 async fn publish<B: Batch + 'static>(cell: &Cell, items: Vec<B::Item>) {
+    publish_on::<B>(cell, &Subject::Event(shards().iter().next().unwrap()), items).await;
+}
+
+async fn publish_on<B: Batch + 'static>(cell: &Cell, subject: &Subject, items: Vec<B::Item>) {
     let path = |file: &str| cell.path(file);
     let config = NatsConfig {
         url: cell.running()["nats"].as_str().unwrap().to_owned(),
@@ -102,20 +176,18 @@ async fn publish<B: Batch + 'static>(cell: &Cell, items: Vec<B::Item>) {
         nkey_seed_file: path("nats/nkeys/routing.current.seed"),
         connect_timeout_ms: 5_000,
     };
-    let shards = Shards::new(NonZeroU16::new(2).unwrap());
     let options = BusOptions {
         service: Service::Routing,
         instance: "test".to_owned(),
-        cell: BusCell { id: "test".parse().unwrap(), shards, replicas: 1 },
+        cell: BusCell { id: "test".parse().unwrap(), shards: shards(), replicas: 1 },
         topology: Topology::embedded().unwrap(),
         clock: Arc::new(SystemClock),
         digest: Arc::new(|_| [0; 32]),
     };
     let bus = Bus::connect(&config, options).await.unwrap();
     let publisher = Publisher::<B>::new(&bus, PublisherConfig::default());
-    let subject = Subject::Event(shards.iter().next().unwrap());
     for item in items {
-        publisher.publish(&subject, item).await.unwrap();
+        publisher.publish(subject, item).await.unwrap();
     }
     assert!(bus.close(LONG).await);
 }

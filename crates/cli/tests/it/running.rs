@@ -50,6 +50,7 @@ async fn a_cell_serves_people_and_outlives_every_end_of_its_supervisor() {
     let last = a_message_is_sent_and_shown(&cell).await;
     the_log_proves(&cell, &last).await;
     forged::a_malformed_batch_is_counted_and_breaks_no_check(&cell).await;
+    forged::a_message_kept_aside_before_its_first_event_is_counted(&cell).await;
     forged::a_message_that_only_silence_ended_is_lost(&cell).await;
     assert!(up.terminate(LONG).await.success(), "{}", up.log());
     cell.quiet().await;
