@@ -148,8 +148,7 @@ impl Cell {
     /// Ends a process at once (SIGKILL) and waits until the supervisor has started it again and it is ready.
     pub(crate) async fn kill(&self, process: &str) {
         let old = self.pid(process);
-        let pid = rustix::process::Pid::from_raw(i32::try_from(old).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        sotto_testkit::process::signal(old, "KILL");
         eventually(BOUND, &format!("{process} to be started again"), async || {
             self.told().is_some_and(|told| {
                 told["processes"][process].as_u64().is_some_and(|new| new != u64::from(old))

@@ -98,13 +98,13 @@ impl NatsServer {
     }
 
     /// Freezes it (SIGSTOP): connections stay open and nothing answers.
-    pub async fn freeze(&self) {
-        self.process.signal("STOP").await;
+    pub fn freeze(&self) {
+        self.process.signal("STOP");
     }
 
     /// Lets it run again after [`Self::freeze`].
-    pub async fn thaw(&self) {
-        self.process.signal("CONT").await;
+    pub fn thaw(&self) {
+        self.process.signal("CONT");
     }
 
     /// Stops it if it runs, then starts it on the same port with the same store.

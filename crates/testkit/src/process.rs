@@ -68,18 +68,18 @@ impl Process {
     /// # Panics
     /// When it has not ended after `bound`.
     pub async fn terminate(&mut self, bound: Duration) -> ExitStatus {
-        self.signal("TERM").await;
+        self.signal("TERM");
         self.wait(bound).await
     }
 
-    /// Sends a signal by its name (`TERM`, `INT`, `STOP`, `CONT`). Nothing happens after its end.
+    /// Sends a signal by its name (`TERM`, `INT`, `HUP`, `STOP`, `CONT`). Nothing happens after its end.
     ///
     /// # Panics
-    /// When `kill` cannot be run.
-    pub async fn signal(&self, name: &str) {
-        let Some(id) = self.id() else { return };
-        let status = Command::new("kill").arg(format!("-{name}")).arg(id.to_string()).status().await;
-        must("kill", status);
+    /// When there is no such signal.
+    pub fn signal(&self, name: &str) {
+        if let Some(id) = self.id() {
+            signal(id, name);
+        }
     }
 
     /// Ends it at once (SIGKILL).
@@ -145,6 +145,27 @@ impl Process {
             }
         })
         .await
+    }
+}
+
+/// Sends a signal by its name to a process by its id. Nothing happens if it has ended.
+///
+/// # Panics
+/// When there is no such signal.
+pub fn signal(id: u32, name: &str) {
+    use rustix::process::{Pid, Signal, kill_process};
+    let signal = match name {
+        "TERM" => Signal::TERM,
+        "INT" => Signal::INT,
+        "HUP" => Signal::HUP,
+        "KILL" => Signal::KILL,
+        "STOP" => Signal::STOP,
+        "CONT" => Signal::CONT,
+        other => panic!("no signal {other}"),
+    };
+    if let Some(pid) = i32::try_from(id).ok().and_then(Pid::from_raw) {
+        // It may have ended by itself just now.
+        let _ended = kill_process(pid, signal);
     }
 }
 

@@ -161,10 +161,10 @@ async fn sent_and_never_answered_is_in_doubt() {
     };
     let publisher = Publisher::<Texts>::new(&bus, config);
     publisher.publish(&accepted(Lane::Otp), "warm".to_owned()).await.unwrap();
-    cell.server.freeze().await;
+    cell.server.freeze();
     let error = publisher.publish(&accepted(Lane::Otp), "x".to_owned()).await.unwrap_err();
     assert!(error.is_in_doubt(), "{error:?}");
-    cell.server.thaw().await;
+    cell.server.thaw();
 }
 
 #[tokio::test]

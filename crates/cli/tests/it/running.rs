@@ -26,7 +26,7 @@ async fn a_cell_serves_people_and_outlives_every_end_of_its_supervisor() {
     doctor_finds_nothing(&cell).await;
 
     // The terminal is closed.
-    up.signal("HUP").await;
+    up.signal("HUP");
     assert!(up.wait(LONG).await.success(), "{}", up.log());
     cell.quiet().await;
     assert!(!cell.path("run/cell.json").exists());
@@ -256,6 +256,5 @@ async fn a_cell_that_still_ends_is_not_started(cell: &Cell) {
 }
 
 fn kill(id: u64) {
-    let killed = std::process::Command::new("kill").args(["-KILL", &id.to_string()]).status();
-    assert!(killed.unwrap().success());
+    sotto_testkit::process::signal(u32::try_from(id).unwrap(), "KILL");
 }

@@ -40,12 +40,12 @@ async fn a_client_that_hangs_up_on_a_silent_broker_finds_its_message_by_its_key(
     let world = World::start("").await;
     let client = world.client();
     client.send(with_key("before")).await.unwrap();
-    world.broker.server.freeze().await;
+    world.broker.server.freeze();
     // Twice: the second joins the first, which nobody waits for any more.
     for _ in 0..2 {
         assert!(timeout(SHORT, client.send(with_key("k"))).await.is_err());
     }
-    world.broker.server.thaw().await;
+    world.broker.server.thaw();
     let sent = eventually_ok(BOUND, "the message", async || {
         let sent = client.send(with_key("k")).await.map_err(|status| status.to_string())?;
         if sent.repeated { Ok(sent) } else { Err("it was sent anew".to_owned()) }
@@ -61,7 +61,7 @@ async fn a_silent_broker_leaves_messages_in_doubt_and_refuses_the_next_at_once()
     let world = World::start("").await;
     let client = world.client();
     client.send(with_key("before")).await.unwrap();
-    world.broker.server.freeze().await;
+    world.broker.server.freeze();
     let doubtful = client.send(with_key("k")).await.unwrap_err();
     assert_eq!(doubtful.code(), Code::Unavailable);
     assert!(doubtful.message().contains("not known"), "{doubtful:?}");
@@ -69,7 +69,7 @@ async fn a_silent_broker_leaves_messages_in_doubt_and_refuses_the_next_at_once()
     let certain = client.send(with_key("k2")).await.unwrap_err();
     assert!(certain.message().starts_with("the message was not accepted"), "{certain:?}");
     assert!(begun.elapsed() < SHORT);
-    world.broker.server.thaw().await;
+    world.broker.server.thaw();
     eventually(BOUND, "the broker", async || client.send(with_key("k")).await.is_ok()).await;
     world.stop().await;
 }

@@ -140,7 +140,7 @@ async fn a_drain_waits_for_held_work() {
 async fn a_drain_names_who_holds_it_and_a_second_signal_cuts_it_short() {
     let mut tiny = Tiny::behaving("hold");
     let admin = tiny.ready().await;
-    tiny.process.signal("TERM").await;
+    tiny.process.signal("TERM");
     eventually(BOUND, "readiness to go", || async {
         http_get(admin, "/ready").await.is_ok_and(|(code, _)| code == 503)
     })
@@ -149,7 +149,7 @@ async fn a_drain_names_who_holds_it_and_a_second_signal_cuts_it_short() {
     tiny.process
         .wait_for_log(BOUND, "\"held_by\":\"{\\\"never done\\\": 1, \\\"stubborn work\\\": 1}\"")
         .await;
-    tiny.process.signal("INT").await;
+    tiny.process.signal("INT");
     let status = tiny.process.wait(BOUND).await;
     assert_eq!(status.code(), Some(1), "{}", tiny.process.log());
 }

@@ -36,8 +36,7 @@ async fn tells_its_addresses_and_ends_when_told() {
     let smpp = addresses["smpp"].as_str().unwrap().parse().unwrap();
     let partner = try_bind(smpp, BindOptions::transceiver("sotto", "secret"), SOON).await.unwrap();
     assert!(partner.answered(message("1", "x")).await.status.is_ok());
-    let pid = child.id().unwrap().to_string();
-    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    sotto_testkit::process::signal(child.id().unwrap(), "TERM");
     assert!(timeout(SOON, child.wait()).await.unwrap().unwrap().success());
 }
 
