@@ -24,7 +24,13 @@ pub use process::Process;
 pub use redis::{RedisOptions, RedisServer};
 pub use wait::{eventually, eventually_ok};
 
-use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+use std::{
+    fs,
+    io::Write as _,
+    net::{Ipv4Addr, TcpListener},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
 
 /// Writes a secret's file as `sotto init` does: closed to everybody else.
 ///
@@ -36,6 +42,12 @@ pub fn write_secret(path: &Path, secret: impl AsRef<[u8]>) {
         fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path),
     );
     wait::must("a secret's file", file.write_all(secret.as_ref()));
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    let listener = wait::must("a free port", TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+    wait::must("a free port", listener.local_addr()).port()
 }
 
 /// The workspace's folder.

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use crate::{
+    free_port,
     pki::CertFiles,
     process::Process,
     tools,
@@ -145,12 +146,6 @@ impl RedisServer {
             Err(why) => panic!("redis-server does not start again: {why}"),
         }
     }
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = must("a free port", TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-    must("a free port", listener.local_addr()).port()
 }
 
 fn acl_file(folder: &Path) -> PathBuf {

@@ -33,7 +33,7 @@ pub(crate) struct TestCell {
     pub(crate) server: NatsServer,
     pub(crate) pki: Pki,
     pub(crate) topology: Topology,
-    seeds: BTreeMap<Service, PathBuf>,
+    users: Users,
     instances: AtomicU64,
 }
 
@@ -43,6 +43,67 @@ pub(crate) fn vn() -> Cell {
 
 pub(crate) fn accounts() -> Vec<AccountId> {
     vec!["mobi".parse().unwrap()]
+}
+
+/// An nkey for each service and tool, and where their seeds are.
+pub(crate) struct Users {
+    seeds: BTreeMap<Service, PathBuf>,
+    public: Vec<(Service, Vec<String>)>,
+}
+
+impl Users {
+    pub(crate) fn new(pki: &Pki) -> Self {
+        let mut users = Self { seeds: BTreeMap::new(), public: Vec::new() };
+        for service in Service::ALL {
+            let keys = nkeys::KeyPair::new_user();
+            let file = pki.dir().join(format!("{service}.nkey"));
+            sotto_testkit::write_secret(&file, keys.seed().unwrap());
+            users.seeds.insert(service, file);
+            users.public.push((service, vec![keys.public_key()]));
+        }
+        users
+    }
+
+    pub(crate) fn config(&self, pki: &Pki, service: Service, url: String) -> NatsConfig {
+        let files = pki.service(service.name());
+        NatsConfig {
+            url,
+            ca_file: files.ca,
+            cert_file: files.cert,
+            key_file: files.key,
+            nkey_seed_file: self.seeds.get(&service).unwrap().clone(),
+            connect_timeout_ms: 5_000,
+        }
+    }
+}
+
+/// Writes the generated configuration of a broker, and `more` of the test's own after it.
+pub(crate) fn server_conf(
+    pki: &Pki,
+    topology: &Topology,
+    users: &Users,
+    cell: Cell,
+    name: &str,
+    more: &str,
+) -> PathBuf {
+    let tls = pki.service("nats");
+    let options = ServerOptions {
+        cell,
+        server_name: name.to_owned(),
+        listen: "127.0.0.1:4222".to_owned(),
+        store_dir: "/nonexistent/overridden-by-the-test".into(),
+        ca_file: tls.ca,
+        cert_file: tls.cert,
+        key_file: tls.key,
+        users: users.public.clone(),
+    };
+    // The test's server gets its store folder on the command line, and only once.
+    let text = topology::nats_server_conf(topology, &options);
+    let mut lines: Vec<_> = text.lines().filter(|line| !line.contains("store_dir")).collect();
+    lines.push(more);
+    let file = pki.dir().join(format!("{name}.conf"));
+    fs::write(&file, lines.join("\n")).unwrap();
+    file
 }
 
 impl TestCell {
@@ -68,59 +129,33 @@ impl TestCell {
     }
 
     pub(crate) async fn without_streams(topology: Topology) -> Self {
+        Self::bare(topology, "").await
+    }
+
+    /// With settings of the broker that stand after the generated ones, and win.
+    pub(crate) async fn tuned(more: &str) -> Self {
+        let cell = Self::bare(Topology::embedded().unwrap(), more).await;
+        let provisioner = cell.bus(Service::Provisioner).await;
+        topology::apply(&provisioner, &cell.topology, &accounts()).await.unwrap();
+        cell
+    }
+
+    async fn bare(topology: Topology, more: &str) -> Self {
         let pki = Pki::new();
-        let mut seeds = BTreeMap::new();
-        let mut users = Vec::new();
-        for service in Service::ALL {
-            let keys = nkeys::KeyPair::new_user();
-            let file = pki.dir().join(format!("{service}.nkey"));
-            sotto_testkit::write_secret(&file, keys.seed().unwrap());
-            seeds.insert(service, file);
-            users.push((service, vec![keys.public_key()]));
-        }
-        let tls = pki.service("nats");
-        let options = ServerOptions {
-            cell: vn(),
-            server_name: "vn-1".to_owned(),
-            listen: "127.0.0.1:4222".to_owned(),
-            store_dir: "/nonexistent/overridden-by-the-test".into(),
-            ca_file: tls.ca,
-            cert_file: tls.cert,
-            key_file: tls.key,
-            users,
-        };
-        let config = pki.dir().join("nats-server.conf");
-        // The test's server gets its store folder on the command line, and only once.
-        let text = topology::nats_server_conf(&topology, &options);
-        let kept: Vec<_> = text.lines().filter(|line| !line.contains("store_dir")).collect();
-        fs::write(&config, kept.join("\n")).unwrap();
+        let users = Users::new(&pki);
+        let config = server_conf(&pki, &topology, &users, vn(), "vn-1", more);
         let server =
             NatsServer::start(NatsOptions { config_file: Some(config), ..NatsOptions::default() }).await;
-        Self { server, pki, topology, seeds, instances: AtomicU64::new(0) }
+        Self { server, pki, topology, users, instances: AtomicU64::new(0) }
     }
 
     pub(crate) fn config(&self, service: Service) -> NatsConfig {
-        let files = self.pki.service(service.name());
-        NatsConfig {
-            url: self.server.tls_url(),
-            ca_file: files.ca,
-            cert_file: files.cert,
-            key_file: files.key,
-            nkey_seed_file: self.seeds.get(&service).unwrap().clone(),
-            connect_timeout_ms: 5_000,
-        }
+        self.users.config(&self.pki, service, self.server.tls_url())
     }
 
     pub(crate) fn options(&self, service: Service) -> BusOptions {
         let instance = self.instances.fetch_add(1, Ordering::Relaxed);
-        BusOptions {
-            service,
-            instance: format!("t{instance}"),
-            cell: vn(),
-            topology: self.topology.clone(),
-            clock: Arc::new(SystemClock),
-            digest: Arc::new(|bytes| [u8::try_from(bytes.len() % 251).unwrap(); 32]),
-        }
+        options(service, instance, vn(), self.topology.clone())
     }
 
     pub(crate) async fn bus(&self, service: Service) -> Bus {
@@ -138,26 +173,8 @@ impl TestCell {
         Bus::connect(&config, self.options(service)).await.unwrap()
     }
 
-    /// A bare client with a service's certificate, nkey and inboxes, and the subjects that the broker refuses it.
     pub(crate) async fn raw(&self, service: Service) -> Raw {
-        let config = self.config(service);
-        let (events, refused) = mpsc::unbounded_channel();
-        let client = ConnectOptions::with_nkey(fs::read_to_string(&config.nkey_seed_file).unwrap())
-            .custom_inbox_prefix(format!("_INBOX.{service}.raw"))
-            .require_tls(true)
-            .tls_first()
-            .add_root_certificates(config.ca_file)
-            .add_client_certificate(config.cert_file, config.key_file)
-            .event_callback(move |event| {
-                if let Event::ServerError(error) = event {
-                    let _gone = events.send(error.to_string());
-                }
-                std::future::ready(())
-            })
-            .connect(config.url)
-            .await
-            .unwrap();
-        Raw { client, refused }
+        raw(self.config(service), service).await
     }
 
     /// Settings and counts of a consumer.
@@ -176,6 +193,38 @@ impl TestCell {
         let operator = self.bus(Service::Operator).await;
         sotto_bus::StreamReader::<Texts>::new(&operator, stream).unwrap().state().await.unwrap().messages
     }
+}
+
+pub(crate) fn options(service: Service, instance: u64, cell: Cell, topology: Topology) -> BusOptions {
+    BusOptions {
+        service,
+        instance: format!("t{instance}"),
+        cell,
+        topology,
+        clock: Arc::new(SystemClock),
+        digest: Arc::new(|bytes| [u8::try_from(bytes.len() % 251).unwrap(); 32]),
+    }
+}
+
+/// A bare client with a service's certificate, nkey and inboxes, and the subjects that the broker refuses it.
+pub(crate) async fn raw(config: NatsConfig, service: Service) -> Raw {
+    let (events, refused) = mpsc::unbounded_channel();
+    let client = ConnectOptions::with_nkey(fs::read_to_string(&config.nkey_seed_file).unwrap())
+        .custom_inbox_prefix(format!("_INBOX.{service}.raw"))
+        .require_tls(true)
+        .tls_first()
+        .add_root_certificates(config.ca_file)
+        .add_client_certificate(config.cert_file, config.key_file)
+        .event_callback(move |event| {
+            if let Event::ServerError(error) = event {
+                let _gone = events.send(error.to_string());
+            }
+            std::future::ready(())
+        })
+        .connect(config.url.split(',').collect::<Vec<_>>())
+        .await
+        .unwrap();
+    Raw { client, refused }
 }
 
 pub(crate) struct Raw {

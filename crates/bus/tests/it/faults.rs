@@ -89,6 +89,53 @@ async fn a_crashing_server_loses_nothing_that_was_acknowledged() {
     assert_eq!(stored.len(), unique.len(), "an item is stored twice");
 }
 
+/// The broker drops a connection that does not take what is sent: a network path that carries nothing, or a process that
+/// stands still. Many readings share the connection, so that more is under way than the kernel's buffers hold.
+#[tokio::test]
+async fn who_takes_nothing_is_dropped_by_the_broker_and_goes_on_without_a_gap() {
+    let cell = TestCell::tuned("write_deadline: \"1s\"").await;
+    let proxy = ChaosProxy::start(cell.server.address()).await;
+    let bus = cell.bus_through(Service::Operator, proxy.address().port()).await;
+    let publisher = publisher(&cell.bus(Service::Ingress).await);
+    let filling = "x".repeat(250_000);
+    for n in 0..24 {
+        publisher.publish(&accepted(Lane::Otp), format!("{n}:{filling}")).await.unwrap();
+    }
+    let reader = StreamReader::<Texts>::new(&bus, "INTAKE").unwrap();
+    let begun = Arc::new(AtomicUsize::new(0));
+    let tasks = TaskTracker::new();
+    let readings: Vec<_> = (0..16)
+        .map(|_| {
+            let (mut reading, begun) = (reader.read(1, 24), Arc::clone(&begun));
+            tasks.spawn(async move {
+                let mut numbers = Vec::new();
+                while let Some(stored) = reading.next().await.unwrap() {
+                    begun.fetch_add(1, Ordering::Relaxed);
+                    numbers.extend(
+                        stored
+                            .batch
+                            .texts
+                            .into_iter()
+                            .filter_map(|text| text.split(':').next().map(str::to_owned)),
+                    );
+                }
+                numbers
+            })
+        })
+        .collect();
+    eventually(BOUND, "a reading to have begun", || async { begun.load(Ordering::Relaxed) > 0 }).await;
+    proxy.stall();
+    eventually(BOUND, "the broker to drop the connection", || async {
+        cell.server.log().contains("Slow Consumer Detected")
+    })
+    .await;
+    proxy.pass();
+    let whole: Vec<_> = (0..24).map(|n| n.to_string()).collect();
+    for reading in readings {
+        assert_eq!(reading.await.unwrap(), whole);
+    }
+}
+
 #[tokio::test]
 async fn a_worker_outlives_its_server() {
     let mut cell = TestCell::start().await;

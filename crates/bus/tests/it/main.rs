@@ -3,6 +3,7 @@
 
 mod acts;
 mod cell;
+mod cluster;
 mod connect;
 mod faults;
 mod gate;
