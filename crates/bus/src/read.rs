@@ -326,7 +326,7 @@ fn header(headers: Option<&HeaderMap>, name: &str) -> Option<u64> {
 }
 
 /// A stored message and the sequence of the one sent before it in this answer.
-fn stored(message: Message) -> Option<(StoredMessage, Option<u64>)> {
+pub(crate) fn stored(message: Message) -> Option<(StoredMessage, Option<u64>)> {
     let headers = message.headers.as_ref()?;
     let sequence = header(Some(headers), "Nats-Sequence")?;
     let subject = headers.get_last("Nats-Subject")?.as_str().to_owned();

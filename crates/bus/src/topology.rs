@@ -80,6 +80,8 @@ pub enum Retention {
     WorkQueue,
     /// Kept: a log.
     Limits,
+    /// The latest message of each subject is kept, and makes the one before it go: a register.
+    Latest,
 }
 
 /// A stream as written.
@@ -97,6 +99,9 @@ pub struct Stream {
     /// The bound of each subject in messages; none means no bound.
     #[serde(default)]
     pub max_messages_per_subject: Option<i64>,
+    /// Seconds after which a message goes by itself; none means never.
+    #[serde(default)]
+    pub max_age_s: Option<u64>,
     /// Whether deleting single messages by the API is refused for good.
     pub deny_delete: bool,
     /// Whether purging by the API is refused for good.
@@ -228,6 +233,15 @@ impl Topology {
             if stream.max_bytes <= 0 {
                 return invalid(format!("stream {name}: max_bytes must bound it"));
             }
+            let keeps_latest = stream.retention == Retention::Latest;
+            if !keeps_latest && stream.max_age_s.is_some() {
+                return invalid(format!("stream {name}: only a register forgets by age"));
+            }
+            if keeps_latest && (stream.max_messages_per_subject.is_some() || !stream.consumers.is_empty()) {
+                return invalid(format!(
+                    "stream {name}: a register keeps one message a subject and is not consumed"
+                ));
+            }
             for publisher in &stream.publishers {
                 let held = |s: &String| stream.subjects.contains(&s.replace(SERVICE, "*"));
                 if let Some(foreign) = publisher.subjects.iter().find(|s| !held(s)) {
@@ -268,7 +282,7 @@ mod tests {
     fn the_built_in_list_is_valid() {
         let topology = Topology::embedded().unwrap();
         let names: Vec<_> = topology.streams.iter().map(|stream| stream.name.as_str()).collect();
-        assert_eq!(names, ["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "QUARANTINE"]);
+        assert_eq!(names, ["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "QUARANTINE"]);
     }
 
     #[test]
@@ -279,6 +293,8 @@ mod tests {
             ("name = \"AUDIT\"", "name = \"audit\""),
             ("max_ack_pending = 1024", "max_ack_pending = 0"),
             ("max_bytes = 8_589_934_592", "max_bytes = 0"),
+            ("max_bytes = 8_589_934_592", "max_bytes = 8_589_934_592\nmax_age_s = 60"),
+            ("max_age_s = 3_600", "max_messages_per_subject = 2"),
             ("max_ack_pending = 1024", "max_ack_pending = 1024\n  speed = 1"),
         ] {
             assert!(EMBEDDED.contains(from), "{from}");

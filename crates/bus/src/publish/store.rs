@@ -18,6 +18,8 @@ pub(crate) mod headers {
     pub(crate) const ITEMS: &str = "Sotto-Items";
     /// Not to be handled before this time, milliseconds since the Unix epoch.
     pub(crate) const NOT_BEFORE: &str = "Sotto-Not-Before";
+    /// Store only if the last message of the subject has this sequence; 0: if there is none.
+    pub(crate) const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
     /// The one item of a batch that crashed its handler and was taken apart.
     pub(crate) const ISOLATED: &str = "Sotto-Isolated";
 }

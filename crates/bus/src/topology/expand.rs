@@ -29,6 +29,8 @@ pub struct StreamSpec {
     pub max_bytes: i64,
     /// Messages a subject; none means no bound.
     pub max_messages_per_subject: Option<i64>,
+    /// Seconds a message stays; none means for ever.
+    pub max_age_s: Option<u64>,
     /// Whether deletes are refused.
     pub deny_delete: bool,
     /// Whether purges are refused.
@@ -98,6 +100,7 @@ impl Topology {
             retention: stream.retention,
             max_bytes: stream.max_bytes,
             max_messages_per_subject: stream.max_messages_per_subject,
+            max_age_s: stream.max_age_s,
             deny_delete: stream.deny_delete,
             deny_purge: stream.deny_purge,
             replicas: cell.replicas,
@@ -239,8 +242,8 @@ mod tests {
         let topology = Topology::embedded().unwrap();
         let streams = topology.streams(&cell());
         let most: i64 = streams.iter().map(|stream| stream.max_consumers).sum();
-        // 3 + 600 + 64 + 1 (INBOUND has none) + 1 + 1 (QUARANTINE has none).
-        assert_eq!(most, 670);
+        // 3 + 600 + 64 + 1 (INBOUND has none) + 1 + 1 (LEASES has none) + 1 (QUARANTINE has none).
+        assert_eq!(most, 671);
         let many: Vec<AccountId> = (0..201).map(|n| format!("a{n}").parse().unwrap()).collect();
         assert!(topology.consumers(&cell(), &many).is_err());
     }

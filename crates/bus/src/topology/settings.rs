@@ -14,9 +14,11 @@ pub(crate) const DUPLICATE_WINDOW_S: u64 = 120;
 
 /// The settings of a stream, every one of them: what is not named here must be absent or zero when read back.
 pub(super) fn stream(spec: &StreamSpec) -> Value {
-    let retention = match spec.retention {
-        Retention::WorkQueue => "workqueue",
-        Retention::Limits => "limits",
+    // A full stream refuses; it never drops what was acknowledged. A register drops what is outdated.
+    let (retention, discard, each) = match spec.retention {
+        Retention::WorkQueue => ("workqueue", "new", spec.max_messages_per_subject),
+        Retention::Limits => ("limits", "new", spec.max_messages_per_subject),
+        Retention::Latest => ("limits", "old", Some(1)),
     };
     json!({
         "name": spec.name,
@@ -24,14 +26,13 @@ pub(super) fn stream(spec: &StreamSpec) -> Value {
         "retention": retention,
         "storage": "file",
         "num_replicas": spec.replicas,
-        // A full stream refuses; it never drops what was acknowledged.
-        "discard": "new",
+        "discard": discard,
         "discard_new_per_subject": spec.max_messages_per_subject.is_some(),
         "max_bytes": spec.max_bytes,
         "max_msgs": -1,
-        "max_msgs_per_subject": spec.max_messages_per_subject.unwrap_or(-1),
+        "max_msgs_per_subject": each.unwrap_or(-1),
         "max_msg_size": -1,
-        "max_age": 0,
+        "max_age": spec.max_age_s.unwrap_or(0) * NANOS,
         "max_consumers": spec.max_consumers,
         "duplicate_window": DUPLICATE_WINDOW_S * NANOS,
         "compression": "none",

@@ -8,6 +8,7 @@ mod connect;
 mod faults;
 mod gate;
 mod lanes;
+mod leases;
 mod permissions;
 mod publish;
 mod quarantine;

@@ -10,7 +10,7 @@ use crate::cell::{BOUND, Raw, TestCell, vn};
 const MAY_PUBLISH: &[(Service, &[&str])] = &[
     (Service::Ingress, &["accepted", "event", "quarantine"]),
     (Service::Routing, &["retry", "waiting", "event", "quarantine"]),
-    (Service::Carrier, &["retry", "waiting", "event", "inbound", "quarantine"]),
+    (Service::Carrier, &["retry", "waiting", "event", "inbound", "lease", "quarantine"]),
     (Service::Identity, &["quarantine"]),
     (Service::Privacy, &["quarantine"]),
     (Service::Audit, &["quarantine"]),
@@ -21,9 +21,9 @@ const MAY_PUBLISH: &[(Service, &[&str])] = &[
 /// Who reads which streams by direct get, and who pulls from which.
 const MAY_READ: &[(Service, &[&str])] = &[
     (Service::Ingress, &["INTAKE", "EVENTS"]),
-    (Service::Carrier, &["INTAKE", "WAITING", "EVENTS"]),
+    (Service::Carrier, &["INTAKE", "WAITING", "EVENTS", "LEASES"]),
     (Service::Audit, &["EVENTS", "AUDIT"]),
-    (Service::Operator, &["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "QUARANTINE"]),
+    (Service::Operator, &["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "QUARANTINE"]),
 ];
 const MAY_PULL: &[(Service, &[(&str, &str)])] = &[
     (Service::Ingress, &[("EVENTS", "projection-0"), ("EVENTS", "projection-1")]),
@@ -41,10 +41,11 @@ const BUSINESS: &[(&str, &str)] = &[
     ("waiting", "waiting.mobi.otp"),
     ("event", "event.1"),
     ("inbound", "inbound.acme"),
+    ("lease", "lease.mobi.bind-1"),
     ("quarantine", "quarantine.accepted"),
 ];
 
-const STREAMS: &[&str] = &["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "QUARANTINE"];
+const STREAMS: &[&str] = &["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "QUARANTINE"];
 
 /// Whether a NATS pattern matches a subject.
 pub(crate) fn matches(pattern: &str, subject: &str) -> bool {
@@ -86,6 +87,7 @@ fn publish_matrix(service: Service) -> Vec<(String, bool)> {
         "WAITING" => vec!["waiting"],
         "EVENTS" => vec!["event"],
         "INBOUND" => vec!["inbound"],
+        "LEASES" => vec!["lease"],
         _ => vec!["quarantine"],
     };
     for stream in STREAMS {
