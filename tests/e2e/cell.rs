@@ -328,6 +328,11 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 
 /// A simulator of the test's own behind one account with this many parts a second.
 pub(crate) async fn slow_carrier(root: &Path, tps: u32) -> Carriers {
+    carrier_with(root, tps, "", &Value::Object(serde_json::Map::new())).await
+}
+
+/// The same with more keys of the account and a behaviour of the simulator.
+pub(crate) async fn carrier_with(root: &Path, tps: u32, keys: &str, behaviour: &Value) -> Carriers {
     let log = root.join("own-simulator.log");
     let path = |name: &str| root.join(name).display().to_string();
     let arguments = [
@@ -341,6 +346,8 @@ pub(crate) async fn slow_carrier(root: &Path, tps: u32) -> Carriers {
         path("tls/simulator.pem"),
         "--tls-key".to_owned(),
         path("tls/simulator.key"),
+        "--behaviour".to_owned(),
+        behaviour.to_string(),
     ];
     let environment: [(&str, &str); 0] = [];
     let mut simulator = Process::start(&tools::built("sotto-simulator"), arguments, environment, &log);
@@ -352,7 +359,7 @@ pub(crate) async fn slow_carrier(root: &Path, tps: u32) -> Carriers {
     let text = format!(
         "[[account]]\nid = \"slow\"\nhost = \"localhost\"\nport = {port}\nsystem_id = \"sotto\"\n\
          password_file = \"{}\"\ntls_ca_file = \"{}\"\ntls_server_name = \"simulator.sotto.internal\"\n\
-         window = 10\ntps = {tps}\nresponse_timeout = \"10 s\"\nsimulator = true\n\n\
+         window = 10\ntps = {tps}\nresponse_timeout = \"10 s\"\nsimulator = true\n{keys}\n\
          [[route]]\nprefix = \"84\"\naccounts = [{{ id = \"slow\", weight = 1 }}]\n",
         path("secrets/simulator"),
         path("tls/ca.pem"),

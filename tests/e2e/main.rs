@@ -17,4 +17,5 @@ mod lanes;
 mod load;
 mod python;
 mod quarantine;
+mod replicas;
 mod tokens;

@@ -9,6 +9,7 @@ pub(crate) mod rebuild;
 mod receipts;
 pub(crate) mod reliance;
 mod send;
+pub(crate) mod tenure;
 
 #[cfg(test)]
 mod tests;

@@ -43,6 +43,8 @@ pub(crate) struct ConnectorConfig {
     pub(crate) batches: u16,
     pub(crate) keys: u32,
     pub(crate) keys_kept: ConfigDuration,
+    pub(crate) replica: String,
+    pub(crate) lease: ConfigDuration,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -88,6 +90,11 @@ impl Validate for ConnectorConfig {
         errors.in_range(at, "keys", self.keys, 1..=100_000, "keys");
         let second = Duration::from_secs(1);
         errors.duration_in(at, "keys_kept", self.keys_kept, second..=900 * second);
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let named = self.replica.len() <= 40 && self.replica.bytes().all(plain);
+        let fix = "leave it empty, or give a name that no other replica has";
+        errors.require(at, "replica", named, "must be at most 40 of a-z, 0-9 and -", fix);
+        errors.duration_in(at, "lease", self.lease, 5 * second..=120 * second);
     }
 }
 

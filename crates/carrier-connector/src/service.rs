@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use sotto_bus::{
-    AuditTrail, Bus, BusOptions, Delivery, Handler, Outcome, Service as BusService, StreamReader, Subject,
-    Topology, Worker, WorkerConfig,
+    AuditTrail, Bus, BusOptions, Delivery, Handler, Leases, Outcome, Service as BusService, StreamReader,
+    Subject, Topology, Worker, WorkerConfig,
     topology::{Cell, consumer_name},
 };
 use sotto_core::{AccountId, Lane, carriers::CarriersFile};
@@ -16,7 +16,7 @@ use sotto_runtime::{
     redis::Redis,
     tls::{ClientAuth, PeerService, Tls},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     adapters::{
@@ -31,8 +31,10 @@ use crate::{
         keyring::KeepKeys,
         line::Line,
         rebuild::Rebuilder,
+        tenure::{keep, posts},
     },
     config::{CarrierConfig, DEFAULT_TOML},
+    domain::lease,
     error::CarrierError,
     ports::{Act, Witness},
 };
@@ -80,15 +82,26 @@ impl Service for Carrier {
             server.serve(&stop, |server| server.add_service(ops)).await
         });
 
-        let drained = CancellationToken::new();
+        let (drained, ended, keepers) =
+            (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let folder = config.carriers.file.parent().unwrap_or(Path::new("")).to_owned();
         let mut workers = Vec::new();
         for account in &accounts {
-            let bound =
-                keep_bound(Arc::clone(account), folder.clone(), context.stop.clone(), drained.clone());
-            context.tasks.spawn_critical(format!("carrier {}", account.settings.id), bound);
+            let id = &account.settings.id;
+            tell_waiver(account);
+            let (posts, each) = posts(account.settings.binds);
+            for post in each {
+                let name = format!("carrier {id} bind {}", post.number);
+                let (stop, drained) = (context.stop.clone(), drained.clone());
+                let bound = keep_bound(Arc::clone(account), post, folder.clone(), stop, drained);
+                context.tasks.spawn_critical(name, bound);
+            }
+            let leases = leases(&config, &context, account);
+            let keeping = keep(Arc::clone(account), Leases::new(&bus), leases, posts, ended.clone());
+            context.tasks.spawn_critical(format!("carrier {id} leases"), keepers.track_future(keeping));
             workers.push(work(&config, &bus, account).await?);
         }
+        keepers.close();
         working.set(true);
 
         context.stop.requested().await;
@@ -102,10 +115,28 @@ impl Service for Carrier {
         // Binds end, and their last receipts are stored, before the bus closes.
         let held = accounts.iter().map(|account| account.line.ended());
         let unbound = tokio::time::timeout(longest + CLOSE, futures::future::join_all(held)).await.is_ok();
+        // Others need not wait for the binds of this replica.
+        ended.cancel();
+        let _in_time = tokio::time::timeout(CLOSE, keepers.wait()).await;
         let closed = bus.close(CLOSE).await;
         tracing::info!(finished, unbound, closed, "stopped");
         Ok(())
     }
+}
+
+/// An unencrypted way is told at each start.
+fn tell_waiver(account: &Account) {
+    if let sotto_core::carriers::Tls::Waived { reason } = &account.settings.tls {
+        tracing::warn!(account = %account.settings.id, reason, "the way to this carrier is not encrypted");
+        account.shared.witness.tell(Act::TlsWaived, account.settings.id.as_str(), "ok");
+    }
+}
+
+/// What this replica holds of an account's binds: nothing yet.
+fn leases(config: &CarrierConfig, context: &Context, account: &Account) -> lease::Leases {
+    let name = &config.connector.replica;
+    let name = if name.is_empty() { context.instance.clone() } else { name.clone() };
+    lease::Leases::new(name, account.settings.binds, config.connector.lease.get())
 }
 
 /// Reads the carriers file and its digest.

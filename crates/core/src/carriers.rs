@@ -94,10 +94,13 @@ impl CarriersFile {
 pub struct Account {
     /// Our name for it.
     pub id: AccountId,
-    /// DNS name or IP address of the SMSC.
-    pub host: String,
-    /// TCP port, never 0.
-    pub port: u16,
+    /// Where the carrier takes binds, at least one place. Binds are spread over them, and each goes on to the next place
+    /// when one fails.
+    pub hosts: Vec<Host>,
+    /// How a bind is made.
+    pub bind: BindKind,
+    /// Binds of the contract, 1 to 64, over all replicas of the connector.
+    pub binds: u16,
     /// User name at the carrier, 1 to 15 ASCII characters.
     pub system_id: String,
     /// File with the password, from the carriers file's folder if relative.
@@ -106,9 +109,9 @@ pub struct Account {
     pub system_type: String,
     /// How the connection is protected.
     pub tls: Tls,
-    /// Submits that may be without answer at a time, 1 to 1000.
+    /// Submits that may be without answer at a time on one bind, 1 to 1000.
     pub window: u16,
-    /// Parts a second, 1 to 10,000.
+    /// Parts a second over all binds, 1 to 10,000.
     pub tps: u16,
     /// Quiet time after which the link is probed.
     pub enquire_link: Duration,
@@ -116,6 +119,8 @@ pub struct Account {
     pub response_timeout: Duration,
     /// How long a submitted part waits for its final receipt.
     pub receipt_wait: Duration,
+    /// What is forgiven to the carrier's PDUs.
+    pub tolerance: Tolerance,
     /// How the carrier writes message ids in its answers to submits.
     pub message_id_in_response: MessageIdForm,
     /// How the carrier writes message ids in receipts.
@@ -144,6 +149,33 @@ impl Account {
     }
 }
 
+/// A place where a carrier takes binds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// DNS name or IP address.
+    pub name: String,
+    /// TCP port, never 0.
+    pub port: u16,
+}
+
+/// How a bind is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BindKind {
+    /// One `bind_transceiver`: messages and receipts on one connection.
+    Transceiver,
+    /// A `bind_transmitter` for messages and a `bind_receiver` for receipts; together they are one bind.
+    TransmitterReceiver,
+}
+
+/// What a reader forgives (docs/formats/smpp.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tolerance {
+    /// What carriers are seen to send: a missing final NUL, octets too many.
+    Carrier,
+    /// The specification and nothing else.
+    Strict,
+}
+
 /// How the connection to a carrier is protected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tls {
@@ -151,14 +183,27 @@ pub enum Tls {
     Required {
         /// Certificates to trust, from the carriers file's folder if relative; `None`: the system's.
         ca_file: Option<PathBuf>,
-        /// The name the certificate must have.
-        server_name: String,
+        /// The name the certificate must have; `None`: that of the host.
+        server_name: Option<String>,
+        /// SHA-256 of the key that the certificate must have besides (SubjectPublicKeyInfo, RFC 7469 §2.4).
+        pin: Option<[u8; 32]>,
+        /// Our own certificate and its key, from the carriers file's folder if relative.
+        client: Option<ClientCertificate>,
     },
     /// No TLS, by a decision of the operator.
     Waived {
         /// Why, at least ten characters.
         reason: String,
     },
+}
+
+/// Files with the certificate that we show to a carrier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate chain, PEM.
+    pub cert_file: PathBuf,
+    /// Its key, PEM.
+    pub key_file: PathBuf,
 }
 
 /// How a carrier writes message ids.

@@ -42,6 +42,8 @@ pub struct Behaviour {
     pub message_id_form: MessageIdForm,
     /// How receipts write them; null: as answers do.
     pub receipt_id_form: Option<MessageIdForm>,
+    /// Binds of one partner at a time; beyond it `ESME_RALYBND`. Null: any number.
+    pub max_binds: Option<u32>,
     /// Every bind is refused with this status.
     pub refuse_bind_status: Option<u32>,
     /// Binds are never answered; the connection stays.
@@ -98,6 +100,7 @@ impl Default for Behaviour {
             drop_after_submits: None,
             message_id_form: MessageIdForm::Decimal,
             receipt_id_form: None,
+            max_binds: None,
             refuse_bind_status: None,
             mute_bind: false,
         }

@@ -73,6 +73,8 @@ pub(crate) struct State {
     /// Since the last reset.
     pub(crate) epoch: Arc<Epoch>,
     bound: Vec<(u64, Link<()>)>,
+    /// Links of each partner, those just let in included.
+    admitted: BTreeMap<String, u32>,
     refused: Share,
     unanswered: Share,
     duplicated: Share,
@@ -116,6 +118,7 @@ impl Carrier {
             links: stop.child_token(),
             epoch: Arc::default(),
             bound: Vec::new(),
+            admitted: BTreeMap::new(),
             refused: Share::default(),
             unanswered: Share::default(),
             duplicated: Share::default(),
@@ -169,8 +172,17 @@ impl Carrier {
         }
         let name = request.bind.system_id.as_str().ok_or(CommandStatus::ESME_RINVSYSID)?;
         let account = self.accounts.get(name).ok_or(CommandStatus::ESME_RINVSYSID)?;
-        let matches = request.bind.password.as_bytes() == account.password.expose().as_bytes();
-        if matches { Ok(Arc::clone(account)) } else { Err(CommandStatus::ESME_RINVPASWD) }
+        if request.bind.password.as_bytes() != account.password.expose().as_bytes() {
+            return Err(CommandStatus::ESME_RINVPASWD);
+        }
+        let mut state = self.lock();
+        let limit = state.behaviour.max_binds.unwrap_or(u32::MAX);
+        let admitted = state.admitted.entry(account.system_id.clone()).or_default();
+        if *admitted >= limit {
+            return Err(CommandStatus::ESME_RALYBND);
+        }
+        *admitted = admitted.saturating_add(1);
+        Ok(Arc::clone(account))
     }
 
     async fn bound<IO>(
@@ -444,7 +456,10 @@ impl<'a> BoundLink<'a> {
         if kind.receives() {
             account.outbox.add(id, link);
         }
-        carrier.count(|counters| counters.links = counters.links.saturating_add(1));
+        carrier.count(|counters| {
+            counters.links = counters.links.saturating_add(1);
+            counters.most_links = counters.most_links.max(counters.links);
+        });
         Self { carrier, account, id }
     }
 }
@@ -452,7 +467,12 @@ impl<'a> BoundLink<'a> {
 impl Drop for BoundLink<'_> {
     fn drop(&mut self) {
         self.account.outbox.remove(self.id);
-        self.carrier.lock().bound.retain(|(id, _)| *id != self.id);
+        let mut state = self.carrier.lock();
+        state.bound.retain(|(id, _)| *id != self.id);
+        if let Some(admitted) = state.admitted.get_mut(&self.account.system_id) {
+            *admitted = admitted.saturating_sub(1);
+        }
+        drop(state);
         self.carrier.count(|counters| counters.links = counters.links.saturating_sub(1));
     }
 }

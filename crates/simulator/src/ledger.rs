@@ -71,6 +71,8 @@ pub struct Counters {
     pub binds_refused: u64,
     /// Links bound now.
     pub links: u64,
+    /// The most links that were bound at one time.
+    pub most_links: u64,
     /// `submit_sm` received, whatever became of them.
     pub submits: u64,
     /// Parts taken that differ in recipient, place in the message, or text.
@@ -150,7 +152,8 @@ impl Ledger {
 
     /// Forgets everything but the links that are bound.
     pub(crate) fn reset(&mut self) {
-        let counters = Counters { links: self.counters.links, ..Counters::default() };
+        let links = self.counters.links;
+        let counters = Counters { links, most_links: links, ..Counters::default() };
         *self = Self { counters, ..Self::default() };
     }
 }

@@ -7,29 +7,33 @@ use std::{
     time::Duration,
 };
 
+use futures::future::{join_all, select_all};
 use sotto_core::{
     Sensitive,
-    carriers::{Account as Settings, PASSWORD_MAX_OCTETS, Tls},
+    carriers::{Account as Settings, BindKind, ClientCertificate, Host, PASSWORD_MAX_OCTETS, Tls, Tolerance},
 };
-use sotto_crypto::random::random_array;
+use sotto_crypto::{hash::sha256, random::random_array};
 use sotto_runtime::{Stop, telemetry::chain};
 use sotto_smpp::{
-    COctets, Session, SessionOptions,
+    COctets, CloseReason, Link, Session, SessionOptions,
     client::{BindError, BindOptions, bind},
+    pdu as smpp,
 };
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tokio_rustls::{
     TlsConnector,
+    client::TlsStream,
     rustls::{
         ClientConfig, RootCertStore,
         crypto::ring::default_provider,
-        pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
     },
 };
 use tokio_util::sync::CancellationToken;
+use webpki::EndEntityCert;
 
 use crate::{
-    app::account::Account,
+    app::{account::Account, line::Bind, tenure::Post},
     domain::{
         receipt::Submitted,
         reconnect::{Failure, Reconnect},
@@ -70,6 +74,15 @@ pub(crate) enum ConnectError {
     /// rustls refuses the settings.
     #[error("TLS cannot be set up")]
     Tls(#[source] tokio_rustls::rustls::Error),
+    /// Our certificate or its key cannot be read.
+    #[error("our certificate or key {} cannot be used: it is missing, no PEM, or a key that is open to all users", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The certificate is valid and has another key.
+    #[error("the carrier's certificate has another key than tls_pin")]
+    Pin,
     /// No connection.
     #[error("the carrier cannot be reached")]
     Connect(#[source] io::Error),
@@ -87,9 +100,12 @@ pub(crate) enum ConnectError {
 impl ConnectError {
     const fn failure(&self) -> Failure {
         match self {
-            Self::Password { .. } | Self::Authorities { .. } | Self::ServerName | Self::Tls(_) => {
-                Failure::Credentials
-            }
+            Self::Password { .. }
+            | Self::Authorities { .. }
+            | Self::Certificate { .. }
+            | Self::ServerName
+            | Self::Pin
+            | Self::Tls(_) => Failure::Credentials,
             Self::Bind(BindError::Refused(status)) => Failure::of_bind(*status),
             Self::Connect(_) | Self::Handshake(_) | Self::TimedOut | Self::Bind(_) => Failure::Link,
         }
@@ -129,12 +145,18 @@ const fn open_to_all(_: &std::fs::Metadata) -> bool {
     false
 }
 
-/// How to make the connection safe; `None` where it was waived.
-fn tls(
-    settings: &Settings,
-    folder: &Path,
-) -> Result<Option<(TlsConnector, ServerName<'static>)>, ConnectError> {
-    let Tls::Required { ca_file, server_name } = &settings.tls else { return Ok(None) };
+/// How to make a connection safe.
+struct Safe {
+    connector: TlsConnector,
+    /// The name that the certificate must have, if not the host's.
+    name: Option<String>,
+    /// The key that it must have besides.
+    pin: Option<[u8; 32]>,
+}
+
+/// `None` where TLS was waived.
+fn tls(settings: &Settings, folder: &Path) -> Result<Option<Safe>, ConnectError> {
+    let Tls::Required { ca_file, server_name, pin, client } = &settings.tls else { return Ok(None) };
     let mut roots = RootCertStore::empty();
     let from = match ca_file {
         Some(file) => {
@@ -151,16 +173,70 @@ fn tls(
     if roots.is_empty() {
         return Err(ConnectError::Authorities { from });
     }
-    let name = ServerName::try_from(server_name.clone()).map_err(|_| ConnectError::ServerName)?;
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(ConnectError::Tls)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Some((TlsConnector::from(Arc::new(config)), name)))
+        .with_root_certificates(roots);
+    let config = match client {
+        None => builder.with_no_client_auth(),
+        Some(files) => {
+            let (chain, key) = certificate(files, folder)?;
+            builder.with_client_auth_cert(chain, key).map_err(ConnectError::Tls)?
+        }
+    };
+    let connector = TlsConnector::from(Arc::new(config));
+    Ok(Some(Safe { connector, name: server_name.clone(), pin: *pin }))
 }
 
-async fn connect(settings: &Settings, folder: &Path) -> Result<Session<Submitted>, ConnectError> {
+/// Our own certificate and its key.
+fn certificate(
+    files: &ClientCertificate,
+    folder: &Path,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), ConnectError> {
+    let fail = |path: &Path| ConnectError::Certificate { path: path.to_owned() };
+    let path = folder.join(&files.cert_file);
+    let chain = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let chain = chain.ok().filter(|chain| !chain.is_empty()).ok_or_else(|| fail(&path))?;
+    let path = folder.join(&files.key_file);
+    if std::fs::metadata(&path).is_ok_and(|about| open_to_all(&about)) {
+        return Err(fail(&path));
+    }
+    let key = PrivateKeyDer::from_pem_file(&path).map_err(|_| fail(&path))?;
+    Ok((chain, key))
+}
+
+impl Safe {
+    async fn handshake(&self, host: &Host, stream: TcpStream) -> Result<TlsStream<TcpStream>, ConnectError> {
+        let name = self.name.clone().unwrap_or_else(|| host.name.clone());
+        let name = ServerName::try_from(name).map_err(|_| ConnectError::ServerName)?;
+        let stream = timeout(CONNECT, self.connector.connect(name, stream)).await;
+        let stream = stream.map_err(|_| ConnectError::TimedOut)?.map_err(ConnectError::Handshake)?;
+        let Some(pin) = self.pin else { return Ok(stream) };
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        // Nothing of ours was sent yet.
+        let key = shown.and_then(|shown| EndEntityCert::try_from(shown).ok());
+        if key.is_some_and(|key| sha256(&key.subject_public_key_info()) == pin) {
+            Ok(stream)
+        } else {
+            Err(ConnectError::Pin)
+        }
+    }
+}
+
+const fn tolerance(settings: &Settings) -> sotto_smpp::Tolerance {
+    match settings.tolerance {
+        Tolerance::Carrier => sotto_smpp::Tolerance::CARRIER,
+        Tolerance::Strict => sotto_smpp::Tolerance::STRICT,
+    }
+}
+
+/// One session of a bind, to one place of the carrier.
+async fn connect(
+    settings: &Settings,
+    folder: &Path,
+    host: &Host,
+    kind: smpp::BindKind,
+) -> Result<Session<Submitted>, ConnectError> {
     let password = password(settings, folder)?;
     let options = SessionOptions {
         window: usize::from(settings.window),
@@ -171,59 +247,88 @@ async fn connect(settings: &Settings, folder: &Path) -> Result<Session<Submitted
     };
     let mut bound =
         BindOptions::transceiver(settings.system_id.as_str(), COctets::from(password.expose().as_str()));
+    bound.kind = kind;
+    bound.tolerance = tolerance(settings);
     bound.system_type = COctets::from(settings.system_type.as_str());
-    let tls = tls(settings, folder)?;
+    let safe = tls(settings, folder)?;
     let stream = async {
-        let stream = TcpStream::connect((settings.host.as_str(), settings.port)).await?;
+        let stream = TcpStream::connect((host.name.as_str(), host.port)).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     };
     let stream = timeout(CONNECT, stream).await.map_err(|_| ConnectError::TimedOut)?;
     let stream = stream.map_err(ConnectError::Connect)?;
-    let session = match tls {
-        Some((connector, name)) => {
-            let stream = timeout(CONNECT, connector.connect(name, stream)).await;
-            let stream = stream.map_err(|_| ConnectError::TimedOut)?.map_err(ConnectError::Handshake)?;
-            bind(stream, bound, options).await
-        }
+    let session = match safe {
+        Some(safe) => bind(safe.handshake(host, stream).await?, bound, options).await,
         None => bind(stream, bound, options).await,
     };
     session.map(|(session, _)| session).map_err(ConnectError::Bind)
 }
 
-/// Keeps an account bound until the process stops, then unbinds once `drained` says that no work is under way.
+/// The sessions of one bind: that on which messages go out first.
+async fn sessions(
+    settings: &Settings,
+    folder: &Path,
+    host: &Host,
+) -> Result<Vec<Session<Submitted>>, ConnectError> {
+    match settings.bind {
+        BindKind::Transceiver => {
+            Ok(vec![connect(settings, folder, host, smpp::BindKind::Transceiver).await?])
+        }
+        BindKind::TransmitterReceiver => {
+            // Who listens before anything is said hears every receipt.
+            let receiver = connect(settings, folder, host, smpp::BindKind::Receiver).await?;
+            let transmitter = connect(settings, folder, host, smpp::BindKind::Transmitter).await?;
+            Ok(vec![transmitter, receiver])
+        }
+    }
+}
+
+/// Keeps one bind of an account while it is ours, until the process stops; then unbinds once `drained` says that no work is
+/// under way.
 pub(crate) async fn keep_bound(
     account: Arc<Account>,
+    mut post: Post,
     folder: PathBuf,
     stop: Stop,
     drained: CancellationToken,
 ) {
     let settings = &account.settings;
-    if let Tls::Waived { reason } = &settings.tls {
-        tracing::warn!(account = %settings.id, reason, "the way to this carrier is not encrypted");
-        account.shared.witness.tell(Act::TlsWaived, settings.id.as_str(), "ok");
-    }
     let mut reconnect = Reconnect::default();
     let mut told = None;
     let mut leftovers = JoinSet::new();
+    let mut tries = usize::from(post.number) - 1;
     loop {
+        if !post.is_ours() {
+            // What failed before says nothing about the next time that it is ours.
+            reconnect.bound();
+        }
+        tokio::select! {
+            () = post.ours() => {}
+            () = stop.requested() => return,
+        }
+        let Some(host) = settings.hosts.get(tries % settings.hosts.len()) else { return };
         let connected = tokio::select! {
-            connected = connect(settings, &folder) => connected,
+            connected = sessions(settings, &folder, host) => connected,
+            () = post.lost() => continue,
             () = stop.requested() => return,
         };
         let failure = match connected {
-            Ok(session) => {
+            Ok(sessions) => {
                 told = None;
                 reconnect.bound();
-                serve(&account, session, &drained, &mut leftovers).await;
+                serve(&account, &mut post, sessions, &drained, &mut leftovers).await;
                 Failure::Link
             }
             Err(error) => {
+                // The next place, if there is another.
+                tries += 1;
                 let failure = error.failure();
                 if told != Some(failure) {
                     told = Some(failure);
-                    tell(&account, &error, failure);
+                    tell(&account, post.number, &error, failure);
                 }
+                post.failed();
                 failure
             }
         };
@@ -238,55 +343,88 @@ pub(crate) async fn keep_bound(
 }
 
 /// Tells once why there is no bind, until there was one or the reason changes.
-fn tell(account: &Account, error: &ConnectError, failure: Failure) {
+fn tell(account: &Account, bind: u16, error: &ConnectError, failure: Failure) {
     let id = &account.settings.id;
     let error = chain(error);
     let outcome = match failure {
         Failure::Credentials => {
-            tracing::error!(account = %id, error, "no bind, and only people can mend it: see user name, password and certificates");
+            tracing::error!(account = %id, bind, error, "no bind, and only people can mend it: see user name, password and certificates");
             "refused"
         }
         Failure::Refused => {
-            tracing::warn!(account = %id, error, "no bind: the carrier refuses");
+            tracing::warn!(account = %id, bind, error, "no bind: the carrier refuses");
             "refused"
         }
         Failure::Link => {
-            tracing::warn!(account = %id, error, "no bind");
+            tracing::warn!(account = %id, bind, error, "no bind");
             "unreachable"
         }
     };
     account.shared.witness.tell(Act::BindDown, id.as_str(), outcome);
 }
 
-/// Runs a session to its end. What it brought and is not stored yet stays in `leftovers`.
+/// Runs the sessions of a bind to their end. What they brought and is not stored yet stays in `leftovers`.
 async fn serve(
     account: &Arc<Account>,
-    session: Session<Submitted>,
+    post: &mut Post,
+    sessions: Vec<Session<Submitted>>,
     drained: &CancellationToken,
     leftovers: &mut JoinSet<()>,
 ) {
-    let Session { link, incoming, late, driver } = session;
     let settings = &account.settings;
-    tracing::info!(account = %settings.id, "bound");
+    let number = post.number;
+    tracing::info!(account = %settings.id, bind = number, "bound");
     account.shared.witness.tell(Act::BindUp, settings.id.as_str(), "ok");
-    leftovers.spawn(async move {
-        driver.await;
-    });
-    let (receiving, waiting) = (Arc::clone(account), Arc::clone(account));
-    leftovers.spawn(async move {
-        tokio::join!(receiving.receive(incoming), waiting.late(late));
-    });
-    account.line.up(link.clone());
+    let mut links = Vec::new();
+    for Session { link, incoming, late, driver } in sessions {
+        leftovers.spawn(async move {
+            driver.await;
+        });
+        let (receiving, waiting) = (Arc::clone(account), Arc::clone(account));
+        leftovers.spawn(async move {
+            tokio::join!(receiving.receive(incoming), waiting.late(late));
+        });
+        links.push(link);
+    }
+    if let Some(link) = links.first().cloned() {
+        account.line.up(Bind { number, link, tenure: post.tenure.clone() });
+    }
+    post.bound();
+    let ended = select_all(links.iter().map(|link| Box::pin(link.closed())));
     let reason = tokio::select! {
-        reason = link.closed() => reason,
-        () = drained.cancelled() => link.drain(settings.response_timeout).await,
+        (reason, _, _) = ended => reason,
+        () = drained.cancelled() => drain(&links, settings.response_timeout).await,
+        () = post.leaving() => {
+            // Nothing new goes this way, and what was let in is still written and answered.
+            account.line.down(number);
+            let reason = tokio::select! {
+                reason = drain(&links, settings.response_timeout) => reason,
+                () = post.lost() => CloseReason::Aborted,
+            };
+            post.left();
+            reason
+        }
+        () = post.lost() => {
+            tracing::warn!(account = %settings.id, bind = number, "the lease of a bind ended: it is cut");
+            CloseReason::Aborted
+        }
     };
-    account.line.down();
-    tracing::info!(account = %settings.id, %reason, "the bind ended");
+    account.line.down(number);
+    // One session without the other is no bind.
+    for link in &links {
+        link.abort();
+    }
+    tracing::info!(account = %settings.id, bind = number, %reason, "the bind ended");
     account.shared.witness.tell(Act::BindDown, settings.id.as_str(), "ended");
     // Elapsed: they go on.
     let _in_time = timeout(LEFTOVERS, settle(account, leftovers, 0)).await;
     settle(account, leftovers, MOST_LEFTOVERS).await;
+}
+
+/// Unbinds in order: why the first session, on which messages went out, ended.
+async fn drain(links: &[Link<Submitted>], limit: Duration) -> CloseReason {
+    let mut reasons = join_all(links.iter().map(|link| link.drain(limit))).await;
+    reasons.drain(..).next().unwrap_or(CloseReason::Unbound)
 }
 
 /// Waits until at most so many leftovers are under way.
@@ -301,63 +439,4 @@ async fn settle(account: &Account, leftovers: &mut JoinSet<()>, most: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
-
-    use sotto_smpp::CommandStatus;
-
-    use super::*;
-    use crate::testing::{Reply, TestCarrier, settings};
-
-    fn folder(password: &str, mode: u32) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("password");
-        fs::write(&file, password).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-        folder
-    }
-
-    #[test]
-    fn files_that_cannot_be_used_are_told_before_anything_starts() {
-        let settings = settings("a", 1);
-        assert!(check_files(&settings, folder("secret\n", 0o600).path()).is_ok());
-        for (password, mode, word) in [
-            ("secret", 0o644, "chmod 600"),
-            ("ninechars", 0o600, "at most 8"),
-            ("m\u{1ead}t", 0o600, "ASCII"),
-        ] {
-            let error = check_files(&settings, folder(password, mode).path()).unwrap_err();
-            assert!(error.to_string().contains(word) && !error.to_string().contains(password), "{error}");
-            assert_eq!(error.failure(), Failure::Credentials);
-        }
-        let nowhere = tempfile::tempdir().unwrap();
-        assert!(matches!(check_files(&settings, nowhere.path()), Err(ConnectError::Password { .. })));
-        let mut safe = settings;
-        safe.tls = Tls::Required { ca_file: Some("none.pem".into()), server_name: "localhost".to_owned() };
-        let error = check_files(&safe, folder("secret", 0o600).path()).unwrap_err();
-        assert!(matches!(error, ConnectError::Authorities { .. }));
-    }
-
-    #[tokio::test]
-    async fn each_way_not_to_be_bound_has_its_name() {
-        let files = folder("secret", 0o600);
-        // Nobody listens.
-        let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = nobody.local_addr().unwrap().port();
-        drop(nobody);
-        let error = connect(&settings("a", port), files.path()).await.unwrap_err();
-        assert!(matches!(error, ConnectError::Connect(_)) && error.failure() == Failure::Link);
-        // A carrier without TLS where TLS is required: nothing goes out in clear.
-        let carrier = TestCarrier::start(|_| Reply::Ok).await;
-        let mut safe = settings("a", carrier.port);
-        let pki = sotto_testkit::Pki::new();
-        safe.tls = Tls::Required { ca_file: Some(pki.ca()), server_name: "localhost".to_owned() };
-        let error = connect(&safe, files.path()).await.unwrap_err();
-        assert!(matches!(error, ConnectError::Handshake(_) | ConnectError::TimedOut), "{error:?}");
-        assert_eq!((error.failure(), carrier.links()), (Failure::Link, 0));
-        // And one that lets us in.
-        assert!(connect(&settings("a", carrier.port), files.path()).await.is_ok());
-        let refused = ConnectError::Bind(BindError::Refused(CommandStatus::ESME_RINVPASWD));
-        assert_eq!(refused.failure(), Failure::Credentials);
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::select_ok;
 use sotto_core::Lane;
 use sotto_runtime::Stop;
 use sotto_smpp::{Link, WindowPermit};
@@ -14,21 +15,49 @@ use tokio::{
 };
 
 use super::gate::Gate;
-use crate::domain::{pace::Pace, receipt::Submitted};
+use crate::domain::{lease::Tenure, pace::Pace, receipt::Submitted};
 
 /// Batches that are handed back at a time while there is no link.
 const HAND_BACK: usize = 4;
 
-/// Whether there is a bind.
+/// One bind that is up.
 #[derive(Clone, Debug)]
-pub(crate) enum State {
-    /// None since then.
-    Down {
-        /// When it ended, or when the process started.
-        since: Instant,
-    },
-    /// This one.
-    Up(Link<Submitted>),
+pub(crate) struct Bind {
+    /// Its number in the contract.
+    pub(crate) number: u16,
+    /// The session on which messages go out.
+    pub(crate) link: Link<Submitted>,
+    /// Whether it is still ours.
+    pub(crate) tenure: watch::Receiver<Tenure>,
+}
+
+impl Bind {
+    /// Whether a part may be written on it now: the last look before the first byte.
+    fn may_write(&self) -> bool {
+        self.tenure.borrow().allows(Instant::now())
+    }
+}
+
+/// What there is to send with.
+#[derive(Clone, Debug)]
+struct State {
+    /// The binds that are up.
+    binds: Vec<Bind>,
+    /// Parts a second that are ours; none: other replicas hold all binds.
+    share: u16,
+    /// Since when there is no bind up although one is ours, or would have been.
+    since: Instant,
+}
+
+impl State {
+    /// The bind with the most free places.
+    fn freest(&self) -> Option<&Bind> {
+        self.binds.iter().max_by_key(|bind| bind.link.free())
+    }
+
+    fn free(&self) -> usize {
+        self.binds.iter().map(|bind| bind.link.free()).sum()
+    }
 }
 
 /// The way to one carrier account.
@@ -51,7 +80,7 @@ pub(super) enum Admission {
     Send(Link<Submitted>, Vec<Place>),
     /// There is no link, and has not been for long: they go back.
     HandBack,
-    /// The process stops.
+    /// The process stops, or other replicas hold all binds: whoever runs next takes them.
     Stop,
 }
 
@@ -59,14 +88,16 @@ pub(super) enum Admission {
 #[derive(Debug)]
 pub(super) struct Place {
     line: Arc<Line>,
+    bind: Bind,
     parts: usize,
     permits: Vec<WindowPermit>,
 }
 
 impl Line {
     pub(crate) fn new(window: u16, tps: u16, failover_after: Duration, stop: Stop) -> Arc<Self> {
+        let state = State { binds: Vec::new(), share: 0, since: Instant::now() };
         Arc::new(Self {
-            state: watch::Sender::new(State::Down { since: Instant::now() }),
+            state: watch::Sender::new(state),
             pace: Mutex::new(Pace::new(tps)),
             gate: Gate::default(),
             turn: tokio::sync::Mutex::new(()),
@@ -80,27 +111,44 @@ impl Line {
         self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// There is a bind.
-    pub(crate) fn up(&self, link: Link<Submitted>) {
-        self.state.send_replace(State::Up(link));
+    /// A bind is up.
+    pub(crate) fn up(&self, bind: Bind) {
+        self.state.send_modify(|state| state.binds.push(bind));
     }
 
-    /// There is none any more.
-    pub(crate) fn down(&self) {
+    /// It is not any more, or nothing new is to go that way.
+    pub(crate) fn down(&self, number: u16) {
         self.state.send_if_modified(|state| {
-            let was_up = matches!(state, State::Up(_));
-            if was_up {
-                *state = State::Down { since: Instant::now() };
+            let before = state.binds.len();
+            state.binds.retain(|bind| bind.number != number);
+            if before > 0 && state.binds.is_empty() {
+                state.since = Instant::now();
             }
-            was_up
+            before != state.binds.len()
         });
     }
 
-    /// Resolves when there is no bind.
+    /// How many parts a second are ours, and from when on.
+    pub(crate) fn set_share(&self, share: u16, from: Option<Instant>) {
+        self.pace().set_share(share, from);
+        self.state.send_if_modified(|state| {
+            if state.share == 0 && share > 0 && state.binds.is_empty() {
+                state.since = Instant::now();
+            }
+            std::mem::replace(&mut state.share, share) != share
+        });
+    }
+
+    /// Whether a bind is up.
+    pub(crate) fn is_up(&self) -> bool {
+        !self.state.borrow().binds.is_empty()
+    }
+
+    /// Resolves when no bind is up.
     pub(crate) async fn ended(&self) {
         let mut state = self.state.subscribe();
         // The sender lives as long as this value.
-        let _gone = state.wait_for(|state| matches!(state, State::Down { .. })).await;
+        let _gone = state.wait_for(|state| state.binds.is_empty()).await;
     }
 
     /// The carrier asked to slow down.
@@ -114,33 +162,34 @@ impl Line {
         loop {
             let now = Instant::now();
             let current = state.borrow_and_update().clone();
-            match current {
-                State::Down { since } => {
-                    let hand_back = since + self.failover_after;
-                    if hand_back <= now {
-                        return HAND_BACK;
-                    }
-                    self.wait(&mut state, hand_back).await;
+            if current.share == 0 {
+                self.changed(&mut state).await;
+                continue;
+            }
+            if current.binds.is_empty() {
+                let hand_back = current.since + self.failover_after;
+                if hand_back <= now {
+                    return HAND_BACK;
                 }
-                State::Up(link) => {
-                    let (room, room_at) = {
-                        let pace = self.pace();
-                        (pace.room(now), pace.room_at(now))
-                    };
-                    if room == 0 {
-                        self.wait(&mut state, room_at).await;
-                        continue;
-                    }
-                    let free = link.free();
-                    if free > 0 {
-                        return room.min(free);
-                    }
-                    tokio::select! {
-                        // The place is given back at once: it is taken when the items are here.
-                        reserved = link.reserve() => if reserved.is_err() { self.changed(&mut state).await },
-                        _ = state.changed() => {}
-                    }
-                }
+                self.wait(&mut state, hand_back).await;
+                continue;
+            }
+            let (room, room_at) = {
+                let pace = self.pace();
+                (pace.room(now), pace.room_at(now))
+            };
+            if room == 0 {
+                self.wait(&mut state, room_at).await;
+                continue;
+            }
+            let free = current.free();
+            if free > 0 {
+                return room.min(free);
+            }
+            tokio::select! {
+                // The place is given back at once: it is taken when the items are here.
+                reserved = any(&current.binds) => if reserved.is_none() { self.changed(&mut state).await },
+                _ = state.changed() => {}
             }
         }
     }
@@ -154,85 +203,90 @@ impl Line {
         };
         let mut state = self.state.subscribe();
         let admission = loop {
-            if self.stop.is_requested() {
-                break Admission::Stop;
-            }
             let now = Instant::now();
             let current = state.borrow_and_update().clone();
-            match current {
-                State::Down { since } => {
-                    let hand_back = since + self.failover_after;
-                    if hand_back <= now {
-                        break Admission::HandBack;
-                    }
-                    self.wait(&mut state, hand_back).await;
-                }
-                State::Up(link) => {
-                    let (room, room_at) = {
-                        let pace = self.pace();
-                        (pace.room(now), pace.room_at(now))
-                    };
-                    if room == 0 {
-                        self.wait(&mut state, room_at).await;
-                        continue;
-                    }
-                    let first = sizes.first().copied().unwrap_or(1);
-                    let gathered = tokio::select! {
-                        gathered = self.gather(&link, first) => gathered,
-                        _ = state.changed() => continue,
-                        () = self.stop.requested() => continue,
-                    };
-                    let Some(permits) = gathered else {
-                        // It closes; its end will be told.
-                        self.changed(&mut state).await;
-                        continue;
-                    };
-                    let places = self.fill(&link, permits, &sizes, room, lane);
-                    break Admission::Send(link, places);
-                }
+            if self.stop.is_requested() || (current.share == 0 && current.binds.is_empty()) {
+                break Admission::Stop;
             }
+            if current.binds.is_empty() {
+                let hand_back = current.since + self.failover_after;
+                if hand_back <= now {
+                    break Admission::HandBack;
+                }
+                self.wait(&mut state, hand_back).await;
+                continue;
+            }
+            let (room, room_at) = {
+                let pace = self.pace();
+                (pace.room(now), pace.room_at(now))
+            };
+            if room == 0 {
+                self.wait(&mut state, room_at).await;
+                continue;
+            }
+            let first = sizes.first().copied().unwrap_or(1);
+            let gathered = tokio::select! {
+                gathered = self.gather(&current, first) => gathered,
+                _ = state.changed() => continue,
+                () = self.stop.requested() => continue,
+            };
+            let Some((bind, permits)) = gathered else {
+                // All of them close; their end will be told.
+                self.changed(&mut state).await;
+                continue;
+            };
+            let places = self.fill(&bind, permits, &sizes, room, lane);
+            break Admission::Send(bind.link, places);
         };
         drop(pass);
         admission
     }
 
-    /// Places for the first item, all of its parts if the window is as large.
-    async fn gather(&self, link: &Link<Submitted>, parts: usize) -> Option<Vec<WindowPermit>> {
+    /// Places for the first item on one bind, all of its parts if the window is as large.
+    async fn gather(&self, state: &State, parts: usize) -> Option<(Bind, Vec<WindowPermit>)> {
         let mut permits = Vec::new();
+        let bind = match state.freest().filter(|bind| bind.link.free() > 0) {
+            Some(bind) => bind.clone(),
+            None => {
+                let (bind, permit) = any(&state.binds).await?;
+                permits.push(permit);
+                bind
+            }
+        };
         while permits.len() < parts.min(self.window) {
-            permits.push(link.reserve().await.ok()?);
+            permits.push(bind.link.reserve().await.ok()?);
         }
-        Some(permits)
+        Some((bind, permits))
     }
 
     /// Places for the first item, and for those after it that may go at once.
     fn fill(
         self: &Arc<Self>,
-        link: &Link<Submitted>,
+        bind: &Bind,
         first: Vec<WindowPermit>,
         sizes: &[usize],
         room: usize,
         lane: Lane,
     ) -> Vec<Place> {
         let mut left = room.saturating_sub(sizes.first().copied().unwrap_or(1));
-        let mut places = vec![self.place(sizes.first().copied().unwrap_or(1), first)];
+        let mut places = vec![self.place(bind, sizes.first().copied().unwrap_or(1), first)];
         for parts in sizes.iter().skip(1).copied() {
             if parts > left || self.gate.is_wanted_by_more_urgent(lane) {
                 break;
             }
-            let permits: Vec<_> = std::iter::from_fn(|| link.try_reserve()).take(parts).collect();
+            let permits: Vec<_> = std::iter::from_fn(|| bind.link.try_reserve()).take(parts).collect();
             if permits.len() < parts {
                 break;
             }
             left -= parts;
-            places.push(self.place(parts, permits));
+            places.push(self.place(bind, parts, permits));
         }
         places
     }
 
-    fn place(self: &Arc<Self>, parts: usize, permits: Vec<WindowPermit>) -> Place {
+    fn place(self: &Arc<Self>, bind: &Bind, parts: usize, permits: Vec<WindowPermit>) -> Place {
         self.pace().admit(parts);
-        Place { line: Arc::clone(self), parts, permits }
+        Place { line: Arc::clone(self), bind: bind.clone(), parts, permits }
     }
 
     /// Waits for a change, a moment, or the stop.
@@ -257,19 +311,35 @@ impl Line {
     }
 }
 
+/// A place on whichever bind has one first; none when all of them close.
+async fn any(binds: &[Bind]) -> Option<(Bind, WindowPermit)> {
+    if binds.is_empty() {
+        return None;
+    }
+    let waiting = binds
+        .iter()
+        .map(|bind| Box::pin(async move { bind.link.reserve().await.map(|permit| (bind.clone(), permit)) }));
+    select_ok(waiting).await.ok().map(|(place, _)| place)
+}
+
 impl Place {
     /// Whether all parts have their place in the window.
     pub(super) fn is_complete(&self) -> bool {
         self.permits.len() >= self.parts
     }
 
-    /// Waits until one more part may be written now. `None` when the session ends. Whoever gets it writes at once.
-    pub(super) async fn next(&mut self, link: &Link<Submitted>) -> Option<WindowPermit> {
+    /// Waits until one more part may be written now. `None` when the session ends or the bind is another's. Whoever gets
+    /// it writes at once.
+    pub(super) async fn next(&mut self) -> Option<WindowPermit> {
+        let link = self.bind.link.clone();
         let permit = match self.permits.pop() {
             Some(permit) => permit,
             None => link.reserve().await.ok()?,
         };
         loop {
+            if !self.bind.may_write() {
+                return None;
+            }
             let now = Instant::now();
             let at = {
                 let mut pace = self.line.pace();

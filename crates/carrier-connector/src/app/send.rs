@@ -135,7 +135,7 @@ impl Account {
         message: Box<Sm>,
         token: Submitted,
     ) -> Result<PendingResponse, PartEnd> {
-        let permit = place.next(link).await.ok_or(PartEnd::Unsent { end: AttemptEnd::LinkDown })?;
+        let permit = place.next().await.ok_or(PartEnd::Unsent { end: AttemptEnd::LinkDown })?;
         link.send(permit, message, token).map_err(|refused| {
             let end = match refused.reason {
                 NotSentReason::Closing => AttemptEnd::LinkDown,

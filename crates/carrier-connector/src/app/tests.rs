@@ -6,6 +6,7 @@ use futures::{FutureExt as _, future::join_all};
 use sotto_bus::Outcome;
 use sotto_core::{
     AccountId, ManualClock,
+    carriers::Account as Settings,
     delivery::{EventKind, Outcome as End, PartState, RejectCause, Stage},
     work::{Attempt, AttemptEnd},
 };
@@ -15,7 +16,11 @@ use sotto_testkit::{ChaosProxy, eventually};
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{account::Account, rebuild::Rebuilder};
+use super::{
+    account::Account,
+    rebuild::Rebuilder,
+    tenure::{Posts, posts},
+};
 use crate::{
     adapters::{
         ledger::Store,
@@ -25,11 +30,14 @@ use crate::{
     testing::{BOUND, NOW, Reply, TestCarrier, TestRedis, World, id, item, settings, shards},
 };
 
+mod binds;
+
 /// A connector process of one account.
 struct Process {
     account: Arc<Account>,
     rebuilder: Arc<Rebuilder>,
     _tasks: JoinSet<()>,
+    held: Posts,
     folder: tempfile::TempDir,
 }
 
@@ -45,18 +53,28 @@ impl Process {
     }
 
     fn at(world: &World, name: &str, port: u16, store: Store, clock: Arc<ManualClock>) -> Self {
+        Self::of(world, settings(name, port), store, clock)
+    }
+
+    fn of(world: &World, settings: Settings, store: Store, clock: Arc<ManualClock>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let password = folder.path().join("password");
         std::fs::write(&password, "secret").unwrap();
         std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        let (account, rebuilder) = world.account_at(settings(name, port), store, clock);
+        let (account, rebuilder) = world.account_at(settings, store, clock);
         check_files(&account.settings, folder.path()).unwrap();
         let mut tasks = JoinSet::new();
         let condition = Readiness::default().condition("redis");
         tasks.spawn(Arc::clone(&rebuilder).watch(condition, world.stop.clone()));
         let drained = CancellationToken::new();
-        tasks.spawn(keep_bound(Arc::clone(&account), folder.path().to_owned(), world.stop.clone(), drained));
-        Self { account, rebuilder, _tasks: tasks, folder }
+        let (held, posts) = posts(account.settings.binds);
+        held.hold();
+        account.line.set_share(account.settings.tps, None);
+        for post in posts {
+            let (account, folder) = (Arc::clone(&account), folder.path().to_owned());
+            tasks.spawn(keep_bound(account, post, folder, world.stop.clone(), drained.clone()));
+        }
+        Self { account, rebuilder, _tasks: tasks, held, folder }
     }
 
     async fn until_ready(&self) {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// The contract counts parts in any second. A little more than a second, because the network may push together what
 /// was written apart.
-const SECOND: Duration = Duration::from_millis(1_020);
+pub(crate) const SECOND: Duration = Duration::from_millis(1_020);
 /// A tenth of [`SECOND`]: what is allowed in a second is not spent at once.
 const TENTH: Duration = Duration::from_millis(102);
 /// The first pause after the carrier asked to slow down; it doubles with each further time.
@@ -15,11 +15,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// After a pause the rate starts at this fraction and doubles each second.
 const RAMP_FROM: u32 = 3;
 
-/// The rate of one account: at most `tps` parts in any second and a tenth of it (at least one) in any tenth.
-/// Throttled, it pauses and ramps up again.
+/// The rate of one account: at most this process's share of it in any second and a tenth of that (at least one) in any
+/// tenth. Throttled, it pauses and ramps up again.
 #[derive(Debug)]
 pub(crate) struct Pace {
+    /// The whole rate of the contract.
     tps: usize,
+    /// What this process may use of it; nothing at first.
+    share: usize,
+    /// When the share counts.
+    share_from: Option<Instant>,
     /// When parts were written, oldest first; at most `tps`.
     written: VecDeque<Instant>,
     /// Parts that were let in and are not written yet.
@@ -29,17 +34,33 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// A rate of `tps` parts a second.
+    /// No share yet of a rate of `tps` parts a second.
     pub(crate) fn new(tps: u16) -> Self {
         let tps = usize::from(tps).max(1);
-        Self { tps, written: VecDeque::with_capacity(tps), admitted: 0, paused_until: None, pauses: 0 }
+        let written = VecDeque::with_capacity(tps);
+        Self { tps, share: 0, share_from: None, written, admitted: 0, paused_until: None, pauses: 0 }
+    }
+
+    /// From now on, or from the given moment, `share` parts a second.
+    pub(crate) fn set_share(&mut self, share: u16, from: Option<Instant>) {
+        self.share = usize::from(share).min(self.tps);
+        self.share_from = from;
     }
 
     /// When the next part may be written: `now`, or later.
     pub(crate) fn next(&self, now: Instant) -> Instant {
-        let resume = self.paused_until.map_or(now, |until| until.max(now));
+        let resume = self.resume(now);
         let rate = self.rate(resume);
+        if rate == 0 {
+            // Without a share nothing goes; it is asked again when there is one.
+            return now + SECOND;
+        }
         self.after(rate, SECOND).max(self.after(rate.div_ceil(10), TENTH)).map_or(resume, |at| at.max(resume))
+    }
+
+    /// When the pause and the wait for the share are over: `now`, or later.
+    fn resume(&self, now: Instant) -> Instant {
+        [self.paused_until, self.share_from].into_iter().flatten().fold(now, Instant::max)
     }
 
     /// When there is room for one more part in a window that may hold `count`.
@@ -58,7 +79,7 @@ impl Pace {
 
     /// How many parts may be let in now, so that they wait for little more than their turn.
     pub(crate) fn room(&self, now: Instant) -> usize {
-        if self.paused_until.is_some_and(|until| until > now) {
+        if self.resume(now) > now {
             return 0;
         }
         let rate = self.rate(now);
@@ -95,12 +116,12 @@ impl Pace {
         self.paused_until = Some(now + pause);
     }
 
-    /// The rate at a moment, between the start of the ramp and `tps`.
+    /// The rate at a moment, between the start of the ramp and the share.
     fn rate(&self, now: Instant) -> usize {
-        let Some(resumed) = self.paused_until else { return self.tps };
+        let Some(resumed) = self.paused_until else { return self.share };
         let seconds = now.saturating_duration_since(resumed).as_secs();
         let halvings = u64::from(RAMP_FROM).saturating_sub(seconds);
-        (self.tps >> halvings).max(1)
+        (self.share >> halvings).max(1).min(self.share)
     }
 }
 
@@ -109,6 +130,13 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
+
+    /// The whole rate, from the start.
+    fn whole(tps: u16) -> Pace {
+        let mut pace = Pace::new(tps);
+        pace.set_share(tps, None);
+        pace
+    }
 
     fn most_in(window: Duration, written: &[Instant]) -> usize {
         written
@@ -122,7 +150,7 @@ mod tests {
     #[test]
     fn a_throttled_account_pauses_and_ramps_up() {
         let start = Instant::now();
-        let mut pace = Pace::new(80);
+        let mut pace = whole(80);
         pace.throttled(start);
         pace.throttled(start + Duration::from_millis(10));
         assert_eq!(pace.room(start + Duration::from_millis(999)), 0);
@@ -139,13 +167,46 @@ mod tests {
         assert_eq!(pace.next(later), later + FIRST_PAUSE);
     }
 
+    #[test]
+    fn without_a_share_nothing_goes_and_a_share_may_count_from_later() {
+        let start = Instant::now();
+        let mut pace = Pace::new(10);
+        assert_eq!((pace.room(start), pace.next(start) > start), (0, true));
+        pace.set_share(10, Some(start + SECOND));
+        assert_eq!((pace.room(start), pace.next(start)), (0, start + SECOND));
+        assert_eq!(pace.room(start + SECOND), 1);
+        pace.throttled(start + SECOND);
+        pace.set_share(0, None);
+        assert_eq!(pace.room(start + LONGEST_PAUSE), 0);
+    }
+
     proptest! {
+        /// Two processes between which the whole rate goes to and fro, a second after the other has let it go.
+        #[test]
+        fn a_rate_that_changes_hands_is_never_exceeded(tps in 2_u16..60, holds in vec(200_u64..3_000, 2..8)) {
+            let mut now = Instant::now();
+            let (mut paces, mut written) = ([Pace::new(tps), Pace::new(tps)], Vec::new());
+            for (turn, hold) in holds.into_iter().enumerate() {
+                let pace = &mut paces[turn % 2];
+                pace.set_share(tps, None);
+                let end = now + Duration::from_millis(hold);
+                while pace.next(now) < end {
+                    now = pace.next(now);
+                    pace.write(now);
+                    written.push(now);
+                }
+                pace.set_share(0, None);
+                now = end + SECOND;
+            }
+            prop_assert!(most_in(Duration::from_secs(1), &written) <= usize::from(tps));
+        }
+
         #[test]
         fn never_more_than_the_contract_in_any_second(
             tps in 1_u16..300, waits in vec(0_u64..400, 1..600), throttles in vec(any::<bool>(), 600),
         ) {
             let mut now = Instant::now();
-            let mut pace = Pace::new(tps);
+            let mut pace = whole(tps);
             let mut written = Vec::new();
             for (wait, throttle) in waits.iter().zip(throttles) {
                 // Mostly in a hurry, now and then idle.
@@ -162,7 +223,7 @@ mod tests {
         #[test]
         fn what_is_let_in_may_be_written_soon(tps in 1_u16..500, steps in vec(0_usize..40, 1..60)) {
             let mut now = Instant::now();
-            let mut pace = Pace::new(tps);
+            let mut pace = whole(tps);
             for step in steps {
                 let room = pace.room(now);
                 pace.admit(room);
@@ -180,7 +241,7 @@ mod tests {
         #[test]
         fn the_rate_is_used(tps in 1_u16..200) {
             let start = Instant::now();
-            let mut pace = Pace::new(tps);
+            let mut pace = whole(tps);
             let mut now = start;
             for _ in 0..usize::from(tps) * 3 {
                 now = pace.next(now);

@@ -37,6 +37,8 @@ pub(crate) type Seen = (String, u8);
 struct State {
     script: Mutex<Script>,
     seen: Mutex<Vec<Seen>>,
+    /// By the number of the link, from 0.
+    by_link: Mutex<BTreeMap<usize, Vec<Seen>>>,
     held: Mutex<Vec<(Responder, String)>>,
     links: Mutex<Vec<Link<()>>>,
 }
@@ -55,6 +57,7 @@ impl TestCarrier {
         let state = Arc::new(State {
             script: Mutex::new(Box::new(script)),
             seen: Mutex::default(),
+            by_link: Mutex::default(),
             held: Mutex::default(),
             links: Mutex::default(),
         });
@@ -77,6 +80,22 @@ impl TestCarrier {
         counts
     }
 
+    /// The same, by the link it came on.
+    pub(crate) fn by_link(&self) -> BTreeMap<usize, Vec<Seen>> {
+        self.state.by_link.lock().unwrap().clone()
+    }
+
+    /// Answers all that follows in this way.
+    pub(crate) fn reply(&self, reply: Reply) {
+        *self.state.script.lock().unwrap() = Box::new(move |_| reply);
+    }
+
+    /// Cuts the oldest link.
+    pub(crate) fn cut_one(&self) {
+        let oldest = self.state.links.lock().unwrap().iter().find(|link| !link.is_closed()).cloned();
+        oldest.unwrap().abort();
+    }
+
     pub(crate) fn links(&self) -> usize {
         self.state.links.lock().unwrap().iter().filter(|link| !link.is_closed()).count()
     }
@@ -96,8 +115,14 @@ impl TestCarrier {
 
     /// Sends a receipt and returns whether it was taken.
     pub(crate) async fn receipt(&self, id: &str, stat: &str) -> bool {
-        let link = self.state.links.lock().unwrap().last().cloned().unwrap();
-        deliver(&link, id, stat).await
+        // The newest link on which a carrier may deliver.
+        let links = self.state.links.lock().unwrap().clone();
+        for link in links.iter().rev().filter(|link| !link.is_closed()) {
+            if deliver(link, id, stat).await {
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -131,10 +156,14 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
     let options = SessionOptions { window: 100, incoming_window: 1_000, ..SessionOptions::default() };
     let Ok(request) = server::accept(stream, options).await else { return };
     let Session { link, mut incoming, driver, late: _ } = request.accept::<()>(&"carrier".into());
-    state.links.lock().unwrap().push(link.clone());
+    let of_link = {
+        let mut links = state.links.lock().unwrap();
+        links.push(link.clone());
+        links.len()
+    };
     let take = async {
         while let Some((sm, responder)) = incoming.recv().await {
-            let (number, reply) = decide(&state, &sm);
+            let (number, reply) = decide(&state, &sm, of_link);
             match reply {
                 Reply::Ok => responder.respond_with(CommandStatus::ESME_ROK, COctets::from(id_of(number))),
                 Reply::ReceiptFirst => {
@@ -154,14 +183,16 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
     tokio::join!(driver, take);
 }
 
-fn decide(state: &State, sm: &Sm) -> (usize, Reply) {
+fn decide(state: &State, sm: &Sm, of_link: usize) -> (usize, Reply) {
     let (header, _) = sm.split_header();
     let to = sm.destination.value.as_str().unwrap_or_default().to_owned();
     let mut seen = state.seen.lock().unwrap();
     let number = seen.len();
     let reply = (state.script.lock().unwrap())(number);
     if !matches!(reply, Reply::Refuse(_)) {
-        seen.push((to, header.last().copied().unwrap_or(1)));
+        let part = (to, header.last().copied().unwrap_or(1));
+        state.by_link.lock().unwrap().entry(of_link).or_default().push(part.clone());
+        seen.push(part);
     }
     (number, reply)
 }

@@ -214,6 +214,10 @@ impl Recipes {
         if ["routing", "carrier"].contains(&service) {
             environment.push(env("CARRIERS__FILE", &self.carriers_file().display().to_string()));
         }
+        if service == "carrier" {
+            // One process a service, and never two: its next run takes its binds over at once.
+            environment.push(env("CONNECTOR__REPLICA", "up"));
+        }
         if ["ingress", "carrier"].contains(&service) {
             let privacy = running.address("privacy.grpc")?;
             environment.push(env("PRIVACY__ENDPOINT", &format!("https://{privacy}")));

@@ -5,11 +5,14 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use toml::{Table, Value};
 
 use super::{
-    Account, CarrierFileError, Concatenation, Countries, DefaultAlphabet, Licence, MessageIdForm,
-    RESPONSE_TIMEOUT_MAX, Tenants, Tls,
+    Account, BindKind, CarrierFileError, ClientCertificate, Concatenation, Countries, DefaultAlphabet, Host,
+    Licence, MessageIdForm, RESPONSE_TIMEOUT_MAX, Tenants, Tls, Tolerance,
     read::{self, Section},
 };
 use crate::AccountId;
+
+/// The most binds of one account.
+const BINDS_MAX: u16 = 64;
 
 /// What could be read of an account: enough to check the rest of the file even if the account has problems.
 #[derive(Debug)]
@@ -29,9 +32,16 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
         s.required("id", "give the account a name of 1 to 40 of a-z, 0-9 and -", |v| {
             read::text(v)?.parse().map_err(|_| "has other characters or another length".to_owned())
         });
-    let host =
-        s.required("host", "give the DNS name or IP address of the carrier's SMSC, without port", host);
-    let port = s.required("port", "give a whole number from 1 to 65535", |v| read::integer(v, 1..=u16::MAX));
+    let hosts = hosts(s);
+    let bind =
+        s.or("bind", BindKind::Transceiver, "write \"transceiver\" or \"transmitter_receiver\"", |v| {
+            let kinds = [
+                ("transceiver", BindKind::Transceiver),
+                ("transmitter_receiver", BindKind::TransmitterReceiver),
+            ];
+            read::choice(v, &kinds)
+        });
+    let binds = s.or("binds", 1, "give a whole number from 1 to 64", |v| read::integer(v, 1..=BINDS_MAX));
     let system_id =
         s.required("system_id", "give the user name at the carrier, 1 to 15 ASCII characters", |v| {
             read::ascii(v, 1..=15)
@@ -39,13 +49,19 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
     let password_file = s.required("password_file", "give the path of a file with the password", file);
     let system_type =
         s.or("system_type", String::new(), "give up to 12 ASCII characters", |v| read::ascii(v, 0..=12));
-    let tls = tls(s, host.as_deref());
+    let tls = tls(s);
     let window = s.or("window", 10, "give a whole number from 1 to 1000 (submits not yet answered)", |v| {
         read::integer(v, 1..=1000)
     });
     let tps = s.required("tps", "give a whole number from 1 to 10000 (parts a second)", |v| {
         read::integer(v, 1..=10_000)
     });
+    if let (Some(binds), Some(tps)) = (binds, tps)
+        && binds > tps
+    {
+        let problem = format!("is {binds}, more than tps: each bind gets a share of it");
+        s.error("binds", problem, "give at most as many binds as parts a second");
+    }
     let (second, minute, hour) = (Duration::from_secs(1), Duration::from_secs(60), Duration::from_secs(3600));
     let enquire_link = s.or("enquire_link", 30 * second, "give 1 s to 10 m, such as \"30 s\"", |v| {
         read::duration(v, second..=10 * minute)
@@ -55,6 +71,9 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
     });
     let receipt_wait = s.or("receipt_wait", 72 * hour, "give 1 m to 168 h, such as \"72 h\"", |v| {
         read::duration(v, minute..=168 * hour)
+    });
+    let tolerance = s.or("tolerance", Tolerance::Carrier, "write \"carrier\" or \"strict\"", |v| {
+        read::choice(v, &[("carrier", Tolerance::Carrier), ("strict", Tolerance::Strict)])
     });
     let message_id_in_response = message_id_form(s, "message_id_in_response");
     let message_id_in_receipt = message_id_form(s, "message_id_in_receipt");
@@ -79,8 +98,9 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
     let assemble = || {
         Some(Account {
             id: id.clone()?,
-            host: host?,
-            port: port?,
+            hosts: hosts?,
+            bind: bind?,
+            binds: binds?,
             system_id: system_id?,
             password_file: password_file?,
             system_type: system_type?,
@@ -90,6 +110,7 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
             enquire_link: enquire_link?,
             response_timeout: response_timeout?,
             receipt_wait: receipt_wait?,
+            tolerance: tolerance?,
             message_id_in_response: message_id_in_response?,
             message_id_in_receipt: message_id_in_receipt?,
             default_alphabet: default_alphabet?,
@@ -104,20 +125,64 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
     AccountDraft { path, id, countries, licensed, account }
 }
 
+/// `host` and `port`, or `hosts`.
+fn hosts(s: &mut Section<'_, '_>) -> Option<Vec<Host>> {
+    let many = s.optional("hosts", "list host:port texts, such as [\"smsc1.example:2775\"]", |v| {
+        read::filled_list(v, host_and_port)
+    });
+    let name_fix = "give the DNS name or IP address of the carrier's SMSC, without port";
+    let port_fix = "give a whole number from 1 to 65535";
+    let name = s.optional("host", name_fix, host);
+    let port = s.optional("port", port_fix, |v| read::integer(v, 1..=u16::MAX));
+    let (many, name, port) = (many?, name?, port?);
+    match (many, name, port) {
+        (None, Some(name), Some(port)) => return Some(vec![Host { name, port }]),
+        (Some(hosts), None, None) => return Some(hosts),
+        (Some(_), _, _) => {
+            s.error("hosts", "is given beside host or port".to_owned(), "keep one of the two forms");
+        }
+        (None, name, port) => {
+            if name.is_none() {
+                s.error("host", "is missing".to_owned(), name_fix);
+            }
+            if port.is_none() {
+                s.error("port", "is missing".to_owned(), port_fix);
+            }
+        }
+    }
+    None
+}
+
+/// `name:port`, `1.2.3.4:port` or `[::1]:port`.
+fn host_and_port(text: &str) -> Result<Host, String> {
+    let (name, port) = text.rsplit_once(':').ok_or_else(|| "has no port".to_owned())?;
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let port =
+        port.parse().ok().filter(|port| *port > 0).ok_or_else(|| "has no port from 1 to 65535".to_owned())?;
+    let is_address = bare.parse::<IpAddr>().is_ok();
+    if (bare.contains(':') && bare.len() == name.len()) || !(is_host_name(bare) || is_address) {
+        return Err("is neither a DNS name nor an IP address with a port".to_owned());
+    }
+    Ok(Host { name: bare.to_owned(), port })
+}
+
 fn host(value: &Value) -> Result<String, String> {
     let host = read::text(value)?;
-    let is_name = (1..=253).contains(&host.len())
+    if is_host_name(host) || host.parse::<IpAddr>().is_ok() {
+        Ok(host.to_owned())
+    } else {
+        Err("is neither a DNS name nor an IP address".to_owned())
+    }
+}
+
+fn is_host_name(host: &str) -> bool {
+    (1..=253).contains(&host.len())
         && host.split('.').all(|label| {
             (1..=63).contains(&label.len())
                 && !label.starts_with('-')
                 && !label.ends_with('-')
                 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        });
-    if is_name || host.parse::<IpAddr>().is_ok() {
-        Ok(host.to_owned())
-    } else {
-        Err("is neither a DNS name nor an IP address".to_owned())
-    }
+        })
 }
 
 fn file(value: &Value) -> Result<PathBuf, String> {
@@ -125,7 +190,7 @@ fn file(value: &Value) -> Result<PathBuf, String> {
     if path.is_empty() || path.contains('\0') { Err("is not a path".to_owned()) } else { Ok(path.into()) }
 }
 
-fn tls(s: &mut Section<'_, '_>, default_name: Option<&str>) -> Option<Tls> {
+fn tls(s: &mut Section<'_, '_>) -> Option<Tls> {
     let required = s.or("tls", true, "write \"required\", or \"waived\" with a tls_waiver_reason", |v| {
         read::choice(v, &[("required", true), ("waived", false)])
     });
@@ -134,18 +199,37 @@ fn tls(s: &mut Section<'_, '_>, default_name: Option<&str>) -> Option<Tls> {
     let ca_file =
         s.optional("tls_ca_file", "give the path of a PEM file, or leave it out for the system's", file);
     let server_name = s.optional("tls_server_name", "give the name in the carrier's certificate", host);
-    let (required, reason, ca_file, server_name) = (required?, reason?, ca_file?, server_name?);
+    let pin_fix = "give the SHA-256 of the carrier's public key as 64 hexadecimal digits";
+    let pin = s.optional("tls_pin", pin_fix, pin);
+    let cert_file = s.optional("tls_cert_file", "give the path of our certificate, PEM", file);
+    let key_file = s.optional("tls_key_file", "give the path of our certificate's key, PEM", file);
+    let (required, reason, ca_file) = (required?, reason?, ca_file?);
+    let (server_name, pin, cert_file, key_file) = (server_name?, pin?, cert_file?, key_file?);
     if required {
         if reason.is_some() {
             let fix = "remove it, or write tls = \"waived\"";
             s.error("tls_waiver_reason", "is given although TLS is required".to_owned(), fix);
             return None;
         }
-        let server_name = server_name.or_else(|| default_name.map(str::to_owned))?;
-        return Some(Tls::Required { ca_file, server_name });
+        let client = match (cert_file, key_file) {
+            (None, None) => None,
+            (Some(cert_file), Some(key_file)) => Some(ClientCertificate { cert_file, key_file }),
+            (cert_file, _) => {
+                let missing = if cert_file.is_none() { "tls_cert_file" } else { "tls_key_file" };
+                s.error(missing, "is missing".to_owned(), "a certificate and its key go together");
+                return None;
+            }
+        };
+        return Some(Tls::Required { ca_file, server_name, pin, client });
     }
     let mut sound = true;
-    for (key, given) in [("tls_ca_file", ca_file.is_some()), ("tls_server_name", server_name.is_some())] {
+    for (key, given) in [
+        ("tls_ca_file", ca_file.is_some()),
+        ("tls_server_name", server_name.is_some()),
+        ("tls_pin", pin.is_some()),
+        ("tls_cert_file", cert_file.is_some()),
+        ("tls_key_file", key_file.is_some()),
+    ] {
         if given {
             s.error(
                 key,
@@ -159,6 +243,20 @@ fn tls(s: &mut Section<'_, '_>, default_name: Option<&str>) -> Option<Tls> {
         s.error("tls_waiver_reason", "is missing".to_owned(), reason_fix);
     }
     reason.filter(|_| sound).map(|reason| Tls::Waived { reason })
+}
+
+fn pin(value: &Value) -> Result<[u8; 32], String> {
+    let text = read::text(value)?;
+    let wrong = || "is not 64 hexadecimal digits".to_owned();
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(wrong());
+    }
+    let mut pin = [0; 32];
+    for (octet, digits) in pin.iter_mut().zip(text.as_bytes().chunks(2)) {
+        let digits = std::str::from_utf8(digits).map_err(|_| wrong())?;
+        *octet = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
+    }
+    Ok(pin)
 }
 
 fn message_id_form(s: &mut Section<'_, '_>, key: &'static str) -> Option<MessageIdForm> {

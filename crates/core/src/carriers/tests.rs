@@ -60,6 +60,29 @@ fn problems_with(old: &str, new: &str) -> Vec<CarrierFileError> {
     CarriersFile::parse(&COMPLETE.replace(old, new)).expect_err(new)
 }
 
+fn host(name: &str, port: u16) -> Host {
+    Host { name: name.to_owned(), port }
+}
+
+#[test]
+fn several_hosts_a_pin_and_a_certificate_of_ours() {
+    let pin = "0123456789abcdefABCDEF00000000000000000000000000000000000000ffff";
+    let text = COMPLETE
+        .replace("host = \"smsc.example\"\n", "hosts = [\"a.example:3550\", \"10.0.0.7:2775\", \"[2001:db8::1]:2775\"]\n")
+        .replace(
+            "port = 3550\n",
+            &format!("bind = \"transmitter_receiver\"\nbinds = 3\ntls_pin = \"{pin}\"\ntls_cert_file = \"c\"\ntls_key_file = \"k\"\n"),
+        );
+    let file = CarriersFile::parse(&text).unwrap();
+    let account = file.accounts.first().unwrap();
+    let hosts = [host("a.example", 3550), host("10.0.0.7", 2775), host("2001:db8::1", 2775)];
+    assert_eq!((account.hosts.as_slice(), account.bind), (&hosts[..], BindKind::TransmitterReceiver));
+    let Tls::Required { pin: Some(pin), client: Some(client), .. } = &account.tls else {
+        panic!("{:?}", account.tls)
+    };
+    assert_eq!((pin[0], pin[8], pin[31], client.key_file.to_str().unwrap()), (0x01, 0xab, 0xff, "k"));
+}
+
 #[test]
 fn reads_the_documented_example() {
     let file = CarriersFile::parse(EXAMPLE).unwrap();
@@ -68,13 +91,15 @@ fn reads_the_documented_example() {
 
     let viettel = file.account(&"viettel-otp".parse().unwrap()).unwrap();
     assert_eq!(
-        (viettel.host.as_str(), viettel.port, viettel.window, viettel.tps),
-        ("smsc.viettel.example", 3550, 10, 20)
+        (viettel.hosts.as_slice(), viettel.bind, viettel.binds, viettel.window, viettel.tps),
+        (&[host("smsc.viettel.example", 3550)][..], BindKind::Transceiver, 2, 10, 20)
     );
     assert_eq!(viettel.password_file, PathBuf::from("secrets/viettel-otp"));
     let tls = Tls::Required {
         ca_file: Some("secrets/viettel-ca.pem".into()),
-        server_name: "smsc.viettel.example".to_owned(),
+        server_name: Some("smsc.viettel.example".to_owned()),
+        pin: None,
+        client: None,
     };
     assert_eq!(viettel.tls, tls);
     let ids = (viettel.message_id_in_response, viettel.message_id_in_receipt);
@@ -137,7 +162,7 @@ fn defaults_are_those_the_example_documents() {
         .replace("tls_server_name = \"smsc.example\"\n", "")
         .replace("tls_ca_file = \"ca.pem\"\n", "");
     let file = CarriersFile::parse(&unnamed).unwrap();
-    let tls = Tls::Required { ca_file: None, server_name: "smsc.example".to_owned() };
+    let tls = Tls::Required { ca_file: None, server_name: None, pin: None, client: None };
     assert_eq!(file.accounts.first().unwrap().tls, tls);
 }
 
@@ -151,6 +176,15 @@ fn every_field_wrong_in_turn() {
         ("host = \"smsc.example\"", "host = \"\"", "account[1].host"),
         ("host = \"smsc.example\"", "host = \"-x.example\"", "account[1].host"),
         ("port = 3550", "", "account[1].port"),
+        ("port = 3550", "port = 3550\nhosts = [\"a:1\"]", "account[1].hosts"),
+        ("port = 3550", "port = 3550\nhosts = [\"a\"]", "account[1].hosts"),
+        ("port = 3550", "port = 3550\nhosts = [\"::1:2775\"]", "account[1].hosts"),
+        ("port = 3550", "port = 3550\nbinds = 0", "account[1].binds"),
+        ("port = 3550", "port = 3550\nbinds = 64", "account[1].binds"),
+        ("port = 3550", "port = 3550\nbind = \"receiver\"", "account[1].bind"),
+        ("port = 3550", "port = 3550\ntls_pin = \"12\"", "account[1].tls_pin"),
+        ("port = 3550", "port = 3550\ntls_cert_file = \"c\"", "account[1].tls_key_file"),
+        ("port = 3550", "port = 3550\ntolerance = \"loose\"", "account[1].tolerance"),
         ("port = 3550", "port = 0", "account[1].port"),
         ("port = 3550", "port = 65536", "account[1].port"),
         ("port = 3550", "port = \"3550\"", "account[1].port"),

@@ -69,6 +69,9 @@ pub enum CloseReason {
     /// An `enquire_link` was not answered in time.
     #[error("enquire_link was not answered")]
     EnquireTimeout,
+    /// The peer answers `enquire_link`, but no request any more.
+    #[error("no request was answered for long")]
+    Stalled,
     /// The peer stopped reading.
     #[error("the peer does not read")]
     WriteStalled,

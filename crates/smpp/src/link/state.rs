@@ -18,6 +18,10 @@ use tokio::{
 /// The highest sequence number (SMPP 3.4 §3.2).
 const MAX_SEQUENCE: u32 = 0x7FFF_FFFF;
 
+/// A session is stalled when requests ran out of time for so many response timeouts without an answer to any, late or
+/// in time. A slow peer is not a dead one: its late answers count.
+const STALLED_AFTER: u32 = 3;
+
 /// Octets of unwritten answers at which reading stops, so that a peer that only talks cannot fill our memory.
 pub(super) const OUT_LIMIT: usize = 256 * 1024;
 
@@ -47,6 +51,8 @@ pub(super) struct State<T> {
     pending: HashMap<u32, Pending<T>>,
     /// Deadlines in the order of sending; entries of settled requests are swept out.
     deadlines: VecDeque<(Instant, u32)>,
+    /// When the first request was sent that ran out of time with no answer of any kind since.
+    silent_since: Option<Instant>,
     late: HashMap<u32, (CommandId, T)>,
     late_order: VecDeque<u32>,
     /// Our `enquire_link` under way.
@@ -134,6 +140,7 @@ impl<T> Shared<T> {
                 next_sequence: first_sequence,
                 pending: HashMap::new(),
                 deadlines: VecDeque::new(),
+                silent_since: None,
                 late: HashMap::new(),
                 late_order: VecDeque::new(),
                 enquiry: None,
@@ -283,6 +290,7 @@ impl<T> Shared<T> {
         if state.pending.get(&sequence).is_some_and(|pending| !fits(pending.expects)) {
             return None;
         }
+        state.silent_since = None;
         let Some(pending) = state.pending.remove(&sequence) else {
             if !state.late.get(&sequence).is_some_and(|(expects, _)| fits(*expects)) {
                 return None;
@@ -317,9 +325,17 @@ impl<T> Shared<T> {
                 waiter.fail(SubmitError::TimedOut);
                 state.remember_late(sequence, expects, token, self.options.late_capacity);
                 settled = true;
+                let sent = deadline.checked_sub(self.options.response_timeout).unwrap_or(deadline);
+                state.silent_since.get_or_insert(sent);
             }
         };
+        let patience = self.options.response_timeout.saturating_mul(STALLED_AFTER);
+        let stalled = settled
+            && state.silent_since.is_some_and(|since| now.saturating_duration_since(since) >= patience);
         drop(state);
+        if stalled {
+            self.begin_close(CloseReason::Stalled);
+        }
         if settled {
             self.progress.notify_waiters();
         }
@@ -428,6 +444,30 @@ mod tests {
         state.enquiry = Some((4, Instant::now()));
         assert_eq!(state.next_sequence, 1);
         assert_eq!(state.take_sequence(), 5, "1 and 2 wait, 3 may come late, 4 is our enquiry");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_peer_that_answers_nothing_is_stalled() {
+        let timeout = SessionOptions::default().response_timeout;
+        for late in [true, false] {
+            let shared = shared(1);
+            for _ in 0..6 {
+                let pending = shared.queue_message(slot(&shared), message(), 0).unwrap();
+                tokio::time::advance(timeout).await;
+                shared.expire(Instant::now());
+                if late {
+                    let (id, status) = (CommandId::SUBMIT_SM_RESP, CommandStatus::ESME_ROK);
+                    assert!(
+                        shared.settle(Header { id, status, sequence: pending.sequence() }, None).is_some()
+                    );
+                }
+                if shared.lock().closing.is_some() {
+                    break;
+                }
+            }
+            let closing = shared.lock().closing;
+            assert_eq!(closing, (!late).then_some(CloseReason::Stalled));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,0 +1,144 @@
+//! Each way to be bound, or not to be.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use sotto_smpp::{CommandStatus, server};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, server::WebPkiClientVerifier},
+};
+
+use super::*;
+use crate::testing::{Reply, TestCarrier, settings};
+
+async fn bound(settings: &Settings, folder: &Path) -> Result<Vec<Session<Submitted>>, ConnectError> {
+    sessions(settings, folder, settings.hosts.first().unwrap()).await
+}
+
+fn folder(password: &str, mode: u32) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    fs::write(&file, password).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    folder
+}
+
+#[test]
+fn files_that_cannot_be_used_are_told_before_anything_starts() {
+    let settings = settings("a", 1);
+    assert!(check_files(&settings, folder("secret\n", 0o600).path()).is_ok());
+    for (password, mode, word) in
+        [("secret", 0o644, "chmod 600"), ("ninechars", 0o600, "at most 8"), ("m\u{1ead}t", 0o600, "ASCII")]
+    {
+        let error = check_files(&settings, folder(password, mode).path()).unwrap_err();
+        assert!(error.to_string().contains(word) && !error.to_string().contains(password), "{error}");
+        assert_eq!(error.failure(), Failure::Credentials);
+    }
+    let nowhere = tempfile::tempdir().unwrap();
+    assert!(matches!(check_files(&settings, nowhere.path()), Err(ConnectError::Password { .. })));
+    let mut safe = settings;
+    safe.tls = Tls::Required {
+        ca_file: Some("none.pem".into()),
+        server_name: Some("localhost".to_owned()),
+        pin: None,
+        client: None,
+    };
+    let error = check_files(&safe, folder("secret", 0o600).path()).unwrap_err();
+    assert!(matches!(error, ConnectError::Authorities { .. }));
+}
+
+#[tokio::test]
+async fn each_way_not_to_be_bound_has_its_name() {
+    let files = folder("secret", 0o600);
+    // Nobody listens.
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = nobody.local_addr().unwrap().port();
+    drop(nobody);
+    let error = bound(&settings("a", port), files.path()).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Connect(_)) && error.failure() == Failure::Link);
+    // A carrier without TLS where TLS is required: nothing goes out in clear.
+    let carrier = TestCarrier::start(|_| Reply::Ok).await;
+    let mut safe = settings("a", carrier.port);
+    let pki = sotto_testkit::Pki::new();
+    safe.tls = Tls::Required {
+        ca_file: Some(pki.ca()),
+        server_name: Some("localhost".to_owned()),
+        pin: None,
+        client: None,
+    };
+    let error = bound(&safe, files.path()).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Handshake(_) | ConnectError::TimedOut), "{error:?}");
+    assert_eq!((error.failure(), carrier.links()), (Failure::Link, 0));
+    // And one that lets us in.
+    assert!(bound(&settings("a", carrier.port), files.path()).await.is_ok());
+    let refused = ConnectError::Bind(BindError::Refused(CommandStatus::ESME_RINVPASWD));
+    assert_eq!(refused.failure(), Failure::Credentials);
+}
+
+/// A carrier over TLS that demands a certificate of the cell's authority.
+async fn over_tls(pki: &sotto_testkit::Pki) -> (u16, JoinSet<()>) {
+    let files = pki.service("smsc");
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_file_iter(&files.ca).unwrap().filter_map(Result::ok));
+    let provider = Arc::new(default_provider());
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
+    let chain = CertificateDer::pem_file_iter(&files.cert).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients)
+        .with_single_cert(chain, PrivateKeyDer::from_pem_file(&files.key).unwrap())
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            let Ok(request) = server::accept(stream, SessionOptions::default()).await else { continue };
+            request.accept::<()>(&"smsc".into()).driver.await;
+        }
+    });
+    (port, serving)
+}
+
+/// The key of a certificate, as openssl prints its digest.
+fn pin(certificate: &Path) -> [u8; 32] {
+    let certificate = CertificateDer::from_pem_file(certificate).unwrap();
+    sha256(&EndEntityCert::try_from(&certificate).unwrap().subject_public_key_info())
+}
+
+#[tokio::test]
+async fn certificates_and_pins_are_held_to() {
+    let (files, pki) = (folder("secret", 0o600), sotto_testkit::Pki::new());
+    let (port, _serving) = over_tls(&pki).await;
+    let (theirs, ours) = (pki.dir().join("smsc.pem"), pki.service("sotto"));
+    let client = ClientCertificate { cert_file: ours.cert.clone(), key_file: ours.key };
+    let with = |name: &str, pin: Option<[u8; 32]>, client: Option<ClientCertificate>| {
+        let mut settings = settings("a", port);
+        settings.tls =
+            Tls::Required { ca_file: Some(pki.ca()), server_name: Some(name.to_owned()), pin, client };
+        settings
+    };
+    let good = with("smsc.sotto.internal", Some(pin(&theirs)), Some(client.clone()));
+    check_files(&good, files.path()).unwrap();
+    assert!(bound(&good, files.path()).await.is_ok());
+    // Another name, another key, no certificate of ours.
+    let other_name = with("other.sotto.internal", None, Some(client.clone()));
+    assert!(matches!(bound(&other_name, files.path()).await, Err(ConnectError::Handshake(_))));
+    let other_key = with("smsc.sotto.internal", Some(pin(&ours.cert)), Some(client.clone()));
+    let error = bound(&other_key, files.path()).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Pin) && error.failure() == Failure::Credentials);
+    let nameless = with("smsc.sotto.internal", None, None);
+    assert!(bound(&nameless, files.path()).await.is_err());
+    // Files that cannot be used are told at the start.
+    let missing = ClientCertificate { key_file: "none.key".into(), ..client.clone() };
+    let error = check_files(&with("smsc.sotto.internal", None, Some(missing)), files.path()).unwrap_err();
+    assert!(error.to_string().contains("none.key"), "{error}");
+    fs::set_permissions(&client.key_file, fs::Permissions::from_mode(0o644)).unwrap();
+    let open = check_files(&with("smsc.sotto.internal", None, Some(client)), files.path()).unwrap_err();
+    assert!(matches!(open, ConnectError::Certificate { .. }), "{open}");
+}

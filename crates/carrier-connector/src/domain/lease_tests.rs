@@ -1,0 +1,249 @@
+//! Replicas, a register, messages that are late, lost or doubled in effect, and processes that stand still.
+
+use std::collections::BTreeMap;
+
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+
+const TTL: Duration = Duration::from_secs(15);
+const BINDS: u16 = 3;
+const TPS: u16 = 10;
+
+/// The broker's side.
+#[derive(Default)]
+struct Register {
+    words: BTreeMap<LeaseKey, (u64, LeaseRecord)>,
+    sequence: u64,
+}
+
+impl Register {
+    fn all(&self) -> Vec<Lease> {
+        let lease = |(key, (sequence, record)): (&LeaseKey, &(u64, LeaseRecord))| Lease {
+            key: key.clone(),
+            sequence: *sequence,
+            record: record.clone(),
+        };
+        self.words.iter().map(lease).collect()
+    }
+
+    fn write(&mut self, step: &Step) -> Option<u64> {
+        let latest = self.words.get(&step.key).map_or(0, |(sequence, _)| *sequence);
+        (latest == step.expected).then(|| {
+            self.sequence += 1;
+            self.words.insert(step.key.clone(), (self.sequence, step.record.clone()));
+            self.sequence
+        })
+    }
+}
+
+/// What happens to a round of one replica.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    replica: usize,
+    /// Before the round begins, milliseconds: pauses of the whole process are in here.
+    wait: u64,
+    /// Between reading and writing, and between writing and hearing of it.
+    delay: u64,
+    /// The write is not carried out, or only its acknowledgement is lost.
+    fate: Fate,
+    sits_out: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Heard,
+    NotWritten,
+    NotHeard,
+}
+
+fn rounds() -> impl Strategy<Value = Vec<Round>> {
+    let wait = prop_oneof![8 => 0_u64..3_000, 1 => 3_000_u64..40_000];
+    let delay = prop_oneof![8 => 0_u64..200, 1 => 200_u64..20_000];
+    let fate = prop_oneof![6 => Just(Fate::Heard), 1 => Just(Fate::NotWritten), 1 => Just(Fate::NotHeard)];
+    let sits_out = prop::bool::weighted(0.05);
+    let round = (0_usize..3, wait, delay, fate, sits_out);
+    vec(round, 1..80).prop_map(|rounds| {
+        let round = |(replica, wait, delay, fate, sits_out)| Round { replica, wait, delay, fate, sits_out };
+        rounds.into_iter().map(round).collect()
+    })
+}
+
+fn replicas(count: usize) -> Vec<Leases> {
+    (0..count).map(|number| Leases::new(format!("r{number}"), BINDS, TTL)).collect()
+}
+
+/// At this moment no bind may be used by two, and their shares stay within the contract.
+fn check(replicas: &[Leases], now: Instant) -> Result<(), TestCaseError> {
+    for bind in 1..=BINDS {
+        let users = replicas.iter().filter(|replica| replica.tenure(bind).allows(now)).count();
+        prop_assert!(users <= 1, "bind {bind} has {users} users");
+    }
+    let using = |replica: &&Leases| (1..=BINDS).any(|bind| replica.tenure(bind).allows(now));
+    let shares: u16 = replicas.iter().filter(using).map(|replica| held_share(replica, now)).sum();
+    prop_assert!(shares <= TPS, "{shares} parts a second");
+    Ok(())
+}
+
+/// As the keeper would compute it at this moment, with what has expired left out.
+fn held_share(replica: &Leases, now: Instant) -> u16 {
+    let held = |bind: &u16| matches!(replica.tenure(*bind), Tenure::Held { until } if now < until);
+    (1..=BINDS).filter(held).map(|bind| share(bind, BINDS, TPS)).sum()
+}
+
+fn round(leases: &mut Leases, register: &mut Register) {
+    let now = Instant::now();
+    leases.observe(register.all(), now);
+    for step in leases.plan(now) {
+        match register.write(&step) {
+            Some(sequence) => leases.written(&step, sequence, now),
+            None => leases.refused(&step),
+        }
+    }
+}
+
+/// Binds that are being left are unbound and released at once.
+fn leave(leases: &mut Leases, register: &mut Register) {
+    for bind in 1..=BINDS {
+        if matches!(leases.tenure(bind), Tenure::Leaving { .. }) {
+            let step = leases.release(bind);
+            let now = Instant::now();
+            match register.write(&step) {
+                Some(sequence) => leases.written(&step, sequence, now),
+                None => leases.refused(&step),
+            }
+        }
+    }
+}
+
+fn counts(replicas: &[Leases]) -> Vec<usize> {
+    let now = Instant::now();
+    let held = |replica: &Leases| (1..=BINDS).filter(|bind| replica.tenure(*bind).allows(now)).count();
+    replicas.iter().map(held).collect()
+}
+
+#[test]
+fn shares_are_whole_and_add_up() {
+    for (binds, tps) in [(1, 1), (3, 10), (7, 20), (64, 64), (10, 9_999)] {
+        let shares: Vec<_> = (1..=binds).map(|bind| share(bind, binds, tps)).collect();
+        assert_eq!(shares.iter().sum::<u16>(), tps);
+        assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1, "{shares:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_replica_takes_all_and_hands_over_to_a_second() {
+    let (mut register, mut replicas) = (Register::default(), replicas(2));
+    round(&mut replicas[0], &mut register);
+    assert_eq!(counts(&replicas), [3, 0]);
+    assert_eq!(replicas[0].share(TPS).0, TPS);
+    // The second announces itself; the first leaves what is too much.
+    round(&mut replicas[1], &mut register);
+    round(&mut replicas[0], &mut register);
+    leave(&mut replicas[0], &mut register);
+    round(&mut replicas[1], &mut register);
+    assert_eq!(counts(&replicas), [2, 1]);
+    assert_eq!(replicas[0].share(TPS).0 + replicas[1].share(TPS).0, TPS);
+    // It says farewell: the first takes all again, at once.
+    for bind in 1..=BINDS {
+        if replicas[1].tenure(bind) != Tenure::None {
+            let step = replicas[1].release(bind);
+            register.write(&step).unwrap();
+        }
+    }
+    let farewell = replicas[1].farewell();
+    register.write(&farewell).unwrap();
+    round(&mut replicas[0], &mut register);
+    assert_eq!(counts(&replicas[..1]), [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_holder_is_waited_out_and_a_restart_of_the_same_name_is_not() {
+    let (mut register, mut replicas) = (Register::default(), replicas(2));
+    round(&mut replicas[0], &mut register);
+    // It dies. Whoever comes sees its words now and waits their whole time.
+    round(&mut replicas[1], &mut register);
+    tokio::time::advance(TTL - Duration::from_millis(1)).await;
+    round(&mut replicas[1], &mut register);
+    assert_eq!(counts(&replicas[1..]), [0]);
+    // Its next run, under its name, takes its part at once, and writes only when the last second of the former is over.
+    let mut again = Leases::new("r0".to_owned(), BINDS, TTL);
+    round(&mut again, &mut register);
+    assert_eq!(again.share(TPS), (6, Some(Instant::now() + SECOND)));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    round(&mut replicas[1], &mut register);
+    assert_eq!(counts(&replicas[1..]), [1], "the others were renewed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_bind_lets_another_try() {
+    let (mut register, mut replicas) = (Register::default(), replicas(2));
+    round(&mut replicas[0], &mut register);
+    // Alone it goes on trying: there is nobody to be let.
+    replicas[0].sit_out(Instant::now());
+    round(&mut replicas[0], &mut register);
+    assert_eq!(counts(&replicas), [3, 0]);
+    round(&mut replicas[1], &mut register);
+    round(&mut replicas[0], &mut register);
+    leave(&mut replicas[0], &mut register);
+    round(&mut replicas[1], &mut register);
+    assert_eq!(counts(&replicas), [0, 2]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn no_bind_is_used_by_two(rounds in rounds()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let (mut register, mut replicas) = (Register::default(), replicas(3));
+            for Round { replica, wait, delay, fate, sits_out } in rounds {
+                tokio::time::advance(Duration::from_millis(wait)).await;
+                check(&replicas, Instant::now())?;
+                let read = register.all();
+                tokio::time::advance(Duration::from_millis(delay / 2)).await;
+                let leases = &mut replicas[replica];
+                if sits_out {
+                    leases.sit_out(Instant::now());
+                }
+                leases.observe(read, Instant::now());
+                let asked = Instant::now();
+                let mut steps = leases.plan(asked);
+                // What is being left is unbound in between.
+                for bind in 1..=BINDS {
+                    if matches!(leases.tenure(bind), Tenure::Leaving { .. }) {
+                        steps.push(leases.release(bind));
+                    }
+                }
+                for step in steps {
+                    // Others' words may come in between.
+                    let written = match fate {
+                        Fate::NotWritten => None,
+                        Fate::Heard | Fate::NotHeard => Some(register.write(&step)),
+                    };
+                    check(&replicas, Instant::now())?;
+                    tokio::time::advance(Duration::from_millis(delay / 2)).await;
+                    let leases = &mut replicas[replica];
+                    match (fate, written) {
+                        (Fate::Heard, Some(Some(sequence))) => leases.written(&step, sequence, asked),
+                        (Fate::Heard, Some(None)) => leases.refused(&step),
+                        (Fate::NotWritten | Fate::NotHeard | Fate::Heard, _) => {}
+                    }
+                    check(&replicas, Instant::now())?;
+                }
+            }
+            // In quiet, everything is held again, evenly.
+            for _ in 0..40 {
+                tokio::time::advance(TTL / 5).await;
+                for replica in &mut replicas {
+                    round(replica, &mut register);
+                    leave(replica, &mut register);
+                }
+                check(&replicas, Instant::now())?;
+            }
+            prop_assert_eq!(counts(&replicas), [1, 1, 1]);
+            Ok(())
+        })?;
+    }
+}
