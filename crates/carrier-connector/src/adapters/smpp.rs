@@ -305,12 +305,19 @@ pub(crate) async fn keep_bound(
         }
         tokio::select! {
             () = post.ours() => {}
+            // It is to go to another replica, and is unbound by now.
+            () = post.leaving() => {
+                post.left();
+                post.lost().await;
+                continue;
+            }
             () = stop.requested() => return,
         }
         let Some(host) = settings.hosts.get(tries % settings.hosts.len()) else { return };
         let connected = tokio::select! {
             connected = sessions(settings, &folder, host) => connected,
             () = post.lost() => continue,
+            () = post.leaving() => continue,
             () = stop.requested() => return,
         };
         let failure = match connected {
@@ -335,6 +342,7 @@ pub(crate) async fn keep_bound(
         let chance = random_array().map(u64::from_be_bytes).unwrap_or_default();
         tokio::select! {
             () = tokio::time::sleep(reconnect.pause(failure, chance)) => {}
+            () = post.leaving() => {}
             // What is left goes with its tasks: a receipt that is not answered comes again, and a submit without its
             // late answer stays in doubt.
             () = stop.requested() => return,
@@ -397,12 +405,10 @@ async fn serve(
         () = post.leaving() => {
             // Nothing new goes this way, and what was let in is still written and answered.
             account.line.down(number);
-            let reason = tokio::select! {
+            tokio::select! {
                 reason = drain(&links, settings.response_timeout) => reason,
                 () = post.lost() => CloseReason::Aborted,
-            };
-            post.left();
-            reason
+            }
         }
         () = post.lost() => {
             tracing::warn!(account = %settings.id, bind = number, "the lease of a bind ended: it is cut");

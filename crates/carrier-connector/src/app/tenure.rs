@@ -48,7 +48,7 @@ pub(crate) struct Post {
 
 impl Post {
     /// Resolves when the bind is ours to keep.
-    pub(crate) async fn ours(&mut self) {
+    pub(crate) async fn ours(&self) {
         let held = |tenure: &Tenure| matches!(tenure, Tenure::Held { .. }) && tenure.allows(Instant::now());
         until(&mut self.tenure.clone(), held).await;
     }
@@ -193,8 +193,8 @@ pub(crate) async fn keep(
                 Some(Report::Left(bind)) => {
                     // What was written in the last second still counts at the carrier.
                     sleep(SECOND).await;
-                    let step = leases.release(bind);
-                    let failed = write(&register, &id, &mut leases, vec![step]).await;
+                    let steps = leases.release_held(bind).into_iter().collect();
+                    let failed = write(&register, &id, &mut leases, steps).await;
                     tell_once(&id, &mut well, failed.as_deref());
                 }
                 None => {}
