@@ -125,6 +125,8 @@ pub struct Account {
     pub message_id_in_response: MessageIdForm,
     /// How the carrier writes message ids in receipts.
     pub message_id_in_receipt: MessageIdForm,
+    /// How the carrier's receipts are told from messages of handsets.
+    pub receipts: ReceiptMark,
     /// What `data_coding` 0 means at the carrier.
     pub default_alphabet: DefaultAlphabet,
     /// How parts of a message are marked as belonging together.
@@ -213,8 +215,20 @@ pub enum MessageIdForm {
     Decimal,
     /// A hexadecimal number in either case, perhaps with leading zeros.
     Hex,
+    /// A UUID, in either case, with or without hyphens and braces.
+    Uuid,
     /// Any text, compared as it is.
     Opaque,
+}
+
+/// How a carrier's receipts are told from messages of handsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReceiptMark {
+    /// By `esm_class` or `receipted_message_id`, as SMPP 3.4 §5.2.12 and §5.3.2.12 say.
+    Specified,
+    /// Also by a text that begins with the fields of Appendix B: for carriers that mark nothing. Whoever can send a message to
+    /// our number there can write such a text.
+    Text,
 }
 
 /// What `data_coding` 0, the SMSC's default alphabet, stands for.

@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use super::{
     Account, BindKind, CarrierFileError, ClientCertificate, Concatenation, Countries, DefaultAlphabet, Host,
-    Licence, MessageIdForm, RESPONSE_TIMEOUT_MAX, Tenants, Tls, Tolerance,
+    Licence, MessageIdForm, RESPONSE_TIMEOUT_MAX, ReceiptMark, Tenants, Tls, Tolerance,
     read::{self, Section},
 };
 use crate::AccountId;
@@ -77,6 +77,9 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
     });
     let message_id_in_response = message_id_form(s, "message_id_in_response");
     let message_id_in_receipt = message_id_form(s, "message_id_in_receipt");
+    let receipts = s.or("receipts", ReceiptMark::Specified, "write \"specified\" or \"text\"", |v| {
+        read::choice(v, &[("specified", ReceiptMark::Specified), ("text", ReceiptMark::Text)])
+    });
     let default_alphabet = s.or("default_alphabet", DefaultAlphabet::Gsm7, "write \"gsm7\"", |v| {
         read::choice(v, &[("gsm7", DefaultAlphabet::Gsm7)])
     });
@@ -113,6 +116,7 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
             tolerance: tolerance?,
             message_id_in_response: message_id_in_response?,
             message_id_in_receipt: message_id_in_receipt?,
+            receipts: receipts?,
             default_alphabet: default_alphabet?,
             concatenation: concatenation?,
             countries: countries.clone()?,
@@ -260,9 +264,14 @@ fn pin(value: &Value) -> Result<[u8; 32], String> {
 }
 
 fn message_id_form(s: &mut Section<'_, '_>, key: &'static str) -> Option<MessageIdForm> {
-    let forms =
-        [("decimal", MessageIdForm::Decimal), ("hex", MessageIdForm::Hex), ("opaque", MessageIdForm::Opaque)];
-    s.or(key, MessageIdForm::Opaque, "write \"decimal\", \"hex\" or \"opaque\"", |v| read::choice(v, &forms))
+    let forms = [
+        ("decimal", MessageIdForm::Decimal),
+        ("hex", MessageIdForm::Hex),
+        ("uuid", MessageIdForm::Uuid),
+        ("opaque", MessageIdForm::Opaque),
+    ];
+    let fix = "write \"decimal\", \"hex\", \"uuid\" or \"opaque\"";
+    s.or(key, MessageIdForm::Opaque, fix, |v| read::choice(v, &forms))
 }
 
 fn countries(value: &Value) -> Result<Countries, String> {

@@ -185,6 +185,7 @@ fn every_field_wrong_in_turn() {
         ("port = 3550", "port = 3550\ntls_pin = \"12\"", "account[1].tls_pin"),
         ("port = 3550", "port = 3550\ntls_cert_file = \"c\"", "account[1].tls_key_file"),
         ("port = 3550", "port = 3550\ntolerance = \"loose\"", "account[1].tolerance"),
+        ("port = 3550", "port = 3550\nreceipts = \"any\"", "account[1].receipts"),
         ("port = 3550", "port = 0", "account[1].port"),
         ("port = 3550", "port = 65536", "account[1].port"),
         ("port = 3550", "port = \"3550\"", "account[1].port"),
