@@ -5,8 +5,9 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use toml::{Table, Value};
 
 use super::{
-    Account, BindKind, CarrierFileError, ClientCertificate, Concatenation, Countries, DefaultAlphabet, Host,
-    Licence, MessageIdForm, RESPONSE_TIMEOUT_MAX, ReceiptMark, Tenants, Tls, Tolerance,
+    Account, Addressing, BindKind, CarrierFileError, ClientCertificate, Concatenation, Countries,
+    DefaultAlphabet, Host, Licence, MessageIdForm, RESPONSE_TIMEOUT_MAX, ReceiptMark, Tenants, Tls,
+    Tolerance, TonNpi,
     read::{self, Section},
 };
 use crate::AccountId;
@@ -80,12 +81,19 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
     let receipts = s.or("receipts", ReceiptMark::Specified, "write \"specified\" or \"text\"", |v| {
         read::choice(v, &[("specified", ReceiptMark::Specified), ("text", ReceiptMark::Text)])
     });
-    let default_alphabet = s.or("default_alphabet", DefaultAlphabet::Gsm7, "write \"gsm7\"", |v| {
-        read::choice(v, &[("gsm7", DefaultAlphabet::Gsm7)])
+    let alphabet_fix = "write \"gsm7\", \"latin1\" or \"ascii\"";
+    let default_alphabet = s.or("default_alphabet", DefaultAlphabet::Gsm7, alphabet_fix, |v| {
+        let alphabets = [
+            ("gsm7", DefaultAlphabet::Gsm7),
+            ("latin1", DefaultAlphabet::Latin1),
+            ("ascii", DefaultAlphabet::Ascii),
+        ];
+        read::choice(v, &alphabets)
     });
-    let concatenation = s.or("concatenation", Concatenation::Udh, "write \"udh\"", |v| {
-        read::choice(v, &[("udh", Concatenation::Udh)])
+    let concatenation = s.or("concatenation", Concatenation::Udh, "write \"udh\" or \"sar\"", |v| {
+        read::choice(v, &[("udh", Concatenation::Udh), ("sar", Concatenation::Sar)])
     });
+    let addressing = addressing(s);
     let countries = s.or(
         "countries",
         Countries::All,
@@ -119,6 +127,7 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
             receipts: receipts?,
             default_alphabet: default_alphabet?,
             concatenation: concatenation?,
+            addressing: addressing?,
             countries: countries.clone()?,
             tenants: tenants?,
             licence: licence?,
@@ -261,6 +270,36 @@ fn pin(value: &Value) -> Result<[u8; 32], String> {
         *octet = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
     }
     Ok(pin)
+}
+
+fn addressing(s: &mut Section<'_, '_>) -> Option<Addressing> {
+    let path = s.path_of("addressing");
+    let fix = "write a table [account.addressing] of pairs such as alphanumeric = [5, 0]";
+    let table = s.optional("addressing", fix, |v| {
+        v.as_table().ok_or_else(|| format!("is of type {}, not a table", v.type_str()))
+    })?;
+    let defaults = Addressing::default();
+    let Some(table) = table else { return Some(defaults) };
+    let mut inner = s.inner(path, table);
+    let fix = "give type of number (0 to 6) and numbering plan (0 to 18), such as [1, 1]";
+    let alphanumeric = inner.or("alphanumeric", defaults.alphanumeric, fix, ton_npi);
+    let short_code = inner.or("short_code", defaults.short_code, fix, ton_npi);
+    let number = inner.or("number", defaults.number, fix, ton_npi);
+    let destination = inner.or("destination", defaults.destination, fix, ton_npi);
+    inner.finish();
+    Some(Addressing {
+        alphanumeric: alphanumeric?,
+        short_code: short_code?,
+        number: number?,
+        destination: destination?,
+    })
+}
+
+fn ton_npi(value: &Value) -> Result<TonNpi, String> {
+    match value.as_array().map(Vec::as_slice) {
+        Some([ton, npi]) => Ok((read::integer(ton, 0..=6)?, read::integer(npi, 0..=18)?)),
+        Some(_) | None => Err("is not a pair of whole numbers".to_owned()),
+    }
 }
 
 fn message_id_form(s: &mut Section<'_, '_>, key: &'static str) -> Option<MessageIdForm> {
