@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use sotto_bus::{LeaseError, LeaseKey};
+use sotto_bus::{LeaseKey, RegisterError};
 use sotto_core::AccountId;
 use sotto_runtime::telemetry::chain;
 use tokio::{
@@ -223,13 +223,13 @@ async fn write(
     for (step, written) in steps.iter().zip(written) {
         match written {
             Ok(sequence) => leases.written(step, sequence, asked),
-            Err(LeaseError::Taken) => {
+            Err(RegisterError::Conflict) => {
                 if matches!(step.key, LeaseKey::Bind(_)) {
                     tracing::debug!(%account, key = %step.key, "another replica was first");
                 }
                 leases.refused(step);
             }
-            Err(LeaseError::Publish(error)) => failed = Some(error.to_string()),
+            Err(RegisterError::Publish(error)) => failed = Some(error.to_string()),
         }
     }
     failed
