@@ -15,7 +15,11 @@ use tokio::{
 };
 
 use super::gate::Gate;
-use crate::domain::{lease::Tenure, pace::Pace, receipt::Submitted};
+use crate::domain::{
+    lease::Tenure,
+    pace::{Pace, Slice},
+    receipt::Submitted,
+};
 
 /// Batches that are handed back at a time while there is no link.
 const HAND_BACK: usize = 4;
@@ -128,9 +132,10 @@ impl Line {
         });
     }
 
-    /// How many parts a second are ours, and from when on.
-    pub(crate) fn set_share(&self, share: u16, from: Option<Instant>) {
-        self.pace().set_share(share, from);
+    /// What is ours of the account's rate.
+    pub(crate) fn set_slices(&self, slices: Vec<Slice>) {
+        let share = slices.iter().map(|slice| slice.tps).sum();
+        self.pace().set_slices(slices);
         self.state.send_if_modified(|state| {
             if state.share == 0 && share > 0 && state.binds.is_empty() {
                 state.since = Instant::now();

@@ -180,8 +180,7 @@ pub(crate) async fn keep(
                 leases.expire(Instant::now());
             }
         }
-        let (share, from) = leases.share(account.settings.tps);
-        account.line.set_share(share, from);
+        account.line.set_slices(leases.slices(account.settings.tps));
         posts.tell(&leases);
         tokio::select! {
             () = sleep(period) => {}

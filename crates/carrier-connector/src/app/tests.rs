@@ -27,7 +27,7 @@ use crate::{
         smpp::{check_files, keep_bound},
     },
     ports::Unwrapped,
-    testing::{BOUND, NOW, Reply, TestCarrier, TestRedis, World, id, item, settings, shards},
+    testing::{BOUND, NOW, Reply, TestCarrier, TestRedis, World, id, item, settings, shards, whole},
 };
 
 mod binds;
@@ -69,7 +69,7 @@ impl Process {
         let drained = CancellationToken::new();
         let (held, posts) = posts(account.settings.binds);
         held.hold();
-        account.line.set_share(account.settings.tps, None);
+        account.line.set_slices(whole(account.settings.tps));
         for post in posts {
             let (account, folder) = (Arc::clone(&account), folder.path().to_owned());
             tasks.spawn(keep_bound(account, post, folder, world.stop.clone(), drained.clone()));

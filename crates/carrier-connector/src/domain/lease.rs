@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, time::Duration};
 use sotto_bus::{Lease, LeaseKey, LeaseRecord};
 use tokio::time::Instant;
 
-use super::pace::SECOND;
+use super::pace::{SECOND, Slice};
 
 /// What a replica knows and holds of one account's binds.
 #[derive(Debug)]
@@ -231,11 +231,15 @@ impl Leases {
         }
     }
 
-    /// The parts a second that this replica may write of the account's `tps`, and from when on.
-    pub(crate) fn share(&self, tps: u16) -> (u16, Option<Instant>) {
-        let staying = || self.held.iter().filter(|(_, held)| !held.leaving);
-        let share = staying().map(|(bind, _)| share(*bind, self.binds, tps)).sum();
-        (share, staying().map(|(_, held)| held.paced_from).max())
+    /// What this replica may use of the account's `tps`, each slice as long as its lease.
+    pub(crate) fn slices(&self, tps: u16) -> Vec<Slice> {
+        let staying = self.held.iter().filter(|(_, held)| !held.leaving);
+        let slice = |(bind, held): (&u16, &Held)| Slice {
+            tps: share(*bind, self.binds, tps),
+            from: held.paced_from,
+            until: held.until,
+        };
+        staying.map(slice).collect()
     }
 }
 
