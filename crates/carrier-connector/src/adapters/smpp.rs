@@ -46,6 +46,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How long the next bind waits until what the last session brought is stored. What takes longer, because Redis or the
 /// log is away, is finished beside the next session.
 const LEFTOVERS: Duration = Duration::from_secs(5);
+/// How long a session that is given up may take to write what it has begun.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Sessions whose leftovers may be under way at a time; at the limit the next bind waits for them after all.
 const MOST_LEFTOVERS: usize = 8;
 /// Receipts that may wait for their answer; beyond it we stop reading.
@@ -383,11 +385,9 @@ async fn serve(
     let number = post.number;
     tracing::info!(account = %settings.id, bind = number, "bound");
     account.shared.witness.tell(Act::BindUp, settings.id.as_str(), "ok");
-    let mut links = Vec::new();
+    let (mut links, mut drivers) = (Vec::new(), JoinSet::new());
     for Session { link, incoming, late, driver } in sessions {
-        leftovers.spawn(async move {
-            driver.await;
-        });
+        drivers.spawn(driver);
         let (receiving, waiting) = (Arc::clone(account), Arc::clone(account));
         leftovers.spawn(async move {
             tokio::join!(receiving.receive(incoming), waiting.late(late));
@@ -420,11 +420,28 @@ async fn serve(
     for link in &links {
         link.abort();
     }
+    // What waits to be written may still go, but not once another may write in our place.
+    tokio::select! {
+        () = ended_all(&links) => {}
+        () = tokio::time::sleep(LAST_WORDS) => {}
+        () = post.lost() => {}
+    }
+    // Nothing of this bind is open at the carrier when the next one is made.
+    drivers.abort_all();
+    while let Some(ended) = drivers.join_next().await {
+        if ended.is_err_and(|error| error.is_panic()) {
+            tracing::error!(account = %settings.id, bind = number, "a session failed");
+        }
+    }
     tracing::info!(account = %settings.id, bind = number, %reason, "the bind ended");
     account.shared.witness.tell(Act::BindDown, settings.id.as_str(), "ended");
     // Elapsed: they go on.
     let _in_time = timeout(LEFTOVERS, settle(account, leftovers, 0)).await;
     settle(account, leftovers, MOST_LEFTOVERS).await;
+}
+
+async fn ended_all(links: &[Link<Submitted>]) {
+    join_all(links.iter().map(Link::closed)).await;
 }
 
 /// Unbinds in order: why the first session, on which messages went out, ended.
