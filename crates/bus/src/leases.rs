@@ -49,6 +49,8 @@ pub struct LeaseRecord {
     pub ttl: Duration,
     /// It has let go.
     pub released: bool,
+    /// The bind is up, and its holder takes what waits.
+    pub bound: bool,
 }
 
 /// The latest word on a key, with the sequence by which it is compared and set.
@@ -90,6 +92,7 @@ impl Leases {
             holder: record.holder.clone(),
             ttl_ms: u32::try_from(record.ttl.as_millis()).unwrap_or(u32::MAX),
             released: record.released,
+            bound: record.bound,
         };
         let payload = record.encode_to_vec().into();
         self.0.update(&format!("lease.{account}.{key}"), payload, expected).await
@@ -104,6 +107,7 @@ fn read(entry: Entry) -> Option<Lease> {
         holder: record.holder,
         ttl: Duration::from_millis(record.ttl_ms.into()),
         released: record.released,
+        bound: record.bound,
     };
     Some(Lease { key, sequence: entry.sequence, record })
 }

@@ -9,7 +9,7 @@ use sotto_bus::{LeaseKey, LeaseRecord, Leases, Register, RegisterError, Service}
 use crate::cell::{BOUND, TestCell, accounts};
 
 fn by(holder: &str) -> LeaseRecord {
-    LeaseRecord { holder: holder.to_owned(), ttl: Duration::from_secs(15), released: false }
+    LeaseRecord { holder: holder.to_owned(), ttl: Duration::from_secs(15), released: false, bound: true }
 }
 
 #[tokio::test]

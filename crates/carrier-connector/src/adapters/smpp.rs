@@ -401,7 +401,10 @@ async fn serve(
     let ended = select_all(links.iter().map(|link| Box::pin(link.closed())));
     let reason = tokio::select! {
         (reason, _, _) = ended => reason,
-        () = drained.cancelled() => drain(&links, settings.response_timeout).await,
+        () = drained.cancelled() => tokio::select! {
+            reason = drain(&links, settings.response_timeout) => reason,
+            () = post.lost() => CloseReason::Aborted,
+        },
         () = post.leaving() => {
             // Nothing new goes this way, and what was let in is still written and answered.
             account.line.down(number);

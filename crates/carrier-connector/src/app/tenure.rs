@@ -167,9 +167,11 @@ pub(crate) async fn keep(
     let period = leases.period();
     let mut well = true;
     loop {
+        let bound = account.line.bound();
         match register.of(&id).await {
             Ok(read) => {
                 leases.observe(read, Instant::now());
+                leases.set_bound(&bound);
                 let steps = leases.plan(Instant::now());
                 let failed = write(&register, &id, &mut leases, steps).await;
                 tell_once(&id, &mut well, failed.as_deref());
@@ -180,10 +182,13 @@ pub(crate) async fn keep(
                 leases.expire(Instant::now());
             }
         }
-        account.line.set_slices(leases.slices(account.settings.tps));
+        let elsewhere = leases.served_elsewhere(Instant::now());
+        account.line.set_slices(leases.slices(account.settings.tps), elsewhere);
         posts.tell(&leases);
         tokio::select! {
             () = sleep(period) => {}
+            // Others are told at once that this replica serves the account, or does not any more.
+            () = account.line.bound_other_than(&bound) => {}
             () = ended.cancelled() => break,
             report = posts.reports.recv() => match report {
                 // With another bind up the carrier can be reached from here: it is this bind that it refuses.
@@ -200,12 +205,13 @@ pub(crate) async fn keep(
             },
         }
     }
-    sleep(SECOND).await;
     let mut steps = vec![leases.farewell()];
     steps.extend((1..=account.settings.binds).filter_map(|bind| leases.release_held(bind)));
+    // What is not unbound by now is cut before others hear that they may bind.
+    posts.tell(&leases);
+    sleep(SECOND).await;
     // Whoever comes next waits for what is not heard.
     let _in_time = timeout(FAREWELL, write(&register, &id, &mut leases, steps)).await;
-    posts.tell(&leases);
 }
 
 /// Writes all steps at the same time; says what failed for another reason than that somebody was first.

@@ -69,7 +69,7 @@ impl Process {
         let drained = CancellationToken::new();
         let (held, posts) = posts(account.settings.binds);
         held.hold();
-        account.line.set_slices(whole(account.settings.tps));
+        account.line.set_slices(whole(account.settings.tps), false);
         for post in posts {
             let (account, folder) = (Arc::clone(&account), folder.path().to_owned());
             tasks.spawn(keep_bound(account, post, folder, world.stop.clone(), drained.clone()));

@@ -43,6 +43,8 @@ struct Held {
     paced_from: Instant,
     /// It is being given to another replica: nothing new goes that way.
     leaving: bool,
+    /// It is up at the carrier.
+    bound: bool,
 }
 
 /// What to write next.
@@ -167,7 +169,11 @@ impl Leases {
             LeaseKey::Replica(_) => None,
         };
         let expected = held.or_else(|| self.seen.get(&key).map(|seen| seen.sequence)).unwrap_or(0);
-        let record = LeaseRecord { holder: self.me.clone(), ttl: self.ttl, released };
+        let bound = match &key {
+            LeaseKey::Bind(bind) => !released && self.held.get(bind).is_some_and(|held| held.bound),
+            LeaseKey::Replica(_) => false,
+        };
+        let record = LeaseRecord { holder: self.me.clone(), ttl: self.ttl, released, bound };
         Step { key, expected, record }
     }
 
@@ -181,7 +187,13 @@ impl Leases {
             // known here.
             let clean = self.seen.get(&step.key).is_none_or(|seen| seen.record.released);
             let paced_from = if clean { asked } else { asked + SECOND };
-            let held = self.held.entry(bind).or_insert(Held { sequence, until, paced_from, leaving: false });
+            let held = self.held.entry(bind).or_insert(Held {
+                sequence,
+                until,
+                paced_from,
+                leaving: false,
+                bound: false,
+            });
             (held.sequence, held.until) = (sequence, until);
         }
         let seen = Seen { sequence, since: asked, record: step.record.clone() };
@@ -213,6 +225,21 @@ impl Leases {
                 && now < seen.since + seen.record.ttl
         };
         self.seen.iter().filter(there).count()
+    }
+
+    /// The binds that are up at this moment: told with their next renewal.
+    pub(crate) fn set_bound(&mut self, up: &[u16]) {
+        for (bind, held) in &mut self.held {
+            held.bound = up.contains(bind);
+        }
+    }
+
+    /// Whether another replica has a bind up, and so takes what waits for the account.
+    pub(crate) fn served_elsewhere(&self, now: Instant) -> bool {
+        self.seen.iter().any(|(key, Seen { record, since, .. })| {
+            let others = matches!(key, LeaseKey::Bind(_)) && record.holder != self.me;
+            others && record.bound && !record.released && now < *since + record.ttl
+        })
     }
 
     fn is_free(&self, bind: u16, now: Instant) -> bool {

@@ -263,6 +263,19 @@ async fn who_cannot_bind_lets_another_try() {
     leave(&mut replicas[0], &mut register);
     round(&mut replicas[1], &mut register);
     assert_eq!(counts(&replicas), [0, 2]);
+    // Neither of them takes the other for one that serves the account, until it does.
+    round(&mut replicas[0], &mut register);
+    let serves = |replicas: &[Leases]| {
+        let now = Instant::now();
+        replicas.iter().map(|replica| replica.served_elsewhere(now)).collect::<Vec<_>>()
+    };
+    assert_eq!(serves(&replicas), [false, false]);
+    replicas[1].set_bound(&[1]);
+    round(&mut replicas[1], &mut register);
+    round(&mut replicas[0], &mut register);
+    assert_eq!(serves(&replicas), [true, false]);
+    tokio::time::advance(TTL).await;
+    assert_eq!(serves(&replicas), [false, false], "it was not renewed");
 }
 
 proptest! {
