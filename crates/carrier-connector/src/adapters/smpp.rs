@@ -33,7 +33,11 @@ use tokio_util::sync::CancellationToken;
 use webpki::EndEntityCert;
 
 use crate::{
-    app::{account::Account, line::Bind, tenure::Post},
+    app::{
+        account::Account,
+        line::Bind,
+        tenure::{Guard, Post},
+    },
     domain::{
         receipt::Submitted,
         reconnect::{Failure, Reconnect},
@@ -64,6 +68,9 @@ pub(crate) enum ConnectError {
         /// Why.
         why: String,
     },
+    /// The kernel gives no timer.
+    #[error("the end of the lease cannot be guarded")]
+    Fuse(#[source] io::Error),
     /// The carrier's authorities cannot be read.
     #[error("the certificate authorities {} cannot be used", from.display())]
     Authorities {
@@ -109,7 +116,9 @@ impl ConnectError {
             | Self::Pin
             | Self::Tls(_) => Failure::Credentials,
             Self::Bind(BindError::Refused(status)) => Failure::of_bind(*status),
-            Self::Connect(_) | Self::Handshake(_) | Self::TimedOut | Self::Bind(_) => Failure::Link,
+            Self::Connect(_) | Self::Handshake(_) | Self::TimedOut | Self::Bind(_) | Self::Fuse(_) => {
+                Failure::Link
+            }
         }
     }
 }
@@ -316,17 +325,25 @@ pub(crate) async fn keep_bound(
             () = stop.requested() => return,
         }
         let Some(host) = settings.hosts.get(tries % settings.hosts.len()) else { return };
+        // From before the first octet until after the last.
+        let guarded = async {
+            let mut guard = post.guard().await.map_err(ConnectError::Fuse)?;
+            tokio::select! {
+                connected = sessions(settings, &folder, host) => Ok((connected?, guard)),
+                error = &mut guard => Err(ConnectError::Fuse(error)),
+            }
+        };
         let connected = tokio::select! {
-            connected = sessions(settings, &folder, host) => connected,
+            connected = guarded => connected,
             () = post.lost() => continue,
             () = post.leaving() => continue,
             () = stop.requested() => return,
         };
         let failure = match connected {
-            Ok(sessions) => {
+            Ok((sessions, guard)) => {
                 told = None;
                 reconnect.bound();
-                serve(&account, &mut post, sessions, &drained, &mut leftovers).await;
+                serve(&account, &mut post, sessions, guard, &drained, &mut leftovers).await;
                 Failure::Link
             }
             Err(error) => {
@@ -378,6 +395,7 @@ async fn serve(
     account: &Arc<Account>,
     post: &mut Post,
     sessions: Vec<Session<Submitted>>,
+    mut guard: Guard,
     drained: &CancellationToken,
     leftovers: &mut JoinSet<()>,
 ) {
@@ -399,22 +417,31 @@ async fn serve(
     }
     post.bound();
     let ended = select_all(links.iter().map(|link| Box::pin(link.closed())));
-    let reason = tokio::select! {
-        (reason, _, _) = ended => reason,
-        () = drained.cancelled() => tokio::select! {
-            reason = drain(&links, settings.response_timeout) => reason,
-            () = post.lost() => CloseReason::Aborted,
-        },
-        () = post.leaving() => {
-            // Nothing new goes this way, and what was let in is still written and answered.
-            account.line.down(number);
-            tokio::select! {
+    let work = async {
+        tokio::select! {
+            (reason, _, _) = ended => reason,
+            () = drained.cancelled() => tokio::select! {
                 reason = drain(&links, settings.response_timeout) => reason,
                 () = post.lost() => CloseReason::Aborted,
+            },
+            () = post.leaving() => {
+                // Nothing new goes this way, and what was let in is still written and answered.
+                account.line.down(number);
+                tokio::select! {
+                    reason = drain(&links, settings.response_timeout) => reason,
+                    () = post.lost() => CloseReason::Aborted,
+                }
+            }
+            () = post.lost() => {
+                tracing::warn!(account = %settings.id, bind = number, "the lease of a bind ended: it is cut");
+                CloseReason::Aborted
             }
         }
-        () = post.lost() => {
-            tracing::warn!(account = %settings.id, bind = number, "the lease of a bind ended: it is cut");
+    };
+    let reason = tokio::select! {
+        reason = work => reason,
+        error = &mut guard => {
+            tell(account, number, &ConnectError::Fuse(error), Failure::Link);
             CloseReason::Aborted
         }
     };
@@ -436,6 +463,7 @@ async fn serve(
             tracing::error!(account = %settings.id, bind = number, "a session failed");
         }
     }
+    drop(guard);
     tracing::info!(account = %settings.id, bind = number, %reason, "the bind ended");
     account.shared.witness.tell(Act::BindDown, settings.id.as_str(), "ended");
     // Elapsed: they go on.

@@ -11,7 +11,7 @@ use sotto_core::{
     work::{Attempt, AttemptEnd},
 };
 use sotto_proto::{LogEvent, WorkDelivery};
-use sotto_runtime::{Stop, health::Readiness};
+use sotto_runtime::{Stop, fuse::Fuses, health::Readiness};
 use sotto_testkit::{ChaosProxy, eventually};
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -67,7 +67,7 @@ impl Process {
         let condition = Readiness::default().condition("redis");
         tasks.spawn(Arc::clone(&rebuilder).watch(condition, world.stop.clone()));
         let drained = CancellationToken::new();
-        let (held, posts) = posts(account.settings.binds);
+        let (held, posts) = posts(account.settings.binds, Duration::from_secs(15), &Fuses::start().unwrap());
         held.hold();
         account.line.set_slices(whole(account.settings.tps), false);
         for post in posts {

@@ -179,11 +179,12 @@ async fn a_bind_whose_lease_ends_is_cut_although_the_carrier_does_not_read() {
     let link = session.link.clone();
     let store = crate::adapters::ledger::Store::new(world.redis.connect(None), shards());
     let (account, _) = world.account_at(settings, store, Arc::clone(&world.clock));
-    let (held, mut each) = posts(1);
+    let (held, mut each) = posts(1, Duration::from_secs(15), &sotto_runtime::fuse::Fuses::start().unwrap());
     held.hold();
     let mut post = each.pop().unwrap();
+    let guard = post.guard().await.unwrap();
     let (drained, mut leftovers) = (CancellationToken::new(), JoinSet::new());
-    let serving = serve(&account, &mut post, vec![session], &drained, &mut leftovers);
+    let serving = serve(&account, &mut post, vec![session], guard, &drained, &mut leftovers);
     let carrier = async {
         let part = crate::domain::receipt::Submitted { message: crate::testing::id(1), attempt: 1, part: 1 };
         let mut pending = Vec::new();
