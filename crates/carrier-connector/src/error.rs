@@ -66,6 +66,9 @@ pub enum CarrierError {
     /// A gRPC server or channel cannot be made, or serving ended.
     #[error("gRPC to or from others failed")]
     Grpc(#[source] GrpcError),
+    /// The kernel gives no timer with which leases are guarded.
+    #[error("the kernel gives no timer")]
+    Fuses(#[source] std::io::Error),
     /// There is no randomness.
     #[error("no randomness")]
     Random(#[source] CryptoError),
@@ -94,7 +97,7 @@ impl Classified for CarrierError {
             Self::Work { source, .. } => source.class(),
             Self::Redis(error) => redis::class(error),
             Self::Grpc(error) => error.class(),
-            Self::Random(_) => ErrorClass::Bug,
+            Self::Fuses(_) | Self::Random(_) => ErrorClass::Bug,
         }
     }
 }

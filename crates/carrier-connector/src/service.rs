@@ -12,6 +12,7 @@ use sotto_crypto::{MacKey, hash::sha256};
 use sotto_proto::pipeline::v1::WorkBatch;
 use sotto_runtime::{
     Context, Service,
+    fuse::Fuses,
     grpc::{self, GrpcServer, ServerLimits},
     redis::Redis,
     tls::{ClientAuth, PeerService, Tls},
@@ -85,11 +86,12 @@ impl Service for Carrier {
         let (drained, ended, keepers) =
             (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let folder = config.carriers.file.parent().unwrap_or(Path::new("")).to_owned();
+        let fuses = Fuses::start().map_err(CarrierError::Fuses)?;
         let mut workers = Vec::new();
         for account in &accounts {
             let id = &account.settings.id;
             tell_waiver(account);
-            let (posts, each) = posts(account.settings.binds);
+            let (posts, each) = posts(account.settings.binds, config.connector.lease.get(), &fuses);
             for post in each {
                 let name = format!("carrier {id} bind {}", post.number);
                 let (stop, drained) = (context.stop.clone(), drained.clone());

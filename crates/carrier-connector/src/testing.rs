@@ -45,7 +45,7 @@ use crate::{
         rebuild::Rebuilder,
         reliance::Reliance,
     },
-    domain::submit::SCHEMA,
+    domain::{pace::Slice, submit::SCHEMA},
     ports::{Act, History, Keys, KeysError, Log, LogError, Unwrapped, Witness},
 };
 
@@ -284,6 +284,12 @@ accounts = [{{ id = "{name}", weight = 1 }}]
 "#
     );
     CarriersFile::parse(&text).unwrap().accounts.remove(0)
+}
+
+/// The whole rate, for as long as a test runs.
+pub(crate) fn whole(tps: u16) -> Vec<Slice> {
+    let now = tokio::time::Instant::now();
+    vec![Slice { tps, from: now, until: now + Duration::from_secs(3600) }]
 }
 
 /// What accounts of one test share.

@@ -8,8 +8,10 @@ use sotto_core::{Classified, ErrorClass};
 use sotto_runtime::{
     Context, Service,
     config::{AdminConfig, ConfigErrors, KeyPath, SecretFile, ShutdownConfig, TelemetryConfig, Validate},
+    fuse::Fuses,
     service::ProcessConfig,
 };
+use tokio::time::Instant;
 
 #[derive(Debug, Deserialize)]
 struct Config {
@@ -29,6 +31,7 @@ enum Behaviour {
     Panic,
     Hold,
     Linger,
+    Fuse,
 }
 
 impl Validate for Config {
@@ -95,11 +98,25 @@ impl Service for Tiny {
                     drop(held);
                 });
             }
+            Behaviour::Fuse => context.tasks.spawn_critical("fuses", fuses()),
         }
         warm.set(true);
         context.stop.requested().await;
         Ok(())
     }
+}
+
+/// Sets one fuse again and again, and drops others.
+async fn fuses() -> std::io::Result<()> {
+    let fuses = Fuses::start()?;
+    let fuse = fuses.fuse();
+    for time in 1_u64.. {
+        fuse.set(Instant::now() + Duration::from_secs(1)).await?;
+        fuses.fuse().set(Instant::now() + Duration::from_millis(50)).await?;
+        tracing::info!(time, "fuse set");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
 }
 
 /// Indexes past the end, as a bug would.

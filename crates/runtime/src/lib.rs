@@ -11,6 +11,7 @@
 //! cuts it short. Telemetry is flushed in every case. No process leaves a core file: its memory holds secrets.
 
 pub mod config;
+pub mod fuse;
 pub mod grpc;
 mod guard;
 pub mod health;

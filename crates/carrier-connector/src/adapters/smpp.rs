@@ -33,7 +33,11 @@ use tokio_util::sync::CancellationToken;
 use webpki::EndEntityCert;
 
 use crate::{
-    app::{account::Account, line::Bind, tenure::Post},
+    app::{
+        account::Account,
+        line::Bind,
+        tenure::{Guard, Post},
+    },
     domain::{
         receipt::Submitted,
         reconnect::{Failure, Reconnect},
@@ -46,6 +50,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How long the next bind waits until what the last session brought is stored. What takes longer, because Redis or the
 /// log is away, is finished beside the next session.
 const LEFTOVERS: Duration = Duration::from_secs(5);
+/// How long a session that is given up may take to write what it has begun.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Sessions whose leftovers may be under way at a time; at the limit the next bind waits for them after all.
 const MOST_LEFTOVERS: usize = 8;
 /// Receipts that may wait for their answer; beyond it we stop reading.
@@ -62,6 +68,9 @@ pub(crate) enum ConnectError {
         /// Why.
         why: String,
     },
+    /// The kernel gives no timer.
+    #[error("the end of the lease cannot be guarded")]
+    Fuse(#[source] io::Error),
     /// The carrier's authorities cannot be read.
     #[error("the certificate authorities {} cannot be used", from.display())]
     Authorities {
@@ -107,7 +116,9 @@ impl ConnectError {
             | Self::Pin
             | Self::Tls(_) => Failure::Credentials,
             Self::Bind(BindError::Refused(status)) => Failure::of_bind(*status),
-            Self::Connect(_) | Self::Handshake(_) | Self::TimedOut | Self::Bind(_) => Failure::Link,
+            Self::Connect(_) | Self::Handshake(_) | Self::TimedOut | Self::Bind(_) | Self::Fuse(_) => {
+                Failure::Link
+            }
         }
     }
 }
@@ -314,17 +325,25 @@ pub(crate) async fn keep_bound(
             () = stop.requested() => return,
         }
         let Some(host) = settings.hosts.get(tries % settings.hosts.len()) else { return };
+        // From before the first octet until after the last.
+        let guarded = async {
+            let mut guard = post.guard().await.map_err(ConnectError::Fuse)?;
+            tokio::select! {
+                connected = sessions(settings, &folder, host) => Ok((connected?, guard)),
+                error = &mut guard => Err(ConnectError::Fuse(error)),
+            }
+        };
         let connected = tokio::select! {
-            connected = sessions(settings, &folder, host) => connected,
+            connected = guarded => connected,
             () = post.lost() => continue,
             () = post.leaving() => continue,
             () = stop.requested() => return,
         };
         let failure = match connected {
-            Ok(sessions) => {
+            Ok((sessions, guard)) => {
                 told = None;
                 reconnect.bound();
-                serve(&account, &mut post, sessions, &drained, &mut leftovers).await;
+                serve(&account, &mut post, sessions, guard, &drained, &mut leftovers).await;
                 Failure::Link
             }
             Err(error) => {
@@ -376,6 +395,7 @@ async fn serve(
     account: &Arc<Account>,
     post: &mut Post,
     sessions: Vec<Session<Submitted>>,
+    mut guard: Guard,
     drained: &CancellationToken,
     leftovers: &mut JoinSet<()>,
 ) {
@@ -383,11 +403,9 @@ async fn serve(
     let number = post.number;
     tracing::info!(account = %settings.id, bind = number, "bound");
     account.shared.witness.tell(Act::BindUp, settings.id.as_str(), "ok");
-    let mut links = Vec::new();
+    let (mut links, mut drivers) = (Vec::new(), JoinSet::new());
     for Session { link, incoming, late, driver } in sessions {
-        leftovers.spawn(async move {
-            driver.await;
-        });
+        drivers.spawn(driver);
         let (receiving, waiting) = (Arc::clone(account), Arc::clone(account));
         leftovers.spawn(async move {
             tokio::join!(receiving.receive(incoming), waiting.late(late));
@@ -399,19 +417,31 @@ async fn serve(
     }
     post.bound();
     let ended = select_all(links.iter().map(|link| Box::pin(link.closed())));
-    let reason = tokio::select! {
-        (reason, _, _) = ended => reason,
-        () = drained.cancelled() => drain(&links, settings.response_timeout).await,
-        () = post.leaving() => {
-            // Nothing new goes this way, and what was let in is still written and answered.
-            account.line.down(number);
-            tokio::select! {
+    let work = async {
+        tokio::select! {
+            (reason, _, _) = ended => reason,
+            () = drained.cancelled() => tokio::select! {
                 reason = drain(&links, settings.response_timeout) => reason,
                 () = post.lost() => CloseReason::Aborted,
+            },
+            () = post.leaving() => {
+                // Nothing new goes this way, and what was let in is still written and answered.
+                account.line.down(number);
+                tokio::select! {
+                    reason = drain(&links, settings.response_timeout) => reason,
+                    () = post.lost() => CloseReason::Aborted,
+                }
+            }
+            () = post.lost() => {
+                tracing::warn!(account = %settings.id, bind = number, "the lease of a bind ended: it is cut");
+                CloseReason::Aborted
             }
         }
-        () = post.lost() => {
-            tracing::warn!(account = %settings.id, bind = number, "the lease of a bind ended: it is cut");
+    };
+    let reason = tokio::select! {
+        reason = work => reason,
+        error = &mut guard => {
+            tell(account, number, &ConnectError::Fuse(error), Failure::Link);
             CloseReason::Aborted
         }
     };
@@ -420,11 +450,29 @@ async fn serve(
     for link in &links {
         link.abort();
     }
+    // What waits to be written may still go, but not once another may write in our place.
+    tokio::select! {
+        () = ended_all(&links) => {}
+        () = tokio::time::sleep(LAST_WORDS) => {}
+        () = post.lost() => {}
+    }
+    // Nothing of this bind is open at the carrier when the next one is made.
+    drivers.abort_all();
+    while let Some(ended) = drivers.join_next().await {
+        if ended.is_err_and(|error| error.is_panic()) {
+            tracing::error!(account = %settings.id, bind = number, "a session failed");
+        }
+    }
+    drop(guard);
     tracing::info!(account = %settings.id, bind = number, %reason, "the bind ended");
     account.shared.witness.tell(Act::BindDown, settings.id.as_str(), "ended");
     // Elapsed: they go on.
     let _in_time = timeout(LEFTOVERS, settle(account, leftovers, 0)).await;
     settle(account, leftovers, MOST_LEFTOVERS).await;
+}
+
+async fn ended_all(links: &[Link<Submitted>]) {
+    join_all(links.iter().map(Link::closed)).await;
 }
 
 /// Unbinds in order: why the first session, on which messages went out, ended.

@@ -15,7 +15,11 @@ use tokio::{
 };
 
 use super::gate::Gate;
-use crate::domain::{lease::Tenure, pace::Pace, receipt::Submitted};
+use crate::domain::{
+    lease::Tenure,
+    pace::{Pace, Slice},
+    receipt::Submitted,
+};
 
 /// Batches that are handed back at a time while there is no link.
 const HAND_BACK: usize = 4;
@@ -43,9 +47,9 @@ impl Bind {
 struct State {
     /// The binds that are up.
     binds: Vec<Bind>,
-    /// Parts a second that are ours; none: other replicas hold all binds.
-    share: u16,
-    /// Since when there is no bind up although one is ours, or would have been.
+    /// Another replica has a bind up, and takes what waits.
+    elsewhere: bool,
+    /// Since when no bind is up, here or elsewhere.
     since: Instant,
 }
 
@@ -80,7 +84,7 @@ pub(super) enum Admission {
     Send(Link<Submitted>, Vec<Place>),
     /// There is no link, and has not been for long: they go back.
     HandBack,
-    /// The process stops, or other replicas hold all binds: whoever runs next takes them.
+    /// The process stops, or another replica has the binds: whoever runs next takes them.
     Stop,
 }
 
@@ -95,7 +99,7 @@ pub(super) struct Place {
 
 impl Line {
     pub(crate) fn new(window: u16, tps: u16, failover_after: Duration, stop: Stop) -> Arc<Self> {
-        let state = State { binds: Vec::new(), share: 0, since: Instant::now() };
+        let state = State { binds: Vec::new(), elsewhere: false, since: Instant::now() };
         Arc::new(Self {
             state: watch::Sender::new(state),
             pace: Mutex::new(Pace::new(tps)),
@@ -128,15 +132,28 @@ impl Line {
         });
     }
 
-    /// How many parts a second are ours, and from when on.
-    pub(crate) fn set_share(&self, share: u16, from: Option<Instant>) {
-        self.pace().set_share(share, from);
+    /// What is ours of the account's rate, and whether another replica has a bind up.
+    pub(crate) fn set_slices(&self, slices: Vec<Slice>, elsewhere: bool) {
+        self.pace().set_slices(slices);
         self.state.send_if_modified(|state| {
-            if state.share == 0 && share > 0 && state.binds.is_empty() {
+            let before = std::mem::replace(&mut state.elsewhere, elsewhere);
+            if before && !elsewhere && state.binds.is_empty() {
                 state.since = Instant::now();
             }
-            std::mem::replace(&mut state.share, share) != share
+            before != elsewhere
         });
+    }
+
+    /// The numbers of the binds that are up.
+    pub(crate) fn bound(&self) -> Vec<u16> {
+        self.state.borrow().binds.iter().map(|bind| bind.number).collect()
+    }
+
+    /// Resolves when other binds are up than these.
+    pub(crate) async fn bound_other_than(&self, known: &[u16]) {
+        let mut state = self.state.subscribe();
+        // The sender lives as long as this value.
+        let _gone = state.wait_for(|state| !state.binds.iter().map(|bind| &bind.number).eq(known)).await;
     }
 
     /// Whether a bind is up.
@@ -162,7 +179,7 @@ impl Line {
         loop {
             let now = Instant::now();
             let current = state.borrow_and_update().clone();
-            if current.share == 0 {
+            if current.binds.is_empty() && current.elsewhere {
                 self.changed(&mut state).await;
                 continue;
             }
@@ -205,7 +222,7 @@ impl Line {
         let admission = loop {
             let now = Instant::now();
             let current = state.borrow_and_update().clone();
-            if self.stop.is_requested() || (current.share == 0 && current.binds.is_empty()) {
+            if self.stop.is_requested() || (current.elsewhere && current.binds.is_empty()) {
                 break Admission::Stop;
             }
             if current.binds.is_empty() {

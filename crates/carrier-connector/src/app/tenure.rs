@@ -1,11 +1,17 @@
 //! Keeping the leases of an account's binds, and telling each bind whether it is ours.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use futures::future::join_all;
-use sotto_bus::{LeaseError, LeaseKey};
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, join_all},
+};
+use sotto_bus::{LeaseKey, RegisterError};
 use sotto_core::AccountId;
-use sotto_runtime::telemetry::chain;
+use sotto_runtime::{
+    fuse::{Fuse, Fuses},
+    telemetry::chain,
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until, timeout},
@@ -42,6 +48,9 @@ pub(crate) struct Post {
     /// Its number in the contract, from 1.
     pub(crate) number: u16,
     pub(crate) tenure: watch::Receiver<Tenure>,
+    /// How long after its end the kernel ends the process, should the bind still be open then.
+    fuse_after: Duration,
+    fuses: Fuses,
     reports: mpsc::Sender<Report>,
     failures: u32,
 }
@@ -78,6 +87,24 @@ impl Post {
         }
     }
 
+    /// Sees to it that nothing of this bind is open for longer than others wait, also if this process stands still. What it
+    /// gives must run beside whatever holds the connection, and be dropped with it; it resolves only if the kernel refuses.
+    pub(crate) async fn guard(&self) -> io::Result<Guard> {
+        let (mut tenure, after, fuse) = (self.tenure.clone(), self.fuse_after, self.fuses.fuse());
+        let first = set(&fuse, &mut tenure, after).await;
+        let guard = async move {
+            loop {
+                if tenure.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                if let Err(error) = set(&fuse, &mut tenure, after).await {
+                    return error;
+                }
+            }
+        };
+        first.map(|()| guard.boxed())
+    }
+
     /// It is bound.
     pub(crate) const fn bound(&mut self) {
         self.failures = 0;
@@ -102,6 +129,18 @@ impl Post {
     }
 }
 
+/// What keeps a fuse behind the end of a tenure.
+pub(crate) type Guard = BoxFuture<'static, io::Error>;
+
+async fn set(fuse: &Fuse, tenure: &mut watch::Receiver<Tenure>, after: Duration) -> io::Result<()> {
+    let tenure = *tenure.borrow_and_update();
+    match tenure {
+        // It is being cut at this moment; what was set stands.
+        Tenure::None => Ok(()),
+        Tenure::Held { until } | Tenure::Leaving { until } => fuse.set(until + after).await,
+    }
+}
+
 /// Waits for a state of the tenure; for ever if its keeper is gone.
 async fn until(tenure: &mut watch::Receiver<Tenure>, wanted: impl Fn(&Tenure) -> bool) {
     if tenure.wait_for(|tenure| wanted(tenure)).await.is_err() {
@@ -116,13 +155,16 @@ pub(crate) struct Posts {
     reports: mpsc::Receiver<Report>,
 }
 
-/// A post for each bind of a contract, and its keeper's side.
-pub(crate) fn posts(binds: u16) -> (Posts, Vec<Post>) {
+/// A post for each bind of a contract, and its keeper's side. `lease` is the time for which a bind is leased.
+pub(crate) fn posts(binds: u16, lease: Duration, fuses: &Fuses) -> (Posts, Vec<Post>) {
     let (reports, inbox) = mpsc::channel(REPORTS);
     let tenures: Vec<_> = (1..=binds).map(|number| (number, watch::Sender::new(Tenure::None))).collect();
     let post = |(number, tenure): &(u16, watch::Sender<Tenure>)| Post {
         number: *number,
         tenure: tenure.subscribe(),
+        // Used for two thirds; half of the last third is for cutting it.
+        fuse_after: lease / 6,
+        fuses: fuses.clone(),
         reports: reports.clone(),
         failures: 0,
     };
@@ -167,9 +209,11 @@ pub(crate) async fn keep(
     let period = leases.period();
     let mut well = true;
     loop {
+        let bound = account.line.bound();
         match register.of(&id).await {
             Ok(read) => {
                 leases.observe(read, Instant::now());
+                leases.set_bound(&bound);
                 let steps = leases.plan(Instant::now());
                 let failed = write(&register, &id, &mut leases, steps).await;
                 tell_once(&id, &mut well, failed.as_deref());
@@ -180,11 +224,13 @@ pub(crate) async fn keep(
                 leases.expire(Instant::now());
             }
         }
-        let (share, from) = leases.share(account.settings.tps);
-        account.line.set_share(share, from);
+        let elsewhere = leases.served_elsewhere(Instant::now());
+        account.line.set_slices(leases.slices(account.settings.tps), elsewhere);
         posts.tell(&leases);
         tokio::select! {
             () = sleep(period) => {}
+            // Others are told at once that this replica serves the account, or does not any more.
+            () = account.line.bound_other_than(&bound) => {}
             () = ended.cancelled() => break,
             report = posts.reports.recv() => match report {
                 // With another bind up the carrier can be reached from here: it is this bind that it refuses.
@@ -201,12 +247,13 @@ pub(crate) async fn keep(
             },
         }
     }
-    sleep(SECOND).await;
     let mut steps = vec![leases.farewell()];
     steps.extend((1..=account.settings.binds).filter_map(|bind| leases.release_held(bind)));
+    // What is not unbound by now is cut before others hear that they may bind.
+    posts.tell(&leases);
+    sleep(SECOND).await;
     // Whoever comes next waits for what is not heard.
     let _in_time = timeout(FAREWELL, write(&register, &id, &mut leases, steps)).await;
-    posts.tell(&leases);
 }
 
 /// Writes all steps at the same time; says what failed for another reason than that somebody was first.
@@ -223,13 +270,13 @@ async fn write(
     for (step, written) in steps.iter().zip(written) {
         match written {
             Ok(sequence) => leases.written(step, sequence, asked),
-            Err(LeaseError::Taken) => {
+            Err(RegisterError::Conflict) => {
                 if matches!(step.key, LeaseKey::Bind(_)) {
                     tracing::debug!(%account, key = %step.key, "another replica was first");
                 }
                 leases.refused(step);
             }
-            Err(LeaseError::Publish(error)) => failed = Some(error.to_string()),
+            Err(RegisterError::Publish(error)) => failed = Some(error.to_string()),
         }
     }
     failed

@@ -11,7 +11,7 @@ use sotto_core::{
     work::{Attempt, AttemptEnd},
 };
 use sotto_proto::{LogEvent, WorkDelivery};
-use sotto_runtime::{Stop, health::Readiness};
+use sotto_runtime::{Stop, fuse::Fuses, health::Readiness};
 use sotto_testkit::{ChaosProxy, eventually};
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ use crate::{
         smpp::{check_files, keep_bound},
     },
     ports::Unwrapped,
-    testing::{BOUND, NOW, Reply, TestCarrier, TestRedis, World, id, item, settings, shards},
+    testing::{BOUND, NOW, Reply, TestCarrier, TestRedis, World, id, item, settings, shards, whole},
 };
 
 mod binds;
@@ -67,9 +67,9 @@ impl Process {
         let condition = Readiness::default().condition("redis");
         tasks.spawn(Arc::clone(&rebuilder).watch(condition, world.stop.clone()));
         let drained = CancellationToken::new();
-        let (held, posts) = posts(account.settings.binds);
+        let (held, posts) = posts(account.settings.binds, Duration::from_secs(15), &Fuses::start().unwrap());
         held.hold();
-        account.line.set_share(account.settings.tps, None);
+        account.line.set_slices(whole(account.settings.tps), false);
         for post in posts {
             let (account, folder) = (Arc::clone(&account), folder.path().to_owned());
             tasks.spawn(keep_bound(account, post, folder, world.stop.clone(), drained.clone()));

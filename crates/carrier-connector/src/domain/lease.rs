@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, time::Duration};
 use sotto_bus::{Lease, LeaseKey, LeaseRecord};
 use tokio::time::Instant;
 
-use super::pace::SECOND;
+use super::pace::{SECOND, Slice};
 
 /// What a replica knows and holds of one account's binds.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ struct Held {
     paced_from: Instant,
     /// It is being given to another replica: nothing new goes that way.
     leaving: bool,
+    /// It is up at the carrier.
+    bound: bool,
 }
 
 /// What to write next.
@@ -167,7 +169,11 @@ impl Leases {
             LeaseKey::Replica(_) => None,
         };
         let expected = held.or_else(|| self.seen.get(&key).map(|seen| seen.sequence)).unwrap_or(0);
-        let record = LeaseRecord { holder: self.me.clone(), ttl: self.ttl, released };
+        let bound = match &key {
+            LeaseKey::Bind(bind) => !released && self.held.get(bind).is_some_and(|held| held.bound),
+            LeaseKey::Replica(_) => false,
+        };
+        let record = LeaseRecord { holder: self.me.clone(), ttl: self.ttl, released, bound };
         Step { key, expected, record }
     }
 
@@ -181,7 +187,13 @@ impl Leases {
             // known here.
             let clean = self.seen.get(&step.key).is_none_or(|seen| seen.record.released);
             let paced_from = if clean { asked } else { asked + SECOND };
-            let held = self.held.entry(bind).or_insert(Held { sequence, until, paced_from, leaving: false });
+            let held = self.held.entry(bind).or_insert(Held {
+                sequence,
+                until,
+                paced_from,
+                leaving: false,
+                bound: false,
+            });
             (held.sequence, held.until) = (sequence, until);
         }
         let seen = Seen { sequence, since: asked, record: step.record.clone() };
@@ -215,6 +227,21 @@ impl Leases {
         self.seen.iter().filter(there).count()
     }
 
+    /// The binds that are up at this moment: told with their next renewal.
+    pub(crate) fn set_bound(&mut self, up: &[u16]) {
+        for (bind, held) in &mut self.held {
+            held.bound = up.contains(bind);
+        }
+    }
+
+    /// Whether another replica has a bind up, and so takes what waits for the account.
+    pub(crate) fn served_elsewhere(&self, now: Instant) -> bool {
+        self.seen.iter().any(|(key, Seen { record, since, .. })| {
+            let others = matches!(key, LeaseKey::Bind(_)) && record.holder != self.me;
+            others && record.bound && !record.released && now < *since + record.ttl
+        })
+    }
+
     fn is_free(&self, bind: u16, now: Instant) -> bool {
         self.seen.get(&LeaseKey::Bind(bind)).is_none_or(|seen| {
             // Two processes never run under one name at the same time: what has our name is a former run's.
@@ -231,11 +258,15 @@ impl Leases {
         }
     }
 
-    /// The parts a second that this replica may write of the account's `tps`, and from when on.
-    pub(crate) fn share(&self, tps: u16) -> (u16, Option<Instant>) {
-        let staying = || self.held.iter().filter(|(_, held)| !held.leaving);
-        let share = staying().map(|(bind, _)| share(*bind, self.binds, tps)).sum();
-        (share, staying().map(|(_, held)| held.paced_from).max())
+    /// What this replica may use of the account's `tps`, each slice as long as its lease.
+    pub(crate) fn slices(&self, tps: u16) -> Vec<Slice> {
+        let staying = self.held.iter().filter(|(_, held)| !held.leaving);
+        let slice = |(bind, held): (&u16, &Held)| Slice {
+            tps: share(*bind, self.binds, tps),
+            from: held.paced_from,
+            until: held.until,
+        };
+        staying.map(slice).collect()
     }
 }
 

@@ -15,16 +15,31 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// After a pause the rate starts at this fraction and doubles each second.
 const RAMP_FROM: u32 = 3;
 
-/// The rate of one account: at most this process's share of it in any second and a tenth of that (at least one) in any
-/// tenth. Throttled, it pauses and ramps up again.
+/// A part of an account's rate that this process may use for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slice {
+    /// Parts a second.
+    pub(crate) tps: u16,
+    /// It counts from then on.
+    pub(crate) from: Instant,
+    /// It ends by itself then, whether or not anybody is there to tell.
+    pub(crate) until: Instant,
+}
+
+impl Slice {
+    fn counts(&self, at: Instant) -> bool {
+        self.from <= at && at < self.until
+    }
+}
+
+/// The rate of one account: at most what this process's slices allow in any second and a tenth of that (at least one) in
+/// any tenth. Throttled, it pauses and ramps up again.
 #[derive(Debug)]
 pub(crate) struct Pace {
     /// The whole rate of the contract.
     tps: usize,
     /// What this process may use of it; nothing at first.
-    share: usize,
-    /// When the share counts.
-    share_from: Option<Instant>,
+    slices: Vec<Slice>,
     /// When parts were written, oldest first; at most `tps`.
     written: VecDeque<Instant>,
     /// Parts that were let in and are not written yet.
@@ -34,33 +49,37 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// No share yet of a rate of `tps` parts a second.
+    /// No slice yet of a rate of `tps` parts a second.
     pub(crate) fn new(tps: u16) -> Self {
         let tps = usize::from(tps).max(1);
         let written = VecDeque::with_capacity(tps);
-        Self { tps, share: 0, share_from: None, written, admitted: 0, paused_until: None, pauses: 0 }
+        Self { tps, slices: Vec::new(), written, admitted: 0, paused_until: None, pauses: 0 }
     }
 
-    /// From now on, or from the given moment, `share` parts a second.
-    pub(crate) fn set_share(&mut self, share: u16, from: Option<Instant>) {
-        self.share = usize::from(share).min(self.tps);
-        self.share_from = from;
+    /// From now on these slices.
+    pub(crate) fn set_slices(&mut self, slices: Vec<Slice>) {
+        self.slices = slices;
     }
 
-    /// When the next part may be written: `now`, or later.
+    /// What the slices allow at a moment.
+    fn share(&self, at: Instant) -> usize {
+        let counting = self.slices.iter().filter(|slice| slice.counts(at));
+        counting.map(|slice| usize::from(slice.tps)).sum::<usize>().min(self.tps)
+    }
+
+    /// `now` if a part may be written now; else when to ask again.
     pub(crate) fn next(&self, now: Instant) -> Instant {
-        let resume = self.resume(now);
+        let resume = self.paused_until.map_or(now, |until| until.max(now));
         let rate = self.rate(resume);
-        if rate == 0 {
-            // Without a share nothing goes; it is asked again when there is one.
-            return now + SECOND;
-        }
-        self.after(rate, SECOND).max(self.after(rate.div_ceil(10), TENTH)).map_or(resume, |at| at.max(resume))
-    }
-
-    /// When the pause and the wait for the share are over: `now`, or later.
-    fn resume(&self, now: Instant) -> Instant {
-        [self.paused_until, self.share_from].into_iter().flatten().fold(now, Instant::max)
+        let at = if rate == 0 {
+            resume + SECOND
+        } else {
+            let room = self.after(rate, SECOND).max(self.after(rate.div_ceil(10), TENTH));
+            room.map_or(resume, |at| at.max(resume))
+        };
+        // A slice that begins in between may allow more.
+        let begins = self.slices.iter().map(|slice| slice.from).filter(|from| *from > resume);
+        begins.fold(at, Instant::min)
     }
 
     /// When there is room for one more part in a window that may hold `count`.
@@ -79,7 +98,7 @@ impl Pace {
 
     /// How many parts may be let in now, so that they wait for little more than their turn.
     pub(crate) fn room(&self, now: Instant) -> usize {
-        if self.resume(now) > now {
+        if self.paused_until.is_some_and(|until| until > now) {
             return 0;
         }
         let rate = self.rate(now);
@@ -118,10 +137,11 @@ impl Pace {
 
     /// The rate at a moment, between the start of the ramp and the share.
     fn rate(&self, now: Instant) -> usize {
-        let Some(resumed) = self.paused_until else { return self.share };
+        let share = self.share(now);
+        let Some(resumed) = self.paused_until else { return share };
         let seconds = now.saturating_duration_since(resumed).as_secs();
         let halvings = u64::from(RAMP_FROM).saturating_sub(seconds);
-        (self.share >> halvings).max(1).min(self.share)
+        (share >> halvings).max(1).min(share)
     }
 }
 
@@ -134,8 +154,25 @@ mod tests {
     /// The whole rate, from the start.
     fn whole(tps: u16) -> Pace {
         let mut pace = Pace::new(tps);
-        pace.set_share(tps, None);
+        pace.set_slices(vec![slice(tps, 0, 10_000_000)]);
         pace
+    }
+
+    /// A slice between two times from now, in milliseconds.
+    fn slice(tps: u16, from: u64, until: u64) -> Slice {
+        let at = |millis| Instant::now() + Duration::from_millis(millis);
+        Slice { tps, from: at(from), until: at(until) }
+    }
+
+    /// When the next part may be written: asks as often as it is told to.
+    fn turn(pace: &Pace, mut now: Instant) -> Instant {
+        loop {
+            let at = pace.next(now);
+            if at <= now {
+                return now;
+            }
+            now = at;
+        }
     }
 
     fn most_in(window: Duration, written: &[Instant]) -> usize {
@@ -167,16 +204,22 @@ mod tests {
         assert_eq!(pace.next(later), later + FIRST_PAUSE);
     }
 
-    #[test]
-    fn without_a_share_nothing_goes_and_a_share_may_count_from_later() {
+    #[tokio::test(start_paused = true)]
+    async fn slices_count_in_their_time_only() {
         let start = Instant::now();
         let mut pace = Pace::new(10);
         assert_eq!((pace.room(start), pace.next(start) > start), (0, true));
-        pace.set_share(10, Some(start + SECOND));
-        assert_eq!((pace.room(start), pace.next(start)), (0, start + SECOND));
-        assert_eq!(pace.room(start + SECOND), 1);
-        pace.throttled(start + SECOND);
-        pace.set_share(0, None);
+        pace.set_slices(vec![slice(4, 1_000, 5_000), slice(6, 3_000, 4_000)]);
+        assert_eq!((pace.room(start), pace.next(start)), (0, start + Duration::from_secs(1)));
+        let shares: Vec<_> = (0..6).map(|second| pace.share(start + Duration::from_secs(second))).collect();
+        assert_eq!(shares, [0, 4, 4, 10, 4, 0]);
+        // More than the contract is never allowed, whatever the slices say.
+        pace.set_slices(vec![slice(9, 0, 1_000), slice(9, 0, 1_000)]);
+        assert_eq!((pace.share(start), pace.room(start)), (10, 1));
+        // Nothing goes once they have ended, throttled or not, although nobody took them away.
+        let ended = start + Duration::from_secs(1);
+        assert_eq!((pace.room(ended), pace.next(ended) > ended), (0, true));
+        pace.throttled(start);
         assert_eq!(pace.room(start + LONGEST_PAUSE), 0);
     }
 
@@ -188,14 +231,16 @@ mod tests {
             let (mut paces, mut written) = ([Pace::new(tps), Pace::new(tps)], Vec::new());
             for (turn, hold) in holds.into_iter().enumerate() {
                 let pace = &mut paces[turn % 2];
-                pace.set_share(tps, None);
                 let end = now + Duration::from_millis(hold);
-                while pace.next(now) < end {
-                    now = pace.next(now);
-                    pace.write(now);
-                    written.push(now);
+                pace.set_slices(vec![Slice { tps, from: now, until: end }]);
+                while now < end {
+                    let at = pace.next(now);
+                    if at <= now {
+                        pace.write(now);
+                        written.push(now);
+                    }
+                    now = at.max(now);
                 }
-                pace.set_share(0, None);
                 now = end + SECOND;
             }
             prop_assert!(most_in(Duration::from_secs(1), &written) <= usize::from(tps));
@@ -212,7 +257,7 @@ mod tests {
                 // Mostly in a hurry, now and then idle.
                 if *wait > 390 { now += Duration::from_millis(*wait * 5); }
                 if throttle && *wait == 7 { pace.throttled(now); }
-                now = pace.next(now);
+                now = turn(&pace, now);
                 pace.write(now);
                 written.push(now);
             }
@@ -244,7 +289,7 @@ mod tests {
             let mut pace = whole(tps);
             let mut now = start;
             for _ in 0..usize::from(tps) * 3 {
-                now = pace.next(now);
+                now = turn(&pace, now);
                 pace.write(now);
             }
             prop_assert!(now - start <= SECOND * 3);

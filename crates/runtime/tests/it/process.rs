@@ -1,6 +1,6 @@
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::PathBuf,
     process::{Command, Output},
     time::Duration,
@@ -193,6 +193,15 @@ async fn dies_with_its_parent_when_told_to() {
         log.lines().last().is_some_and(|line| line.contains("\"stopped\""))
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_process_that_stands_still_is_ended_by_its_fuse() {
+    let mut tiny = Tiny::start(&[("SOTTO__BEHAVIOUR", "fuse")]);
+    // It lives for longer than each fuse, because it sets one again and drops the others.
+    tiny.process.wait_for_log(BOUND, "\"time\":15").await;
+    tiny.process.signal("STOP");
+    assert_eq!(tiny.process.wait(BOUND).await.signal(), Some(9));
 }
 
 #[test]

@@ -3,13 +3,17 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use sotto_smpp::{CommandStatus, server};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{ServerConfig, server::WebPkiClientVerifier},
 };
 
 use super::*;
-use crate::testing::{Reply, TestCarrier, settings};
+use crate::{
+    app::tenure::posts,
+    testing::{BOUND, Reply, TestCarrier, World, settings, shards},
+};
 
 async fn bound(settings: &Settings, folder: &Path) -> Result<Vec<Session<Submitted>>, ConnectError> {
     sessions(settings, folder, settings.hosts.first().unwrap()).await
@@ -141,4 +145,60 @@ async fn certificates_and_pins_are_held_to() {
     fs::set_permissions(&client.key_file, fs::Permissions::from_mode(0o644)).unwrap();
     let open = check_files(&with("smsc.sotto.internal", None, Some(client)), files.path()).unwrap_err();
     assert!(matches!(open, ConnectError::Certificate { .. }), "{open}");
+}
+
+/// A carrier that takes the bind and then nothing any more, behind a pipe that holds little. Gives the carrier's end once
+/// nothing more fits.
+async fn stuck(settings: &Settings) -> (Session<Submitted>, tokio::io::DuplexStream) {
+    let (ours, mut theirs) = tokio::io::duplex(256);
+    let options = SessionOptions {
+        window: 100,
+        response_timeout: settings.response_timeout,
+        ..SessionOptions::default()
+    };
+    let bound = BindOptions::transceiver("sotto", COctets::from("secret"));
+    // The answer to a bind: 16 octets of header and an empty name.
+    let answer = [0, 0, 0, 17, 0x80, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+    let carrier = async {
+        let mut bind = [0; 4];
+        theirs.read_exact(&mut bind).await.unwrap();
+        let mut rest = vec![0; usize::try_from(u32::from_be_bytes(bind)).unwrap() - 4];
+        theirs.read_exact(&mut rest).await.unwrap();
+        theirs.write_all(&answer).await.unwrap();
+    };
+    let (session, ()) = tokio::join!(bind(ours, bound, options), carrier);
+    (session.unwrap().0, theirs)
+}
+
+#[tokio::test]
+async fn a_bind_whose_lease_ends_is_cut_although_the_carrier_does_not_read() {
+    let world = World::start().await;
+    let mut settings = settings("a", 1);
+    settings.response_timeout = Duration::from_secs(60);
+    let (session, mut theirs) = stuck(&settings).await;
+    let link = session.link.clone();
+    let store = crate::adapters::ledger::Store::new(world.redis.connect(None), shards());
+    let (account, _) = world.account_at(settings, store, Arc::clone(&world.clock));
+    let (held, mut each) = posts(1, Duration::from_secs(15), &sotto_runtime::fuse::Fuses::start().unwrap());
+    held.hold();
+    let mut post = each.pop().unwrap();
+    let guard = post.guard().await.unwrap();
+    let (drained, mut leftovers) = (CancellationToken::new(), JoinSet::new());
+    let serving = serve(&account, &mut post, vec![session], guard, &drained, &mut leftovers);
+    let carrier = async {
+        let part = crate::domain::receipt::Submitted { message: crate::testing::id(1), attempt: 1, part: 1 };
+        let mut pending = Vec::new();
+        for _ in 0..50 {
+            let permit = link.reserve().await.unwrap();
+            pending.push(link.send(permit, Box::default(), part).unwrap());
+            tokio::task::yield_now().await;
+        }
+        held.end();
+        timeout(BOUND, link.closed()).await.unwrap();
+        // The carrier sees the end of the connection, and nothing that was not on the way by then.
+        let mut seen = Vec::new();
+        timeout(BOUND, theirs.read_to_end(&mut seen)).await.unwrap().unwrap();
+        assert!(seen.len() <= 256, "{}", seen.len());
+    };
+    let ((), ()) = tokio::join!(serving, carrier);
 }

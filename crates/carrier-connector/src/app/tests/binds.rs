@@ -11,7 +11,7 @@ use sotto_core::{
 use sotto_testkit::eventually;
 
 use super::{Process, assert_once, until_outcome};
-use crate::testing::{BOUND, Reply, TestCarrier, World, id, item, settings};
+use crate::testing::{BOUND, Reply, TestCarrier, World, id, item, settings, whole};
 
 /// An account over several binds, all ours.
 async fn over_many(world: &World, carrier: &TestCarrier, change: impl FnOnce(&mut Settings)) -> Process {
@@ -95,15 +95,29 @@ async fn nothing_is_written_on_a_bind_that_is_not_ours_any_more() {
     let (world, carrier) = (World::start().await, TestCarrier::start(|_| Reply::Ok).await);
     let process = Process::start(&world, "a", &carrier).await;
     process.held.end();
-    process.account.line.set_share(0, None);
+    process.account.line.set_slices(Vec::new(), true);
     eventually(BOUND, "the bind to be cut", || async { carrier.links() == 0 }).await;
     // Another replica has it: nothing is pulled, and what was pulled goes back as it is.
     assert!(process.account.ready().now_or_never().is_none());
     assert!(matches!(process.handle(&[item(1, 1, "a")]).await[..], [Outcome::Retry { .. }]));
     assert_eq!((carrier.seen().len(), world.log.names(id(1)).len()), (0, 0));
     process.held.hold();
-    process.account.line.set_share(1000, None);
+    process.account.line.set_slices(whole(1000), false);
     eventually(BOUND, "the bind again", || async { process.account.line.is_up() }).await;
     process.until_done(&item(1, 1, "a")).await;
     assert_once(&[&carrier], &[1], 1);
+}
+
+#[tokio::test]
+async fn what_waits_goes_back_when_no_replica_has_a_bind_up() {
+    let (world, carrier) = (World::start().await, TestCarrier::start(|_| Reply::Ok).await);
+    let process = Process::start(&world, "a", &carrier).await;
+    // The bind is another replica's, which does not get it up either.
+    process.held.end();
+    process.account.line.set_slices(Vec::new(), false);
+    eventually(BOUND, "the bind to be cut", || async { carrier.links() == 0 }).await;
+    process.until_ready().await;
+    let item = item(1, 1, "a");
+    assert_eq!(process.handle(std::slice::from_ref(&item)).await, [Outcome::Done]);
+    assert_eq!((carrier.seen().len(), world.log.given_back().len()), (0, 1));
 }
