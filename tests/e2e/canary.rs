@@ -34,8 +34,9 @@ fn message(to: &str, from: &str, text: &str) -> SendRequest {
         text: text.to_owned(),
         class: MessageClass::Otp.into(),
         validity: None,
+        ..Default::default()
     };
-    SendRequest { message: Some(message), idempotency_key: KEY.to_owned() }
+    SendRequest { message: Some(message), idempotency_key: KEY.to_owned(), ..Default::default() }
 }
 
 #[tokio::test]

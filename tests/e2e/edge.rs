@@ -22,6 +22,7 @@ fn good() -> OutboundMessage {
         text: "hi".to_owned(),
         class: MessageClass::Otp.into(),
         validity: None,
+        ..Default::default()
     }
 }
 
@@ -72,7 +73,8 @@ async fn every_bad_message_is_refused_with_its_field_and_its_fix() {
     let mut client = cell.messages();
     for (message, field, reason) in bad() {
         let value = message.to.clone();
-        let request = SendRequest { message: Some(message), idempotency_key: String::new() };
+        let request =
+            SendRequest { message: Some(message), idempotency_key: String::new(), ..Default::default() };
         let status = client.send(with_token(request, &token)).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{reason}: {status:?}");
         let named = violations(&status);
@@ -84,7 +86,8 @@ async fn every_bad_message_is_refused_with_its_field_and_its_fix() {
     }
     // All faults at once, not one at a time.
     let faults = OutboundMessage { to: String::new(), text: String::new(), class: 0, ..good() };
-    let request = SendRequest { message: Some(faults), idempotency_key: "x".repeat(129) };
+    let request =
+        SendRequest { message: Some(faults), idempotency_key: "x".repeat(129), ..Default::default() };
     let status = client.send(with_token(request, &token)).await.unwrap_err();
     assert_eq!(violations(&status).len(), 4, "{status:?}");
     let status = client.send(with_token(SendRequest::default(), &token)).await.unwrap_err();
@@ -95,7 +98,7 @@ async fn every_bad_message_is_refused_with_its_field_and_its_fix() {
 
     // Far too large: refused before it is understood, and the connection lives on.
     let huge = OutboundMessage { text: "a".repeat(200_000), ..good() };
-    let request = SendRequest { message: Some(huge), idempotency_key: String::new() };
+    let request = SendRequest { message: Some(huge), idempotency_key: String::new(), ..Default::default() };
     let status = client.send(with_token(request.clone(), &token)).await.unwrap_err();
     let refused = [Code::OutOfRange, Code::ResourceExhausted, Code::InvalidArgument];
     assert!(refused.contains(&status.code()), "{status:?}");
@@ -127,7 +130,8 @@ async fn tokens_that_are_not_ours_not_now_or_not_for_this_get_the_standard_error
     let mut cell = Cell::start().await;
     let mut client = cell.messages();
     let sound = cell.token("shop").await;
-    let request = || SendRequest { message: Some(good()), idempotency_key: String::new() };
+    let request =
+        || SendRequest { message: Some(good()), idempotency_key: String::new(), ..Default::default() };
     let challenge = |status: &Status| {
         let told = status.metadata().get("www-authenticate");
         told.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()

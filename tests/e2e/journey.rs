@@ -24,8 +24,9 @@ fn send(n: u32, text: &str, class: MessageClass) -> SendRequest {
         text: text.to_owned(),
         class: class.into(),
         validity: None,
+        ..Default::default()
     };
-    SendRequest { message: Some(message), idempotency_key: String::new() }
+    SendRequest { message: Some(message), idempotency_key: String::new(), ..Default::default() }
 }
 
 fn kinds(told: &Value) -> Vec<&str> {

@@ -31,8 +31,10 @@ pub(crate) fn otp(n: u32) -> SendRequest {
             text: format!("Ma xac thuc cua ban la {n:06}."),
             class: MessageClass::Otp.into(),
             validity: None,
+            ..Default::default()
         }),
         idempotency_key: format!("load-{n}"),
+        ..Default::default()
     }
 }
 

@@ -16,6 +16,7 @@ mod foreign;
 mod journey;
 mod lanes;
 mod load;
+mod noise;
 mod python;
 mod quarantine;
 mod replicas;

@@ -1,9 +1,12 @@
 //! The ledger of a cell, folded from its log: every accepted message is somewhere (INV-2).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    hash::{BuildHasher as _, RandomState},
+};
 
 use sotto_core::{
-    Facts, MessageId,
+    AccountId, Facts, MessageId,
     delivery::{Delivery, Event, EventKind, Outcome, PartState, Stage},
 };
 
@@ -13,6 +16,11 @@ pub(crate) struct Ledger {
     messages: BTreeMap<MessageId, Entry>,
     /// Events about messages whose acceptance is not in the log, or that contradict it.
     strange: u64,
+    /// Receipts that came before, or without, a part with their id: a fingerprint of account and id.
+    parked: HashSet<u64>,
+    /// The fingerprints of all parts that carriers took.
+    submitted: HashSet<u64>,
+    hasher: RandomState,
 }
 
 /// One message.
@@ -98,6 +106,19 @@ impl Ledger {
             (_, Some(entry)) => entry.take(event),
         };
         self.strange += u64::from(!fits);
+        if let EventKind::Submitted { account, carrier_id, .. } = &event.kind {
+            self.submitted.insert(self.hasher.hash_one((account, carrier_id)));
+        }
+    }
+
+    /// Takes a receipt whose part was not known.
+    pub(crate) fn take_parked(&mut self, account: &AccountId, carrier_id: &str) {
+        self.parked.insert(self.hasher.hash_one((account, carrier_id)));
+    }
+
+    /// Receipts for which no part is known: early ones whose part is still to come, and orphans.
+    pub(crate) fn orphan_receipts(&self) -> usize {
+        self.parked.difference(&self.submitted).count()
     }
 
     /// Takes a message that intake has stored: the record there is its acceptance, before any event.

@@ -16,6 +16,7 @@ use crate::{
     AccountId, Classified, ErrorClass, TenantId, Timestamp,
     facts::{Facts, MessageClass},
     number::{Country, OperatorRange},
+    sender::SenderKind,
 };
 
 /// A complete carriers file with a comment on every key.
@@ -125,10 +126,14 @@ pub struct Account {
     pub message_id_in_response: MessageIdForm,
     /// How the carrier writes message ids in receipts.
     pub message_id_in_receipt: MessageIdForm,
+    /// How the carrier's receipts are told from messages of handsets.
+    pub receipts: ReceiptMark,
     /// What `data_coding` 0 means at the carrier.
     pub default_alphabet: DefaultAlphabet,
     /// How parts of a message are marked as belonging together.
     pub concatenation: Concatenation,
+    /// Types of number and numbering plans.
+    pub addressing: Addressing,
     /// The countries whose numbers it may take.
     pub countries: Countries,
     /// The tenants whose messages it may take.
@@ -213,8 +218,20 @@ pub enum MessageIdForm {
     Decimal,
     /// A hexadecimal number in either case, perhaps with leading zeros.
     Hex,
+    /// A UUID, in either case, with or without hyphens and braces.
+    Uuid,
     /// Any text, compared as it is.
     Opaque,
+}
+
+/// How a carrier's receipts are told from messages of handsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReceiptMark {
+    /// By `esm_class` or `receipted_message_id`, as SMPP 3.4 §5.2.12 and §5.3.2.12 say.
+    Specified,
+    /// Also by a text that begins with the fields of Appendix B: for carriers that mark nothing. Whoever can send a message to
+    /// our number there can write such a text.
+    Text,
 }
 
 /// What `data_coding` 0, the SMSC's default alphabet, stands for.
@@ -222,6 +239,10 @@ pub enum MessageIdForm {
 pub enum DefaultAlphabet {
     /// The GSM 7-bit default alphabet, one septet an octet.
     Gsm7,
+    /// ISO 8859-1: a text with a character that it lacks cannot go to the account.
+    Latin1,
+    /// ASCII: the same.
+    Ascii,
 }
 
 /// How the parts of one message are joined.
@@ -229,6 +250,42 @@ pub enum DefaultAlphabet {
 pub enum Concatenation {
     /// A user data header with an 8-bit reference (3GPP TS 23.040 §9.2.3.24.1).
     Udh,
+    /// The optional parameters `sar_msg_ref_num`, `sar_total_segments` and `sar_segment_seqnum` (SMPP 3.4 §5.3.2.22).
+    Sar,
+}
+
+/// Type of number and numbering plan indicator of an address (SMPP 3.4 §5.2.5 and §5.2.6).
+pub type TonNpi = (u8, u8);
+
+/// What a carrier wants to be told of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addressing {
+    /// Of a brandname.
+    pub alphanumeric: TonNpi,
+    /// Of a short code.
+    pub short_code: TonNpi,
+    /// Of a number that sends.
+    pub number: TonNpi,
+    /// Of the recipient.
+    pub destination: TonNpi,
+}
+
+impl Default for Addressing {
+    /// Alphanumeric and unknown plan; network specific and unknown plan; international and ISDN (E.164).
+    fn default() -> Self {
+        Self { alphanumeric: (5, 0), short_code: (3, 0), number: (1, 1), destination: (1, 1) }
+    }
+}
+
+impl Addressing {
+    /// Of a sender.
+    pub const fn of(&self, kind: SenderKind) -> TonNpi {
+        match kind {
+            SenderKind::Brandname => self.alphanumeric,
+            SenderKind::ShortCode => self.short_code,
+            SenderKind::Number => self.number,
+        }
+    }
 }
 
 /// The countries an account serves.

@@ -54,18 +54,6 @@ pub enum SenderKind {
     ShortCode,
 }
 
-impl SenderKind {
-    /// Type of number and numbering plan indicator of a source address (SMPP 3.4 §5.2.5 and §5.2.6): alphanumeric
-    /// and unknown plan; international and ISDN (E.164); network specific and unknown plan.
-    pub const fn ton_npi(self) -> (u8, u8) {
-        match self {
-            Self::Brandname => (5, 0),
-            Self::Number => (1, 1),
-            Self::ShortCode => (3, 0),
-        }
-    }
-}
-
 /// A sender: a brandname, an international number or a short code. Printing it shows `[SENDER]`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SenderId {
@@ -142,21 +130,20 @@ mod tests {
 
     #[test]
     fn reads_the_three_kinds() {
-        for (input, kind, address, ton_npi) in [
-            ("VIETBANK", SenderKind::Brandname, "VIETBANK", (5, 0)),
-            ("A", SenderKind::Brandname, "A", (5, 0)),
-            ("H&M V-n_1.a", SenderKind::Brandname, "H&M V-n_1.a", (5, 0)),
-            ("3M", SenderKind::Brandname, "3M", (5, 0)),
-            ("156", SenderKind::ShortCode, "156", (3, 0)),
-            ("00112233", SenderKind::ShortCode, "00112233", (3, 0)),
-            ("84981234567", SenderKind::Number, "84981234567", (1, 1)),
-            ("+84981234567", SenderKind::Number, "84981234567", (1, 1)),
-            ("+2908123", SenderKind::Number, "2908123", (1, 1)),
-            ("+123456789012345", SenderKind::Number, "123456789012345", (1, 1)),
+        for (input, kind, address) in [
+            ("VIETBANK", SenderKind::Brandname, "VIETBANK"),
+            ("A", SenderKind::Brandname, "A"),
+            ("H&M V-n_1.a", SenderKind::Brandname, "H&M V-n_1.a"),
+            ("3M", SenderKind::Brandname, "3M"),
+            ("156", SenderKind::ShortCode, "156"),
+            ("00112233", SenderKind::ShortCode, "00112233"),
+            ("84981234567", SenderKind::Number, "84981234567"),
+            ("+84981234567", SenderKind::Number, "84981234567"),
+            ("+2908123", SenderKind::Number, "2908123"),
+            ("+123456789012345", SenderKind::Number, "123456789012345"),
         ] {
             let sender = SenderId::parse(input).unwrap();
             assert_eq!((sender.kind(), sender.address()), (kind, address), "{input}");
-            assert_eq!(sender.kind().ton_npi(), ton_npi, "{input}");
         }
     }
 

@@ -9,11 +9,14 @@ mod gsm7;
 mod refused;
 #[cfg(test)]
 mod tests;
+mod transliterate;
 
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
 use crate::{Classified, ErrorClass, Sensitive};
+
+pub use transliterate::transliterate;
 
 /// The most parts one message may have. A text beyond it is refused, never cut short.
 pub const MAX_PARTS: u8 = 10;

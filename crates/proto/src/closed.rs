@@ -275,8 +275,10 @@ mod tests {
                 text: "hi".to_owned(),
                 class: 1,
                 validity: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+                ..Default::default()
             }),
             idempotency_key: "k".to_owned(),
+            ..SendRequest::default()
         }
     }
 
@@ -294,12 +296,12 @@ mod tests {
         assert_eq!(check(REQUEST, &bytes), Err(outer));
 
         let mut message = request().message.unwrap().encode_to_vec();
-        message.extend([0x3a, 1, b'x']);
+        message.extend([0x7a, 1, b'x']);
         let mut bytes = vec![0x0a, u8::try_from(message.len()).unwrap()];
         bytes.extend(message);
-        let inner = Unknown::Field { path: "message.7".to_owned() };
+        let inner = Unknown::Field { path: "message.15".to_owned() };
         assert_eq!(check(REQUEST, &bytes), Err(inner.clone()));
-        assert!(Status::from(inner).message().contains("field message.7"));
+        assert!(Status::from(inner).message().contains("field message.15"));
     }
 
     #[test]

@@ -24,8 +24,24 @@ pub struct Behaviour {
     pub receipt_echoes_text: bool,
     /// Send the receipt first and answer the submit after it; the delay does not apply.
     pub receipt_before_response: bool,
+    /// Share of submits whose receipt goes before their answer.
+    pub early_receipts: f64,
+    /// Share of receipts that come late, and their time from the submit, in milliseconds.
+    pub late_receipts: f64,
+    /// See `late_receipts`.
+    pub late_receipt_delay_ms: u64,
+    /// Share of receipts before which one with the state `ENROUTE` goes.
+    pub enroute_receipts: f64,
     /// Share of receipts that are sent twice.
     pub duplicate_receipts: f64,
+    /// Share of submits after which a receipt goes out with an id that was never given.
+    pub orphan_receipts: f64,
+    /// Share of submits that are answered late, so that answers change places, and their time, in milliseconds.
+    pub slow_answers: f64,
+    /// See `slow_answers`.
+    pub slow_answer_delay_ms: u64,
+    /// Share of submits after which a PDU of an unknown command and nonsense goes out.
+    pub garbage: f64,
     /// Share of submits that are refused.
     pub refuse_share: f64,
     /// The command status of refusals.
@@ -68,15 +84,24 @@ pub enum ReceiptForm {
 pub enum MessageIdForm {
     /// Decimal digits.
     Decimal,
+    /// Decimal digits, filled with zeros to twenty.
+    Padded,
     /// Upper-case hexadecimal digits.
     Hex,
+    /// A UUID in upper case.
+    Uuid,
 }
 
 impl MessageIdForm {
     pub(crate) fn write(self, id: u64) -> String {
         match self {
             Self::Decimal => id.to_string(),
+            Self::Padded => format!("{id:020}"),
             Self::Hex => format!("{id:X}"),
+            Self::Uuid => {
+                let (high, low) = (id >> 48, id & 0xFFFF_FFFF_FFFF);
+                format!("00000000-0000-4000-{:04X}-{low:012X}", 0x8000 | (high & 0x3FFF))
+            }
         }
     }
 }
@@ -91,7 +116,15 @@ impl Default for Behaviour {
             receipt_enroute_first: false,
             receipt_echoes_text: false,
             receipt_before_response: false,
+            early_receipts: 0.0,
+            late_receipts: 0.0,
+            late_receipt_delay_ms: 2_000,
+            enroute_receipts: 0.0,
             duplicate_receipts: 0.0,
+            orphan_receipts: 0.0,
+            slow_answers: 0.0,
+            slow_answer_delay_ms: 200,
+            garbage: 0.0,
             refuse_share: 0.0,
             refuse_status: 0x58,
             response_delay_ms: 0,
@@ -150,7 +183,13 @@ impl Behaviour {
 
     fn check(&self) -> Result<(), BehaviourError> {
         let shares = [
+            ("early_receipts", self.early_receipts),
+            ("late_receipts", self.late_receipts),
+            ("enroute_receipts", self.enroute_receipts),
             ("duplicate_receipts", self.duplicate_receipts),
+            ("orphan_receipts", self.orphan_receipts),
+            ("slow_answers", self.slow_answers),
+            ("garbage", self.garbage),
             ("refuse_share", self.refuse_share),
             ("never_answer_share", self.never_answer_share),
         ];
@@ -219,6 +258,8 @@ mod tests {
             json!({"refuse_share": 1.5}),
             json!({"refuse_status": 0}),
             json!({"drop_after_submits": 0}),
+            json!({"orphan_receipts": -0.1}),
+            json!({"garbage": 2}),
             json!({"refuse_bind_status": 0}),
             json!({"receipt_id_form": "octal"}),
             json!({"receipt_state": "DELIVERED"}),

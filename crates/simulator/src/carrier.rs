@@ -36,6 +36,11 @@ const SESSION: SessionOptions = SessionOptions {
     late_capacity: 1,
 };
 
+/// A request with a command id that no specification has, and a body of nonsense.
+const GARBAGE: [u8; 24] = [
+    0, 0, 0, 24, 0, 0, 0x77, 0x77, 0, 0, 0, 0, 0x7F, 0, 0, 1, 0xDE, 0xAD, 0xBE, 0xEF, 0xFF, 0xFF, 0x00, 0x01,
+];
+
 /// How long an answer waits for its receipt to go first.
 const RECEIPT_FIRST: Duration = Duration::from_secs(1);
 
@@ -75,17 +80,29 @@ pub(crate) struct State {
     bound: Vec<(u64, Link<()>)>,
     /// Links of each partner, those just let in included.
     admitted: BTreeMap<String, u32>,
-    refused: Share,
-    unanswered: Share,
-    duplicated: Share,
+    shares: Shares,
     /// Start and submits of the current second.
     second: Option<(Instant, u32)>,
+}
+
+/// Which submits are hit by what.
+#[derive(Debug, Default)]
+struct Shares {
+    refused: Share,
+    unanswered: Share,
+    slow: Share,
+    early: Share,
+    late: Share,
+    enroute: Share,
+    duplicated: Share,
+    orphaned: Share,
+    garbage: Share,
 }
 
 /// What becomes of a submit.
 enum Fate {
     Refuse(CommandStatus),
-    Take { id: String, answer: Answer, receipts: Vec<Sent> },
+    Take { id: String, answer: Answer, receipts: Vec<Sent>, garbage: bool },
 }
 
 enum Answer {
@@ -119,9 +136,7 @@ impl Carrier {
             epoch: Arc::default(),
             bound: Vec::new(),
             admitted: BTreeMap::new(),
-            refused: Share::default(),
-            unanswered: Share::default(),
-            duplicated: Share::default(),
+            shares: Shares::default(),
             second: None,
         };
         Self {
@@ -196,9 +211,9 @@ impl Carrier {
         let kind = request.bind.kind;
         let Session { link, incoming, driver, late: _ } = request.accept::<()>(&"simulator".into());
         self.count(|counters| counters.binds = counters.binds.saturating_add(1));
-        let _bound = BoundLink::new(self, Arc::clone(&account), kind, link);
+        let _bound = BoundLink::new(self, Arc::clone(&account), kind, link.clone());
         let cut = cut.child_token();
-        let served = async { tokio::join!(driver, self.take_submits(&account, incoming, &cut)) };
+        let served = async { tokio::join!(driver, self.take_submits(&account, incoming, &link, &cut)) };
         cut.run_until_cancelled(served).await;
     }
 
@@ -206,13 +221,14 @@ impl Carrier {
         self: &Arc<Self>,
         account: &Arc<Account>,
         mut incoming: Incoming,
+        link: &Link<()>,
         cut: &CancellationToken,
     ) {
         let mut submits = 0_u64;
         while let Some((sm, responder)) = incoming.recv().await {
             submits = submits.saturating_add(1);
             let fate = self.decide(&sm, &account.system_id, submits);
-            self.carry_out(fate, account, responder, cut);
+            self.carry_out(fate, account, responder, link, cut);
         }
     }
 
@@ -220,12 +236,12 @@ impl Carrier {
     fn decide(&self, sm: &Sm, system_id: &str, of_link: u64) -> Fate {
         let now = self.clock.now();
         let mut state = self.lock();
-        let State { ledger, behaviour, refused, unanswered, duplicated, second, .. } = &mut *state;
+        let State { ledger, behaviour, shares, second, .. } = &mut *state;
         ledger.counters.submits = ledger.counters.submits.saturating_add(1);
         if behaviour.throttle_per_second.is_some_and(|limit| is_over(second, limit)) {
             return Fate::Refuse(CommandStatus::ESME_RTHROTTLED);
         }
-        if refused.hit(behaviour.refuse_share) {
+        if shares.refused.hit(behaviour.refuse_share) {
             return Fate::Refuse(CommandStatus(behaviour.refuse_status));
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
@@ -234,8 +250,10 @@ impl Carrier {
         ledger.take(sm, system_id, &id, now);
         let answer = if behaviour.drop_after_submits.is_some_and(|limit| of_link >= limit) {
             Answer::Cut
-        } else if unanswered.hit(behaviour.never_answer_share) {
+        } else if shares.unanswered.hit(behaviour.never_answer_share) {
             Answer::Withhold
+        } else if shares.slow.hit(behaviour.slow_answers) {
+            Answer::Give { after: Duration::from_millis(behaviour.slow_answer_delay_ms) }
         } else {
             Answer::Give { after: Duration::from_millis(behaviour.response_delay_ms) }
         };
@@ -244,14 +262,26 @@ impl Carrier {
             receipts.push(Sent { sm: receipt(sm, &receipt_id, state, behaviour, now), copies, after });
         };
         if behaviour.receipts && is_wanted(sm, behaviour.state()) {
+            let soon = Duration::from_millis(behaviour.receipt_delay_ms);
             if behaviour.receipt_enroute_first {
                 send(MessageState::Enroute, 1, None);
+            } else if shares.enroute.hit(behaviour.enroute_receipts) {
+                send(MessageState::Enroute, 1, Some(soon / 2));
             }
-            let copies = if duplicated.hit(behaviour.duplicate_receipts) { 2 } else { 1 };
-            let after = Duration::from_millis(behaviour.receipt_delay_ms);
-            send(behaviour.state(), copies, (!behaviour.receipt_before_response).then_some(after));
+            let copies = if shares.duplicated.hit(behaviour.duplicate_receipts) { 2 } else { 1 };
+            let early = shares.early.hit(behaviour.early_receipts) || behaviour.receipt_before_response;
+            let late = shares.late.hit(behaviour.late_receipts);
+            let after = if late { Duration::from_millis(behaviour.late_receipt_delay_ms) } else { soon };
+            send(behaviour.state(), copies, (!early).then_some(after));
+            if shares.orphaned.hit(behaviour.orphan_receipts) {
+                ledger.counters.orphans_sent = ledger.counters.orphans_sent.saturating_add(1);
+                let never_given = self.next_id.fetch_add(1, Ordering::Relaxed);
+                let id = behaviour.receipt_id_form.unwrap_or(behaviour.message_id_form).write(never_given);
+                let sm = receipt(sm, &id, behaviour.state(), behaviour, now);
+                receipts.push(Sent { sm, copies: 1, after: Some(soon) });
+            }
         }
-        Fate::Take { id, answer, receipts }
+        Fate::Take { id, answer, receipts, garbage: shares.garbage.hit(behaviour.garbage) }
     }
 
     fn carry_out(
@@ -259,15 +289,19 @@ impl Carrier {
         fate: Fate,
         account: &Arc<Account>,
         responder: Responder,
+        link: &Link<()>,
         cut: &CancellationToken,
     ) {
-        let (id, answer, receipts) = match fate {
+        let (id, answer, receipts, garbage) = match fate {
             Fate::Refuse(status) => {
                 self.lock().ledger.responded(status);
                 return responder.respond(status);
             }
-            Fate::Take { id, answer, receipts } => (id, answer, receipts),
+            Fate::Take { id, answer, receipts, garbage } => (id, answer, receipts, garbage),
         };
+        if garbage {
+            link.send_raw(&GARBAGE);
+        }
         let mut queued = None;
         for receipt in receipts {
             queued = self.send_receipt(account, receipt).or(queued);

@@ -83,6 +83,8 @@ pub struct Counters {
     pub responses: BTreeMap<String, u64>,
     /// Submits taken and left without an answer on purpose.
     pub unanswered: u64,
+    /// Receipts made for ids that were never given.
+    pub orphans_sent: u64,
     /// Receipts written, again and again if need be.
     pub receipts_sent: u64,
     /// Receipts that the partner took.

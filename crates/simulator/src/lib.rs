@@ -12,8 +12,10 @@ pub mod behaviour;
 mod carrier;
 pub mod ledger;
 mod receipts;
+pub mod scenario;
 mod simulator;
 
 pub use behaviour::Behaviour;
 pub use ledger::{Concatenation, Counters, Record};
+pub use scenario::{Scenario, ScenarioError};
 pub use simulator::{Handle, Options, Simulator, StartError, TlsFiles};

@@ -2,8 +2,15 @@
 
 use clap::Parser;
 use sotto_core::{Sensitive, SystemClock};
-use sotto_simulator::{Behaviour, Options, Simulator, TlsFiles};
-use std::{error::Error, io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+use sotto_simulator::{Behaviour, Options, Scenario, Simulator, TlsFiles};
+use std::{
+    error::Error,
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// An SMPP 3.4 carrier for tests and demos. Prints its addresses as one line of JSON and runs until SIGTERM.
@@ -28,6 +35,9 @@ struct Arguments {
     /// Behaviour at the start, as for POST /behaviour
     #[arg(long, value_name = "JSON", default_value = "{}")]
     behaviour: String,
+    /// A file of what to do at which time; it is played once, from the start
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
 }
 
 fn account(text: &str) -> Result<(String, PathBuf), String> {
@@ -54,7 +64,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
+    let file = arguments.scenario.clone();
     let options = options(arguments)?;
+    let scenario = file.map(|file| scenario(&file, &options.behaviour)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -67,13 +79,26 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         let mut out = std::io::stdout();
         writeln!(out, "{addresses}")?;
         out.flush()?;
+        let playing = async {
+            if let Some(scenario) = scenario {
+                scenario.play(simulator.handle()).await;
+            }
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = playing => {}
         }
         simulator.stop().await;
         Ok(())
     })
+}
+
+fn scenario(file: &Path, initial: &Behaviour) -> Result<Scenario, Box<dyn Error>> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| format!("cannot read scenario {}: {error}", file.display()))?;
+    Ok(Scenario::parse(&text, initial)?)
 }
 
 fn options(arguments: Arguments) -> Result<Options, Box<dyn Error>> {

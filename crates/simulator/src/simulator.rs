@@ -210,6 +210,11 @@ impl Handle {
         std::mem::replace(&mut state.links, next).cancel();
     }
 
+    /// Behaves as at the start.
+    pub fn recover(&self) {
+        self.carrier.lock().behaviour = self.initial.clone();
+    }
+
     /// Unbinds every link in order.
     pub fn unbind(&self) {
         self.carrier.unbind();

@@ -172,15 +172,36 @@ impl Receipt {
     /// Reads a receipt. Optional parameters go before text. What is not marked as a receipt, by `esm_class` or by
     /// `receipted_message_id`, is none, whatever its text: anyone's handset can send such a text.
     pub fn parse(sm: &Sm) -> Result<Self, ReceiptError> {
+        Self::parse_as(sm, false)
+    }
+
+    /// The same for a carrier that marks nothing: a text whose first field is `id` and that has a `stat` is a receipt too.
+    pub fn parse_unmarked(sm: &Sm) -> Result<Self, ReceiptError> {
+        Self::parse_as(sm, true)
+    }
+
+    fn parse_as(sm: &Sm, by_text: bool) -> Result<Self, ReceiptError> {
         let kind = sm.esm_class & esm_class::TYPE_MASK;
         let intermediate = kind == esm_class::INTERMEDIATE;
         let marked = intermediate || kind == esm_class::RECEIPT;
         let tlv_id = sm.tlvs.receipted_message_id();
-        if !marked && tlv_id.is_none() {
+        if !marked && tlv_id.is_none() && !by_text {
             return Err(ReceiptError::NotAReceipt);
         }
-        let (_, octets) = sm.split_header();
+        let (_, mut octets) = sm.split_header();
+        if sm.data_coding == UCS2 {
+            // The fields are ASCII in any alphabet: the octet below each zero.
+            octets = octets
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|[high, low]| if *high == 0 { *low } else { 0xFF })
+                .collect();
+        }
         let text = Text::read(&octets);
+        if !marked && tlv_id.is_none() && !(text.begins && text.id.is_some() && text.stat.is_some()) {
+            return Err(ReceiptError::NotAReceipt);
+        }
         let tlv_id = tlv_id.as_ref().and_then(|id| id.as_str()).and_then(clean_id);
         let tlv_state = sm.tlvs.message_state().map(MessageState::from_octet);
         let network = sm.tlvs.network_error_code().map(|error| error.code.to_string());
@@ -207,9 +228,14 @@ fn clean_code(code: &str) -> Option<String> {
     fits.then(|| code.to_owned())
 }
 
+/// `data_coding` of UCS2 (SMPP 3.4 §5.2.19).
+const UCS2: u8 = 0x08;
+
 /// The fields of the text form that matter, as slices of it.
 #[derive(Default)]
 struct Text<'a> {
+    /// Whether `id` is the first word.
+    begins: bool,
     id: Option<&'a str>,
     stat: Option<&'a str>,
     err: Option<&'a str>,
@@ -223,7 +249,10 @@ impl<'a> Text<'a> {
     fn read(octets: &'a [u8]) -> Self {
         // The fields are ASCII; the free text may be anything, so only the readable start counts.
         let mut rest = octets.utf8_chunks().next().map_or("", |chunk| chunk.valid());
-        let mut fields = Self::default();
+        let mut fields = Self {
+            begins: name_at(rest.trim_start()).is_some_and(|(name, _)| name == "id"),
+            ..Self::default()
+        };
         loop {
             rest = rest.trim_start_matches([' ', '\t', '\r', '\n', ',', ';', '\0']);
             let Some((name, value)) = name_at(rest) else {
@@ -367,6 +396,27 @@ mod tests {
     fn an_unmarked_message_is_no_receipt() {
         let sm = Sm { esm_class: 0, ..receipt("id:1 stat:DELIVRD") };
         assert_eq!(Receipt::parse(&sm), Err(ReceiptError::NotAReceipt));
+    }
+
+    #[test]
+    fn a_carrier_that_marks_nothing_is_read_by_its_words() {
+        let unmarked = |text| Receipt::parse_unmarked(&Sm { esm_class: 0, ..receipt(text) });
+        assert_eq!(unmarked("id:1 sub:001 stat:DELIVRD err:000").unwrap().id, "1");
+        for text in ["hello id:1 stat:DELIVRD", "id:1 and no state", "stat:DELIVRD", "STOP"] {
+            assert_eq!(unmarked(text), Err(ReceiptError::NotAReceipt), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_receipt_in_ucs2_or_in_the_payload_is_read() {
+        let text = "id:77 stat:UNDELIV err:011 text:M\u{e3}";
+        let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        let sm = Sm { data_coding: 8, short_message: Bytes::from(wide), ..receipt("") };
+        let read = Receipt::parse(&sm).unwrap();
+        assert_eq!((read.id.as_str(), read.state), ("77", MessageState::Undeliverable));
+        let mut sm = receipt("");
+        sm.tlvs.push(tag::MESSAGE_PAYLOAD, Bytes::from_static(b"id:78 stat:DELIVRD"));
+        assert_eq!(Receipt::parse(&sm).unwrap().id, "78");
     }
 
     #[test]

@@ -361,7 +361,7 @@ impl Account {
     }
 }
 
-fn unsent(item: &WorkItem, end: AttemptEnd) -> Vec<(u8, PartEnd)> {
+pub(super) fn unsent(item: &WorkItem, end: AttemptEnd) -> Vec<(u8, PartEnd)> {
     item.wanted_parts().into_iter().map(|part| (part, PartEnd::Unsent { end })).collect()
 }
 

@@ -1,6 +1,7 @@
 //! What the carrier sends by itself: receipts, and messages from handsets.
 
 use futures::FutureExt as _;
+use sotto_core::carriers::ReceiptMark;
 use sotto_proto::LogEvent;
 use sotto_runtime::telemetry::chain;
 use sotto_smpp::{CommandStatus, Incoming, Receipt, Responder, Sm, receipt::ReceiptError};
@@ -36,7 +37,11 @@ impl Account {
 
     /// Reads a receipt; answers everything else.
     fn read(&self, sm: &Sm, responder: Responder, refused: &mut u64) -> Option<(CarrierId, Said, Responder)> {
-        let receipt = match Receipt::parse(sm) {
+        let parsed = match self.settings.receipts {
+            ReceiptMark::Specified => Receipt::parse(sm),
+            ReceiptMark::Text => Receipt::parse_unmarked(sm),
+        };
+        let receipt = match parsed {
             Ok(receipt) => receipt,
             Err(ReceiptError::NotAReceipt) => {
                 *refused += 1;

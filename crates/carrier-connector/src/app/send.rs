@@ -18,7 +18,7 @@ use sotto_smpp::{LateResponses, Link, NotSentReason, PendingResponse, Response, 
 
 use super::{
     account::{Account, ConcludeError, Conclusion},
-    batch::Job,
+    batch::{Job, unsent},
     line::Place,
 };
 use crate::{
@@ -69,6 +69,12 @@ impl Account {
                 let settled = settle(item, &self.settings.id, &ends, self.now());
                 (ends, settled)
             }
+            // Another account may be able to write it.
+            Err(UnusableError::Content(ContentError::Alphabet)) => {
+                let ends = unsent(item, AttemptEnd::NotAllowed);
+                let settled = settle(item, &self.settings.id, &ends, self.now());
+                (ends, settled)
+            }
             Err(error) => {
                 tracing::error!(account = %self.settings.id, message = %item.facts.message,
                     error = chain(&error), "a message cannot be submitted");
@@ -92,7 +98,7 @@ impl Account {
         };
         let opened = envelope::open(key, &binding, &item.envelope.0).map_err(UnusableError::Open)?;
         let content = Content::read(&opened).map_err(UnusableError::Content)?;
-        content.messages(item).map_err(UnusableError::Content)
+        content.messages(item, &self.settings).map_err(UnusableError::Content)
     }
 
     /// Writes the parts, consecutively, and waits for their answers.

@@ -24,6 +24,7 @@ impl CarrierId {
                 id.bytes().all(|byte| byte.is_ascii_digit()).then(|| without_zeros(id).to_owned())
             }
             MessageIdForm::Hex => decimal(id),
+            MessageIdForm::Uuid => uuid(id),
         };
         Some(Self(number.unwrap_or_else(|| id.to_owned())))
     }
@@ -37,6 +38,13 @@ impl CarrierId {
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// The 32 digits of a UUID in lower case (RFC 9562 §4).
+fn uuid(id: &str) -> Option<String> {
+    let bare = id.strip_prefix('{').and_then(|id| id.strip_suffix('}')).unwrap_or(id);
+    let digits: String = bare.chars().filter(|c| *c != '-').map(|c| c.to_ascii_lowercase()).collect();
+    (digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digits)
 }
 
 fn without_zeros(digits: &str) -> &str {
@@ -92,6 +100,13 @@ mod tests {
             (MessageIdForm::Hex, "0x1A", "26"),
             (MessageIdForm::Hex, "FFFFFFFFFFFFFFFFFFFF", "1208925819614629174706175"),
             (MessageIdForm::Opaque, " aB-0026 ", "aB-0026"),
+            (
+                MessageIdForm::Uuid,
+                "{0199F5E4-7A31-7CC0-9A4B-000000000001}",
+                "0199f5e47a317cc09a4b000000000001",
+            ),
+            (MessageIdForm::Uuid, "0199f5e47a317cc09a4b000000000001", "0199f5e47a317cc09a4b000000000001"),
+            (MessageIdForm::Uuid, "0199F5E4-not", "0199F5E4-not"),
             (MessageIdForm::Decimal, "4f2e-00", "4f2e-00"),
             (MessageIdForm::Hex, "not-hex", "not-hex"),
         ] {
@@ -118,7 +133,7 @@ mod tests {
 
         #[test]
         fn canonical_text_always_fits_an_event(id in "\\PC{0,80}") {
-            for form in [MessageIdForm::Decimal, MessageIdForm::Hex, MessageIdForm::Opaque] {
+            for form in [MessageIdForm::Decimal, MessageIdForm::Hex, MessageIdForm::Uuid, MessageIdForm::Opaque] {
                 if let Some(id) = CarrierId::new(form, &id) {
                     prop_assert!((1..=MAX).contains(&id.as_str().len()));
                     prop_assert!(id.as_str().bytes().all(|byte| byte.is_ascii_graphic()));

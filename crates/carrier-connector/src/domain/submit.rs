@@ -5,18 +5,15 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message as _;
 use sotto_core::{
-    MessageId, Timestamp, WorkItem,
+    Facts, MessageId, Timestamp, WorkItem,
+    carriers::{Account, Concatenation, DefaultAlphabet},
     sender::SenderId,
-    text::{self, Part},
+    text::{self, Encoding, Part},
 };
 use sotto_crypto::Zeroizing;
 use sotto_proto::pipeline::v1::SealedContent;
-use sotto_smpp::{Address, COctets, Sm, pdu::esm_class};
+use sotto_smpp::{Address, COctets, Sm, Tlvs, pdu::esm_class, tlv::tag};
 
-/// Type of number: international (SMPP 3.4 §5.2.5).
-const TON_INTERNATIONAL: u8 = 1;
-/// Numbering plan: ISDN, E.164 (§5.2.6).
-const NPI_ISDN: u8 = 1;
 /// A receipt on success and on failure (§5.2.17).
 const FINAL_RECEIPT: u8 = 1;
 
@@ -38,6 +35,9 @@ pub(crate) enum ContentError {
     /// The text cannot be written.
     #[error("the text cannot be written")]
     Text,
+    /// The text has a character that the account's default alphabet lacks: another account may take it.
+    #[error("the text has a character that the account's default alphabet lacks")]
+    Alphabet,
     /// The text does not have the parts that were accepted and will be billed.
     #[error("the text has other parts than its facts say")]
     Facts,
@@ -65,7 +65,11 @@ impl Content {
     }
 
     /// The messages of the parts that the item is for, in order.
-    pub(crate) fn messages(&self, item: &WorkItem) -> Result<Vec<(u8, Box<Sm>)>, ContentError> {
+    pub(crate) fn messages(
+        &self,
+        item: &WorkItem,
+        account: &Account,
+    ) -> Result<Vec<(u8, Box<Sm>)>, ContentError> {
         let number = (7..=15).contains(&self.to.len()) && self.to.bytes().all(|byte| byte.is_ascii_digit());
         if !number {
             return Err(ContentError::Recipient);
@@ -76,23 +80,28 @@ impl Content {
         if segmented.encoding != facts.encoding || segmented.parts.len() != usize::from(facts.parts) {
             return Err(ContentError::Facts);
         }
-        let (ton, npi) = sender.kind().ton_npi();
-        let message = |number: u8, part: &Part| Sm {
-            source: Address { ton, npi, value: clear(sender.address().as_bytes()) },
-            destination: Address { ton: TON_INTERNATIONAL, npi: NPI_ISDN, value: clear(self.to.as_bytes()) },
-            esm_class: if facts.parts > 1 { esm_class::UDHI } else { 0 },
-            validity_period: COctets::from(absolute_time(facts.expires_at)),
-            registered_delivery: FINAL_RECEIPT,
-            data_coding: facts.encoding.data_coding(),
-            short_message: short_message(&facts.message, facts.parts, number, part),
-            ..Sm::default()
+        let address = |(ton, npi), value: &[u8]| Address { ton, npi, value: clear(value) };
+        // Flash, binary, silent and replacing messages have no way in: what decides them is never anything but zero.
+        let message = |number: u8, part: &Part| {
+            let octets = octets(facts.encoding, account.default_alphabet, part)?;
+            let joined = join(account.concatenation, facts, number);
+            Ok(Sm {
+                source: address(account.addressing.of(sender.kind()), sender.address().as_bytes()),
+                destination: address(account.addressing.destination, self.to.as_bytes()),
+                esm_class: if joined.header.is_empty() { 0 } else { esm_class::UDHI },
+                validity_period: COctets::from(absolute_time(facts.expires_at)),
+                registered_delivery: FINAL_RECEIPT,
+                data_coding: facts.encoding.data_coding(),
+                short_message: after(&joined.header, &octets),
+                tlvs: joined.tlvs,
+                ..Sm::default()
+            })
         };
         let all = (1_u8..).zip(&segmented.parts);
         let wanted = item.wanted_parts();
-        Ok(all
-            .filter(|(number, _)| wanted.contains(number))
-            .map(|(number, part)| (number, Box::new(message(number, part))))
-            .collect())
+        all.filter(|(number, _)| wanted.contains(number))
+            .map(|(number, part)| Ok((number, Box::new(message(number, part)?))))
+            .collect()
     }
 }
 
@@ -105,15 +114,55 @@ fn clear(text: &[u8]) -> COctets {
     COctets::new(wiped(text.to_vec()))
 }
 
-fn short_message(message: &MessageId, parts: u8, number: u8, part: &Part) -> Bytes {
-    let payload = part.payload();
-    if parts == 1 {
-        return wiped(payload.to_vec());
+/// A part's octets in what the account takes `data_coding` 0 for.
+fn octets(
+    encoding: Encoding,
+    alphabet: DefaultAlphabet,
+    part: &Part,
+) -> Result<Zeroizing<Vec<u8>>, ContentError> {
+    let last = match (encoding, alphabet) {
+        (Encoding::Ucs2, _) | (Encoding::Gsm7, DefaultAlphabet::Gsm7) => {
+            return Ok(Zeroizing::new(part.payload().to_vec()));
+        }
+        (Encoding::Gsm7, DefaultAlphabet::Latin1) => 0xFF,
+        (Encoding::Gsm7, DefaultAlphabet::Ascii) => 0x7F,
+    };
+    let text = Zeroizing::new(text::decode(encoding, part.payload()));
+    let octet = |character| u8::try_from(u32::from(character)).ok().filter(|octet| *octet <= last);
+    text.chars().map(octet).collect::<Option<Vec<u8>>>().map(Zeroizing::new).ok_or(ContentError::Alphabet)
+}
+
+/// What tells a handset that parts belong together.
+#[derive(Default)]
+struct Joined {
+    header: Vec<u8>,
+    tlvs: Tlvs,
+}
+
+fn join(concatenation: Concatenation, facts: &Facts, number: u8) -> Joined {
+    if facts.parts == 1 {
+        return Joined::default();
     }
-    let header = text::concatenation_udh(reference(message), parts, number);
-    let mut octets = Vec::with_capacity(header.len() + payload.len());
-    octets.extend_from_slice(&header);
-    octets.extend_from_slice(payload);
+    let reference = reference(&facts.message);
+    match concatenation {
+        Concatenation::Udh => Joined {
+            header: text::concatenation_udh(reference, facts.parts, number).to_vec(),
+            tlvs: Tlvs::default(),
+        },
+        Concatenation::Sar => Joined {
+            header: Vec::new(),
+            tlvs: Tlvs::new()
+                .with_u16(tag::SAR_MSG_REF_NUM, reference.into())
+                .with_u8(tag::SAR_TOTAL_SEGMENTS, facts.parts)
+                .with_u8(tag::SAR_SEGMENT_SEQNUM, number),
+        },
+    }
+}
+
+fn after(header: &[u8], text: &[u8]) -> Bytes {
+    let mut octets = Vec::with_capacity(header.len() + text.len());
+    octets.extend_from_slice(header);
+    octets.extend_from_slice(text);
     wiped(octets)
 }
 
@@ -132,7 +181,7 @@ fn absolute_time(at: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use sotto_core::{Facts, MessageClass, text::Encoding, work::Envelope};
+    use sotto_core::{MessageClass, work::Envelope};
 
     use super::*;
 
@@ -160,10 +209,53 @@ mod tests {
         Content::read(&Zeroizing::new(sealed.encode_to_vec())).unwrap()
     }
 
+    fn account() -> Account {
+        crate::testing::settings("a", 1)
+    }
+
+    #[test]
+    fn a_carrier_may_take_data_coding_zero_for_another_alphabet() {
+        let text = "H\u{e9} {1} @";
+        let latin1 = Account { default_alphabet: DefaultAlphabet::Latin1, ..account() };
+        let [(1, sm)] = &content("156", text).messages(&item(text), &latin1).unwrap()[..] else {
+            panic!("one part")
+        };
+        assert_eq!((sm.data_coding, sm.short_message.as_ref()), (0, &b"H\xE9 {1} @"[..]));
+        // What it lacks goes to nobody as something else.
+        let ascii = Account { default_alphabet: DefaultAlphabet::Ascii, ..account() };
+        for (text, account) in [(text, &ascii), ("5 \u{20ac}", &latin1), ("\u{394}", &latin1)] {
+            let refused = content("156", text).messages(&item(text), account);
+            assert_eq!(refused, Err(ContentError::Alphabet), "{text}");
+        }
+        // UCS-2 is UCS-2 everywhere.
+        let text = "M\u{1ead}t kh\u{1ea9}u";
+        assert!(content("156", text).messages(&item(text), &ascii).is_ok());
+    }
+
+    #[test]
+    fn parts_may_be_joined_by_parameters_and_addresses_named_otherwise() {
+        let text = "a".repeat(307);
+        let mut account = Account { concatenation: Concatenation::Sar, ..account() };
+        account.addressing.short_code = (0, 1);
+        account.addressing.destination = (0, 0);
+        let messages = content("156", &text).messages(&item(&text), &account).unwrap();
+        for (number, sm) in &messages {
+            let reference = u16::from(reference(&item(&text).facts.message));
+            let tlvs = Tlvs::new()
+                .with_u16(tag::SAR_MSG_REF_NUM, reference)
+                .with_u8(tag::SAR_TOTAL_SEGMENTS, 3)
+                .with_u8(tag::SAR_SEGMENT_SEQNUM, *number);
+            assert_eq!((sm.esm_class, &sm.tlvs), (0, &tlvs));
+            assert_eq!((sm.source.ton, sm.source.npi, sm.destination.ton, sm.destination.npi), (0, 1, 0, 0));
+        }
+        let lengths: Vec<_> = messages.iter().map(|(_, sm)| sm.short_message.len()).collect();
+        assert_eq!(lengths, [153, 153, 1]);
+    }
+
     #[test]
     fn one_part_in_the_default_alphabet() {
         let text = "Ma xac thuc {1}: 482913 @";
-        let messages = content("VIETBANK", text).messages(&item(text)).unwrap();
+        let messages = content("VIETBANK", text).messages(&item(text), &account()).unwrap();
         let [(1, sm)] = messages.as_slice() else { panic!("one part") };
         assert_eq!((sm.source.ton, sm.source.npi, sm.source.value.as_str()), (5, 0, Some("VIETBANK")));
         assert_eq!(
@@ -181,7 +273,7 @@ mod tests {
     fn three_parts_joined_by_a_header() {
         let text = "a".repeat(307);
         let mut item = item(&text);
-        let messages = content("156", &text).messages(&item).unwrap();
+        let messages = content("156", &text).messages(&item, &account()).unwrap();
         assert_eq!(messages.len(), 3);
         for (number, sm) in &messages {
             assert_eq!(sm.esm_class, 0x40);
@@ -194,14 +286,14 @@ mod tests {
         assert_eq!(lengths, [153, 153, 1]);
         // A part sent again is the same, reference and all.
         item.parts = vec![2];
-        let again = content("156", &text).messages(&item).unwrap();
+        let again = content("156", &text).messages(&item, &account()).unwrap();
         assert_eq!(again, [messages.get(1).unwrap().clone()]);
     }
 
     #[test]
     fn vietnamese_is_ucs2() {
         let text = "Mã xác thực của bạn: 482913";
-        let messages = content("VIETBANK", text).messages(&item(text)).unwrap();
+        let messages = content("VIETBANK", text).messages(&item(text), &account()).unwrap();
         let [(1, sm)] = messages.as_slice() else { panic!("one part") };
         assert_eq!(sm.data_coding, 0x08);
         assert_eq!(text::decode(Encoding::Ucs2, &sm.short_message), text);
@@ -211,16 +303,28 @@ mod tests {
     fn what_does_not_fit_its_facts_is_refused() {
         let good = "short";
         let two = item(&"a".repeat(161));
-        assert_eq!(content("156", good).messages(&two), Err(ContentError::Facts));
-        assert_eq!(content("", good).messages(&item(good)), Err(ContentError::Sender));
+        assert_eq!(content("156", good).messages(&two, &account()), Err(ContentError::Facts));
+        assert_eq!(content("", good).messages(&item(good), &account()), Err(ContentError::Sender));
         let mut bad = content("156", good);
         bad.to = Zeroizing::new("+84981".to_owned());
-        assert_eq!(bad.messages(&item(good)), Err(ContentError::Recipient));
+        assert_eq!(bad.messages(&item(good), &account()), Err(ContentError::Recipient));
         assert_eq!(Content::read(&Zeroizing::new(vec![0xFF])).unwrap_err(), ContentError::Schema);
         assert!(!format!("{bad:?}").contains("84981"));
     }
 
     proptest! {
+        /// Flash is `data_coding` 0x10 to 0x13, a silent message `protocol_id` 0x40, binary `data_coding` 4.
+        #[test]
+        fn no_text_makes_a_flash_a_binary_or_a_silent_message(text in "\\PC{1,200}") {
+            let Ok(count) = text::count(&text) else { return Ok(()) };
+            for (_, sm) in content("156", &text).messages(&item(&text), &account()).unwrap() {
+                prop_assert!(matches!(sm.data_coding, 0 | 8));
+                prop_assert_eq!(sm.esm_class, if count.parts > 1 { 0x40 } else { 0 });
+                prop_assert_eq!((sm.protocol_id, sm.priority_flag, sm.replace_if_present_flag), (0, 0, 0));
+                prop_assert!(sm.service_type.is_empty() && sm.schedule_delivery_time.is_empty());
+            }
+        }
+
         #[test]
         fn absolute_time_has_sixteen_characters(seconds in 0_i64..4_000_000_000, millis in 0_i64..1000) {
             let text = absolute_time(Timestamp::from_unix_millis(seconds * 1000 + millis));

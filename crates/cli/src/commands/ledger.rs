@@ -198,7 +198,9 @@ async fn read_events(
         for event in batch.into_items() {
             match event {
                 Ok(LogEvent::Delivery(event)) => ledger.take(&event),
-                Ok(LogEvent::ParkedReceipt { .. }) => {}
+                Ok(LogEvent::ParkedReceipt { account, carrier_id, .. }) => {
+                    ledger.take_parked(&account, &carrier_id)
+                }
                 Err(_) => whole = false,
             }
         }
@@ -261,6 +263,7 @@ fn tell(found: &Found, output: &Output) -> Result<(), CliError> {
         "corrected": corrected,
         "lost": lost.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "lost_and_expired_in_silence": lost.iter().filter(|id| in_silence(id)).count(),
+        "orphan_receipts": ledger.orphan_receipts(),
         "strange_events": found.strange(), "unreadable_in_quarantine": kept_aside,
     });
     for outcome in Outcome::ALL {
@@ -281,6 +284,9 @@ fn tell(found: &Found, output: &Output) -> Result<(), CliError> {
     }
     if *corrected > 0 {
         output.line(format!("  ({corrected} corrected by later evidence)"))?;
+    }
+    if ledger.orphan_receipts() > 0 {
+        output.line(format!("  ({} receipt(s) for parts that are not known)", ledger.orphan_receipts()))?;
     }
     if *kept_aside > 0 {
         output.line(format!(

@@ -35,6 +35,12 @@ pub(crate) struct NewMessage {
     /// Seconds it may take until a carrier has it; default by class
     #[arg(long)]
     validity: Option<u32>,
+    /// Write letters with marks without them where that saves parts: "Mã" becomes "Ma"; digits and links stay
+    #[arg(long)]
+    transliterate: bool,
+    /// Only check: tell encoding and parts, send nothing
+    #[arg(long)]
+    dry_run: bool,
     /// The same key sends once, however often it is asked
     #[arg(long, default_value = "")]
     idempotency_key: String,
@@ -70,8 +76,13 @@ pub(crate) async fn send(
         text,
         class: class.into(),
         validity: new.validity.map(|seconds| prost_types::Duration { seconds: i64::from(seconds), nanos: 0 }),
+        transliterate: new.transliterate,
     };
-    let request = SendRequest { message: Some(message), idempotency_key: new.idempotency_key };
+    let request = SendRequest {
+        message: Some(message),
+        idempotency_key: new.idempotency_key,
+        validate_only: new.dry_run,
+    };
     let mut ingress = MessageServiceClient::new(channel(dir, "ingress")?);
     let sent = ingress
         .send(authorised(request, &token)?)
@@ -85,11 +96,13 @@ pub(crate) async fn send(
     };
     output.json(&serde_json::json!({
         "message_id": sent.message_id, "encoding": encoding, "parts": sent.parts, "units": sent.units,
-        "repeated": sent.repeated,
+        "repeated": sent.repeated, "transliterated": sent.transliterated,
     }))?;
+    let done = if new.dry_run { "would be accepted" } else { "accepted" };
+    let written = if sent.transliterated { ", written without marks" } else { "" };
     output.line(format!(
-        "{} {}  {} part(s), {encoding}, {} units",
-        output.tone(Tone::Good, "accepted"),
+        "{} {}  {} part(s), {encoding}, {} units{written}",
+        output.tone(Tone::Good, done),
         sent.message_id,
         sent.parts,
         sent.units

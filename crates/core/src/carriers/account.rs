@@ -5,8 +5,9 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use toml::{Table, Value};
 
 use super::{
-    Account, BindKind, CarrierFileError, ClientCertificate, Concatenation, Countries, DefaultAlphabet, Host,
-    Licence, MessageIdForm, RESPONSE_TIMEOUT_MAX, Tenants, Tls, Tolerance,
+    Account, Addressing, BindKind, CarrierFileError, ClientCertificate, Concatenation, Countries,
+    DefaultAlphabet, Host, Licence, MessageIdForm, RESPONSE_TIMEOUT_MAX, ReceiptMark, Tenants, Tls,
+    Tolerance, TonNpi,
     read::{self, Section},
 };
 use crate::AccountId;
@@ -77,12 +78,22 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
     });
     let message_id_in_response = message_id_form(s, "message_id_in_response");
     let message_id_in_receipt = message_id_form(s, "message_id_in_receipt");
-    let default_alphabet = s.or("default_alphabet", DefaultAlphabet::Gsm7, "write \"gsm7\"", |v| {
-        read::choice(v, &[("gsm7", DefaultAlphabet::Gsm7)])
+    let receipts = s.or("receipts", ReceiptMark::Specified, "write \"specified\" or \"text\"", |v| {
+        read::choice(v, &[("specified", ReceiptMark::Specified), ("text", ReceiptMark::Text)])
     });
-    let concatenation = s.or("concatenation", Concatenation::Udh, "write \"udh\"", |v| {
-        read::choice(v, &[("udh", Concatenation::Udh)])
+    let alphabet_fix = "write \"gsm7\", \"latin1\" or \"ascii\"";
+    let default_alphabet = s.or("default_alphabet", DefaultAlphabet::Gsm7, alphabet_fix, |v| {
+        let alphabets = [
+            ("gsm7", DefaultAlphabet::Gsm7),
+            ("latin1", DefaultAlphabet::Latin1),
+            ("ascii", DefaultAlphabet::Ascii),
+        ];
+        read::choice(v, &alphabets)
     });
+    let concatenation = s.or("concatenation", Concatenation::Udh, "write \"udh\" or \"sar\"", |v| {
+        read::choice(v, &[("udh", Concatenation::Udh), ("sar", Concatenation::Sar)])
+    });
+    let addressing = addressing(s);
     let countries = s.or(
         "countries",
         Countries::All,
@@ -113,8 +124,10 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
             tolerance: tolerance?,
             message_id_in_response: message_id_in_response?,
             message_id_in_receipt: message_id_in_receipt?,
+            receipts: receipts?,
             default_alphabet: default_alphabet?,
             concatenation: concatenation?,
+            addressing: addressing?,
             countries: countries.clone()?,
             tenants: tenants?,
             licence: licence?,
@@ -259,10 +272,45 @@ fn pin(value: &Value) -> Result<[u8; 32], String> {
     Ok(pin)
 }
 
+fn addressing(s: &mut Section<'_, '_>) -> Option<Addressing> {
+    let path = s.path_of("addressing");
+    let fix = "write a table [account.addressing] of pairs such as alphanumeric = [5, 0]";
+    let table = s.optional("addressing", fix, |v| {
+        v.as_table().ok_or_else(|| format!("is of type {}, not a table", v.type_str()))
+    })?;
+    let defaults = Addressing::default();
+    let Some(table) = table else { return Some(defaults) };
+    let mut inner = s.inner(path, table);
+    let fix = "give type of number (0 to 6) and numbering plan (0 to 18), such as [1, 1]";
+    let alphanumeric = inner.or("alphanumeric", defaults.alphanumeric, fix, ton_npi);
+    let short_code = inner.or("short_code", defaults.short_code, fix, ton_npi);
+    let number = inner.or("number", defaults.number, fix, ton_npi);
+    let destination = inner.or("destination", defaults.destination, fix, ton_npi);
+    inner.finish();
+    Some(Addressing {
+        alphanumeric: alphanumeric?,
+        short_code: short_code?,
+        number: number?,
+        destination: destination?,
+    })
+}
+
+fn ton_npi(value: &Value) -> Result<TonNpi, String> {
+    match value.as_array().map(Vec::as_slice) {
+        Some([ton, npi]) => Ok((read::integer(ton, 0..=6)?, read::integer(npi, 0..=18)?)),
+        Some(_) | None => Err("is not a pair of whole numbers".to_owned()),
+    }
+}
+
 fn message_id_form(s: &mut Section<'_, '_>, key: &'static str) -> Option<MessageIdForm> {
-    let forms =
-        [("decimal", MessageIdForm::Decimal), ("hex", MessageIdForm::Hex), ("opaque", MessageIdForm::Opaque)];
-    s.or(key, MessageIdForm::Opaque, "write \"decimal\", \"hex\" or \"opaque\"", |v| read::choice(v, &forms))
+    let forms = [
+        ("decimal", MessageIdForm::Decimal),
+        ("hex", MessageIdForm::Hex),
+        ("uuid", MessageIdForm::Uuid),
+        ("opaque", MessageIdForm::Opaque),
+    ];
+    let fix = "write \"decimal\", \"hex\", \"uuid\" or \"opaque\"";
+    s.or(key, MessageIdForm::Opaque, fix, |v| read::choice(v, &forms))
 }
 
 fn countries(value: &Value) -> Result<Countries, String> {

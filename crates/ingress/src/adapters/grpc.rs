@@ -29,7 +29,7 @@ pub use ops::Operations;
 
 use crate::{
     adapters::{audit::AuditTrail, tokens::Tokens},
-    app::intake::{Accepted, Intake, Seen},
+    app::intake::{Accepted, Intake, Seen, Valid},
     domain::{
         pace::{LocalPace, Pace},
         request::Asked,
@@ -184,6 +184,7 @@ fn asked(message: Option<OutboundMessage>, key: String) -> Asked {
         to: message.to.into(),
         from: message.from.into(),
         text: message.text.into(),
+        transliterate: message.transliterate,
         validity: message.validity.map(|validity| (validity.seconds, validity.nanos)),
         key: key.into(),
     }
@@ -198,6 +199,19 @@ fn response(accepted: Accepted) -> SendResponse {
         accepted_at: Some(to_wire_time(accepted.accepted_at)),
         expires_at: Some(to_wire_time(accepted.expires_at)),
         repeated: accepted.repeated,
+        transliterated: accepted.transliterated,
+    }
+}
+
+/// What a message that was only checked would cost.
+fn preview(valid: Valid) -> SendResponse {
+    SendResponse {
+        encoding: public::Encoding::from(valid.count.encoding).into(),
+        parts: u32::from(valid.count.parts),
+        units: valid.count.units,
+        expires_at: Some(to_wire_time(valid.expires_at)),
+        transliterated: valid.transliterated,
+        ..SendResponse::default()
     }
 }
 
@@ -205,10 +219,14 @@ fn response(accepted: Accepted) -> SendResponse {
 impl MessageService for Messages {
     async fn send(&self, request: Request<SendRequest>) -> Result<Response<SendResponse>, Status> {
         let caller = caller(&request)?;
-        let SendRequest { message, idempotency_key } = request.into_inner();
+        let SendRequest { message, idempotency_key, validate_only } = request.into_inner();
         let asked = asked(message, idempotency_key);
         // The place is held until the message is accepted or refused, also when the client hangs up before.
         let place = self.0.load.try_take(asked.class).ok_or_else(|| refusal::status(&Refusal::Overloaded))?;
+        if validate_only {
+            let valid = self.0.intake.validate(&caller, asked).await;
+            return valid.map(preview).map(Response::new).map_err(|refused| refusal::status(&refused));
+        }
         match self.0.intake.send(&caller, asked, place).await {
             Ok(accepted) => Ok(Response::new(response(accepted))),
             Err(refused) => Err(refusal::status(&refused)),

@@ -9,7 +9,8 @@ use std::{
 
 use prost::Message as _;
 use sotto_core::{
-    CellId, Classified as _, Clock, Facts, MessageId, Shards, TenantId, Timestamp, WorkItem, text::Encoding,
+    CellId, Classified as _, Clock, Facts, MessageClass, MessageId, Shards, TenantId, Timestamp, WorkItem,
+    text::{Count, Encoding},
     work::Envelope,
 };
 use sotto_crypto::{
@@ -30,7 +31,7 @@ use crate::{
         token::Caller,
     },
     error::Refusal,
-    ports::{Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Records, StoreError},
+    ports::{Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Records, Session, StoreError},
 };
 
 /// The ring of the keystore that makes ids and content tags.
@@ -121,6 +122,19 @@ pub struct Accepted {
     pub expires_at: Timestamp,
     /// Whether it had been accepted before.
     pub repeated: bool,
+    /// Whether its text was changed on the client's wish.
+    pub transliterated: bool,
+}
+
+/// A message that would be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Valid {
+    /// How its text would be written.
+    pub count: Count,
+    /// When it would expire.
+    pub expires_at: Timestamp,
+    /// Whether its text would be changed on the client's wish.
+    pub transliterated: bool,
 }
 
 /// The identity of a message: a new one, or that of its idempotency key.
@@ -182,6 +196,10 @@ impl Intake {
         deps.gate.pass(&caller.tenant).await.map_err(|after| Refusal::TooFast { after })?;
         let now = deps.clock.now();
         let times = (now, now.plus(request.validity));
+        // What retention does not cover is refused before a key is used up for it.
+        if request.key.is_some() {
+            self.session(&caller.tenant, request.class, times.1).await?;
+        }
         match self.identify(caller, &request, times).await? {
             Identity::Repeat { id, times } => Ok(accepted(id, &request, times, true)),
             Identity::Fresh { id, keyed } => {
@@ -195,6 +213,31 @@ impl Intake {
                 }
             }
         }
+    }
+
+    /// Tells what [`Self::send`] would say, and does nothing.
+    ///
+    /// # Errors
+    /// Why the message would not be accepted.
+    pub async fn validate(&self, caller: &Caller, asked: Asked) -> Result<Valid, Refusal> {
+        let deps = &self.0.deps;
+        let request = request::check(asked, caller, &deps.validities).map_err(Refusal::Invalid)?;
+        deps.gate.pass(&caller.tenant).await.map_err(|after| Refusal::TooFast { after })?;
+        let expires_at = deps.clock.now().plus(request.validity);
+        self.session(&caller.tenant, request.class, expires_at).await?;
+        Ok(Valid { count: request.count, expires_at, transliterated: request.transliterated })
+    }
+
+    /// A session key for a message that expires at this time.
+    async fn session(
+        &self,
+        tenant: &TenantId,
+        class: MessageClass,
+        expires_at: Timestamp,
+    ) -> Result<Arc<Session>, Refusal> {
+        let deps = &self.0.deps;
+        let session = deps.keys.session(tenant, class, expires_at.plus(deps.margin)).await;
+        session.map_err(|error| key_refusal(error, class, deps))
     }
 
     /// Begins to accept a message in a task of its own: a client that hangs up must not cut it between the broker's
@@ -358,7 +401,6 @@ impl Intake {
 
     async fn seal(&self, facts: &Facts, request: &Checked) -> Result<WorkDelivery, Refusal> {
         let deps = &self.0.deps;
-        let needed_until = facts.expires_at.plus(deps.margin);
         let content = SealedContent {
             to: request.to.digits().to_owned(),
             from: request.from.expose().clone(),
@@ -375,8 +417,7 @@ impl Intake {
         };
         // A key may be used up between its choice and its use; the next one is fresh.
         for _ in 0..3 {
-            let session = deps.keys.session(&facts.tenant, facts.class, needed_until).await;
-            let session = session.map_err(|error| key_refusal(error, facts, deps))?;
+            let session = self.session(&facts.tenant, facts.class, facts.expires_at).await?;
             match session.sealer.seal(&binding, &plaintext) {
                 Ok(envelope) => {
                     let item = WorkItem::accepted(facts.clone(), Envelope(envelope.into()));
@@ -433,7 +474,8 @@ fn accepted(
 ) -> Accepted {
     let count = &request.count;
     let (encoding, parts, units) = (count.encoding, count.parts, count.units);
-    Accepted { id, encoding, parts, units, accepted_at, expires_at, repeated }
+    let transliterated = request.transliterated;
+    Accepted { id, encoding, parts, units, accepted_at, expires_at, repeated, transliterated }
 }
 
 fn content(ring_key: &RingKey<'_>, request: &Checked) -> Result<[u8; 32], Refusal> {
@@ -472,11 +514,10 @@ fn log_refusal(error: LogError) -> Refusal {
     }
 }
 
-fn key_refusal(error: KeyError, facts: &Facts, deps: &Deps) -> Refusal {
+fn key_refusal(error: KeyError, class: MessageClass, deps: &Deps) -> Refusal {
     match error {
         KeyError::TooFar { max } => {
-            let longest =
-                max.map_or(deps.validities.of(facts.class).max, |max| max.saturating_sub(deps.margin));
+            let longest = max.map_or(deps.validities.of(class).max, |max| max.saturating_sub(deps.margin));
             Refusal::Invalid(vec![request::validity_too_long(longest)])
         }
         KeyError::Unavailable => Refusal::Unavailable { what: "no session key can be had", after: PAUSE },

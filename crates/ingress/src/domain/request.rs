@@ -31,6 +31,8 @@ pub struct Asked {
     pub text: Sensitive<String>,
     /// `message.class`, if it is one of the known.
     pub class: Option<MessageClass>,
+    /// `message.transliterate`
+    pub transliterate: bool,
     /// `message.validity`, seconds and nanoseconds.
     pub validity: Option<(i64, i32)>,
     /// `idempotency_key`, empty for none.
@@ -90,6 +92,8 @@ pub struct Checked {
     pub from: Sensitive<String>,
     /// The text in NFC.
     pub text: Sensitive<String>,
+    /// Whether it was changed on the client's wish.
+    pub transliterated: bool,
     /// How the text will be written.
     pub count: Count,
     /// What it is for.
@@ -117,7 +121,9 @@ pub fn check(asked: Asked, caller: &Caller, validities: &Validities) -> Result<C
         violations.push(Violation { field: "message", reason: "MESSAGE_MISSING", description });
         return Err(violations);
     }
-    let Asked { to, from, text, class, validity, key, present: _ } = asked;
+    let Asked { to, from, text, transliterate, class, validity, key, present: _ } = asked;
+    let plain = if transliterate { text::transliterate(text.expose()) } else { None };
+    let (text, transliterated) = plain.map_or((text, false), |plain| (plain, true));
     let to = keep(&mut violations, number(to.expose()));
     let sender = keep(&mut violations, sender(from.expose(), caller));
     let count = keep(&mut violations, count(text.expose()));
@@ -129,7 +135,7 @@ pub fn check(asked: Asked, caller: &Caller, validities: &Validities) -> Result<C
     match (to, sender, count, class, validity, key) {
         (Some(to), Some(()), Some(count), Some(class), Some(validity), Some(key)) => {
             let text = normal(&text);
-            Ok(Checked { to, from, text, count, class, validity, key })
+            Ok(Checked { to, from, text, transliterated, count, class, validity, key })
         }
         (_, _, _, _, _, _) => Err(violations),
     }

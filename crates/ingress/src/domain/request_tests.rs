@@ -11,6 +11,7 @@ const VALIDITIES: Validities = Validities {
 fn asked() -> Asked {
     Asked {
         present: true,
+        transliterate: false,
         to: "+84912345678".to_owned().into(),
         from: "ACME".to_owned().into(),
         text: "Ma\u{303} xa\u{301}c thu\u{323}c 482913".to_owned().into(),
@@ -90,6 +91,12 @@ fn each_fault_has_its_field_and_reason() {
     }
     assert_eq!(reasons(Asked { class: None, ..asked() }), [("message.class", "CLASS_UNKNOWN")]);
     assert_eq!(reasons(Asked::default()), [("message", "MESSAGE_MISSING")]);
+    // Written without marks on a wish, and only then.
+    let marked = || "M\u{e3} c\u{1ee7}a b\u{1ea1}n: 482913".to_owned().into();
+    let plain = judge(Asked { text: marked(), transliterate: true, ..asked() }).unwrap();
+    assert_eq!((plain.text.expose().as_str(), plain.transliterated), ("Ma cua ban: 482913", true));
+    let as_it_is = judge(Asked { text: marked(), ..asked() }).unwrap();
+    assert!(!as_it_is.transliterated && as_it_is.count.units > plain.count.units / 2);
     assert!(judge(Asked { validity: Some((900, 0)), key: "k".repeat(128).into(), ..asked() }).is_ok());
 }
 
@@ -103,6 +110,7 @@ fn every_fault_is_told_at_once() {
         validity: Some((1, 0)),
         key: "\u{1}".to_owned().into(),
         present: true,
+        transliterate: false,
     };
     assert_eq!(judge(asked).unwrap_err().len(), 6);
 }

@@ -218,11 +218,12 @@ pub(crate) fn code() -> OutboundMessage {
         text: "Ma xac thuc: 482913".to_owned(),
         class: MessageClass::Otp.into(),
         validity: None,
+        ..Default::default()
     }
 }
 
 pub(crate) fn with_key(key: &str) -> SendRequest {
-    SendRequest { message: Some(code()), idempotency_key: key.to_owned() }
+    SendRequest { message: Some(code()), idempotency_key: key.to_owned(), ..Default::default() }
 }
 
 pub(crate) fn numbered(reference: u64) -> SendStreamRequest {

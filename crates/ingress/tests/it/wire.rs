@@ -10,7 +10,7 @@ use sotto_core::{
 use sotto_crypto::sign::SigningKey;
 use sotto_proto::{
     LogEvent,
-    message::v1::{MessageState, OutboundMessage, PartState, SendRequest},
+    message::v1::{Encoding, MessageState, OutboundMessage, PartState, SendRequest},
     pipeline::v1::EventBatch,
 };
 use sotto_testkit::{eventually, eventually_ok};
@@ -170,14 +170,37 @@ async fn what_happens_to_a_message_is_told() {
 }
 
 #[tokio::test]
+async fn a_message_that_is_only_checked_is_told_its_cost_and_not_stored() {
+    let world = World::start("").await;
+    let client = world.client();
+    let text = "M\u{e3} x\u{e1}c th\u{1ef1}c: 482913".to_owned();
+    let asked = |transliterate| SendRequest {
+        message: Some(OutboundMessage { text: text.clone(), transliterate, ..code() }),
+        idempotency_key: "preview".to_owned(),
+        validate_only: true,
+    };
+    let as_it_is = client.send(asked(false)).await.unwrap();
+    assert_eq!((as_it_is.message_id.as_str(), as_it_is.encoding()), ("", Encoding::Ucs2));
+    assert!(!as_it_is.transliterated && as_it_is.accepted_at.is_none() && as_it_is.expires_at.is_some());
+    let plain = client.send(asked(true)).await.unwrap();
+    assert_eq!((plain.encoding(), plain.parts, plain.transliterated), (Encoding::Gsm7, 1, true));
+    // The key is not used up: another content may have it.
+    let sent = client.send(with_key("preview")).await.unwrap();
+    assert!(!sent.message_id.is_empty() && !sent.repeated);
+    let faulty = SendRequest { validate_only: true, ..SendRequest::default() };
+    assert_eq!(client.send(faulty).await.unwrap_err().code(), Code::InvalidArgument);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_request_holds_only_what_the_schema_has() {
     let world = World::start("").await;
     let client = world.client();
     let mut nested = prost::Message::encode_to_vec(&code());
-    nested.extend([0x3a, 1, b'x']);
+    nested.extend([0x7a, 1, b'x']);
     let cases: Vec<(Bytes, &str, &str)> = vec![
         (and(&with_key(""), &[0x98, 0x06, 1]), "99", "UNKNOWN_FIELD"),
-        (around(&nested), "message.7", "UNKNOWN_FIELD"),
+        (around(&nested), "message.15", "UNKNOWN_FIELD"),
         (around(&[0x1a, 2, 0xc3, 0x28]), "message.text", "NOT_UTF8"),
         (around(&[0x0a, 1, 0xff]), "message.to", "NOT_UTF8"),
         (around(&[0x18, 1]), "message.text", "WIRE_TYPE"),
@@ -193,8 +216,10 @@ async fn a_request_holds_only_what_the_schema_has() {
     client.send_raw(and(&with_key(""), &[])).await.unwrap();
 
     let long = OutboundMessage { text: "x".repeat(17 * 1024), ..code() };
-    let refused =
-        client.send(SendRequest { message: Some(long), idempotency_key: String::new() }).await.unwrap_err();
+    let refused = client
+        .send(SendRequest { message: Some(long), idempotency_key: String::new(), ..Default::default() })
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
     let empty = client.send(SendRequest::default()).await.unwrap_err();
     assert_eq!(violations(&empty), [("message".to_owned(), "MESSAGE_MISSING".to_owned())]);

@@ -196,7 +196,11 @@ fn sensitive_messages_print_nothing() {
         text: "482913".to_owned(),
         ..Default::default()
     };
-    let request = public::SendRequest { message: Some(message), idempotency_key: "84912345678-1".to_owned() };
+    let request = public::SendRequest {
+        message: Some(message),
+        idempotency_key: "84912345678-1".to_owned(),
+        ..Default::default()
+    };
     let streamed = public::SendStreamRequest {
         reference: 1,
         message: request.message.clone(),

@@ -159,6 +159,7 @@ async fn read<T: Send + 'static, R: AsyncRead + Unpin>(
         };
         shared.lock().last_heard = Instant::now();
         handle(shared, raw, channels).await;
+        shared.answer_unbind();
         if shared.lock().closing.is_some() {
             // The writer ends the session once the last answers are out.
             return std::future::pending().await;
@@ -236,10 +237,7 @@ async fn handle<T: Send + 'static>(shared: &Arc<Shared<T>>, raw: RawPdu, channel
             }
         }
         Pdu::EnquireLink => reply(shared, header, CommandStatus::ESME_ROK),
-        Pdu::Unbind => {
-            reply(shared, header, CommandStatus::ESME_ROK);
-            shared.begin_close(CloseReason::PeerUnbound);
-        }
+        Pdu::Unbind => shared.peer_unbinds(header.sequence),
         Pdu::Bind(_) => reply(shared, header, CommandStatus::ESME_RALYBND),
         Pdu::Unknown { id, .. } => {
             if !id.is_response() {
@@ -340,6 +338,7 @@ async fn keep_time<T>(shared: &Shared<T>) -> CloseReason {
     loop {
         let now = Instant::now();
         let next_expiry = shared.expire(now);
+        shared.answer_unbind();
         let next_check = {
             let mut state = shared.lock();
             let idle_until = state.last_heard + shared.options.enquire_link_interval;

@@ -57,6 +57,8 @@ pub(super) struct State<T> {
     late_order: VecDeque<u32>,
     /// Our `enquire_link` under way.
     pub(super) enquiry: Option<(u32, Instant)>,
+    /// The peer's `unbind`, which is answered once the answers to our requests are here.
+    peer_unbinding: Option<u32>,
     /// Our `unbind` under way.
     pub(super) unbinding: Option<u32>,
     pub(super) draining: bool,
@@ -144,6 +146,7 @@ impl<T> Shared<T> {
                 late: HashMap::new(),
                 late_order: VecDeque::new(),
                 enquiry: None,
+                peer_unbinding: None,
                 unbinding: None,
                 draining: false,
                 closing: None,
@@ -269,6 +272,28 @@ impl<T> Shared<T> {
         drop(state);
         self.work.notify_one();
         Some(result)
+    }
+
+    /// The peer unbinds: nothing new is sent. What was written before it said so may still be answered, and an answer
+    /// that is not waited for is a message in doubt.
+    pub(super) fn peer_unbinds(&self, sequence: u32) {
+        let mut state = self.lock();
+        state.draining = true;
+        state.peer_unbinding = Some(sequence);
+        drop(state);
+        self.window.close();
+    }
+
+    /// Answers the peer's `unbind` when no answer to us is outstanding any more; each comes or runs out of time.
+    pub(super) fn answer_unbind(&self) {
+        let mut state = self.lock();
+        if !state.pending.is_empty() {
+            return;
+        }
+        let Some(sequence) = state.peer_unbinding.take() else { return };
+        drop(state);
+        self.queue_header(Header { id: CommandId::UNBIND_RESP, status: CommandStatus::ESME_ROK, sequence });
+        self.begin_close(CloseReason::PeerUnbound);
     }
 
     /// Ends the session once everything queued is written. The first reason stands.

@@ -145,6 +145,11 @@ async fn the_memory_of_late_requests_is_bounded() {
         assert_eq!(pending.await, Err(SubmitError::TimedOut));
         bound.peer.say(&ok(900, Pdu::EnquireLink)).await;
         bound.peer.expect(CommandId::ENQUIRE_LINK_RESP).await;
+        // A peer that answers nothing at all would be stalled.
+        let answered = bound.send(99).await;
+        let (sequence, _) = bound.peer.expect(CommandId::SUBMIT_SM).await;
+        bound.peer.answer(sequence, "in time").await;
+        assert!(answered.await.is_ok());
     }
     for sequence in sequences {
         bound.peer.answer(sequence, "late").await;
@@ -340,6 +345,22 @@ async fn the_peers_unbind_is_answered() {
     assert_eq!(bound.peer.expect(CommandId::UNBIND_RESP).await, (3, CommandStatus::ESME_ROK));
     assert_eq!(bound.ended().await, CloseReason::PeerUnbound);
     assert!(bound.incoming.recv().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_before_the_peers_unbind_may_still_be_answered() {
+    let mut bound = bound().await;
+    let (answered, never) = (bound.send(1).await, bound.send(2).await);
+    let (first, _) = bound.peer.expect(CommandId::SUBMIT_SM).await;
+    bound.peer.expect(CommandId::SUBMIT_SM).await;
+    bound.peer.say(&ok(3, Pdu::Unbind)).await;
+    bound.peer.answer(first, "1").await;
+    assert!(answered.await.is_ok());
+    // Nothing new goes out meanwhile, and what is not answered in time ends the wait.
+    assert_eq!(bound.link.reserve().await.unwrap_err(), NotSentReason::Closing);
+    assert_eq!(never.await, Err(SubmitError::TimedOut));
+    assert_eq!(bound.peer.expect(CommandId::UNBIND_RESP).await, (3, CommandStatus::ESME_ROK));
+    assert_eq!(bound.ended().await, CloseReason::PeerUnbound);
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,7 +71,9 @@ impl Ledger {
             return Ok(Vec::new());
         }
         let mut call = self.store.scripts.tie.prepare_invoke();
-        call.arg(millis(self.receipt_wait));
+        // Receipts are looked for at least as long as the message may be at work.
+        let wait = ends.iter().map(|ended| ended.keep).fold(self.receipt_wait, Duration::max);
+        call.arg(millis(wait));
         for (part, id) in &ids {
             call.key(self.id_key(id)).key(self.parked_key(id)).arg(part.to_entry());
         }
