@@ -32,8 +32,8 @@ unit: ## tests of each crate
 e2e: ## tests of whole cells
 	@deploy/test.sh e2e
 
-soak: build ## ten minutes of every noise that carriers make, counted by the carrier
-	SOTTO_SOAK_MINUTES=$${MINUTES:-10} cargo nextest run --workspace --locked --profile soak -E 'test(a_twentieth_of_every_noise)'
+soak: build ## ten minutes of the noise that carriers make, counted by the carrier
+	SOTTO_SOAK_MINUTES=$${MINUTES:-10} cargo nextest run --workspace --locked --profile soak -E 'test(a_twentieth_of_each_noise)'
 
 clean: ## remove build output and installed tools
 	cargo clean

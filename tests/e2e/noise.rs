@@ -1,4 +1,4 @@
-//! Everything that carriers do wrong, at once: nothing is lost and nothing is sent twice, as the carrier counts.
+//! Nine kinds of noise that carriers make, at once, and an unbind: nothing is lost and nothing is sent twice, as the carrier counts.
 
 use std::{ops::Range, path::Path};
 
@@ -39,7 +39,7 @@ async fn carriers(root: &Path) -> Option<Carriers> {
     Some(carrier_with(root, 200, keys, &noise()).await)
 }
 
-/// One round; links are cut in the middle of it.
+/// One round; the carrier unbinds in the middle of it.
 async fn round(cell: &Cell, numbers: Range<u32>) -> Vec<String> {
     let half = numbers.len() / 2;
     let mut load = Load::start(cell, numbers).await;
@@ -49,7 +49,7 @@ async fn round(cell: &Cell, numbers: Range<u32>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_twentieth_of_every_noise_loses_nothing_and_repeats_nothing() {
+async fn a_twentieth_of_each_noise_loses_nothing_and_repeats_nothing() {
     let mut cell = Cell::start_with(carriers).await;
     let minutes = option_env!("SOTTO_SOAK_MINUTES").map_or(0, |minutes| minutes.parse().unwrap());
     let end = Instant::now() + Duration::from_secs(60 * minutes);

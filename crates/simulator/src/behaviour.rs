@@ -50,7 +50,7 @@ pub struct Behaviour {
     pub response_delay_ms: u64,
     /// Share of submits that are taken and never answered.
     pub never_answer_share: f64,
-    /// Submits above this many in one second are refused with `ESME_RTHROTTLED`.
+    /// Submits of one partner above this many in any second are refused with `ESME_RTHROTTLED`.
     pub throttle_per_second: Option<u32>,
     /// Every link is cut at this many submits, the last one taken and not answered.
     pub drop_after_submits: Option<u64>,

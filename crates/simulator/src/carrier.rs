@@ -12,7 +12,7 @@ use sotto_smpp::{
     server::{self, BindRequest},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -81,8 +81,8 @@ pub(crate) struct State {
     /// Links of each partner, those just let in included.
     admitted: BTreeMap<String, u32>,
     shares: Shares,
-    /// Start and submits of the current second.
-    second: Option<(Instant, u32)>,
+    /// When submits of each partner passed the throttle, in the last second.
+    passed: BTreeMap<String, VecDeque<Instant>>,
 }
 
 /// Which submits are hit by what.
@@ -137,7 +137,7 @@ impl Carrier {
             bound: Vec::new(),
             admitted: BTreeMap::new(),
             shares: Shares::default(),
-            second: None,
+            passed: BTreeMap::new(),
         };
         Self {
             accounts: accounts.collect(),
@@ -236,9 +236,10 @@ impl Carrier {
     fn decide(&self, sm: &Sm, system_id: &str, of_link: u64) -> Fate {
         let now = self.clock.now();
         let mut state = self.lock();
-        let State { ledger, behaviour, shares, second, .. } = &mut *state;
+        let State { ledger, behaviour, shares, passed, .. } = &mut *state;
         ledger.counters.submits = ledger.counters.submits.saturating_add(1);
-        if behaviour.throttle_per_second.is_some_and(|limit| is_over(second, limit)) {
+        let passed = passed.entry(system_id.to_owned()).or_default();
+        if behaviour.throttle_per_second.is_some_and(|limit| is_over(passed, limit, Instant::now())) {
             return Fate::Refuse(CommandStatus::ESME_RTHROTTLED);
         }
         if shares.refused.hit(behaviour.refuse_share) {
@@ -465,15 +466,16 @@ impl Carrier {
     }
 }
 
-/// Whether one more submit in the current second is over the limit.
-fn is_over(second: &mut Option<(Instant, u32)>, limit: u32) -> bool {
-    let now = Instant::now();
-    let (start, submits) = match *second {
-        Some((start, submits)) if now.duration_since(start) < Duration::from_secs(1) => (start, submits),
-        Some(_) | None => (now, 0),
-    };
-    *second = Some((start, submits.saturating_add(1)));
-    submits >= limit
+/// Whether one more submit now would be over the limit of any second. One that is not over counts from now on.
+fn is_over(passed: &mut VecDeque<Instant>, limit: u32, now: Instant) -> bool {
+    while passed.front().is_some_and(|first| now.duration_since(*first) >= Duration::from_secs(1)) {
+        passed.pop_front();
+    }
+    let over = passed.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
+    if !over {
+        passed.push_back(now);
+    }
+    over
 }
 
 /// A link in the books, for as long as it is bound.
@@ -508,5 +510,22 @@ impl Drop for BoundLink<'_> {
         }
         drop(state);
         self.carrier.count(|counters| counters.links = counters.links.saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_second_holds_more_than_the_limit_wherever_it_begins() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut passed = VecDeque::new();
+        // Two at the end of one second do not make room for three at the start of the next.
+        let over: Vec<_> = [800, 900, 1_050, 1_100, 1_799, 1_800, 1_850]
+            .map(|millis| is_over(&mut passed, 3, at(millis)))
+            .into();
+        assert_eq!(over, [false, false, false, true, true, false, true]);
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use sotto_core::{Sensitive, SystemClock};
-use sotto_simulator::{Behaviour, Options, Scenario, Simulator, TlsFiles};
+use sotto_simulator::{Behaviour, Options, Scenario, Simulator, TlsFiles, behaviour::BehaviourError};
 use std::{
     error::Error,
     io::Write,
@@ -81,14 +81,14 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         out.flush()?;
         let playing = async {
             if let Some(scenario) = scenario {
-                scenario.play(simulator.handle()).await;
+                scenario.play(simulator.handle()).await?;
             }
-            std::future::pending::<()>().await;
+            std::future::pending::<Result<(), BehaviourError>>().await
         };
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            () = playing => {}
+            failed = playing => failed?,
         }
         simulator.stop().await;
         Ok(())

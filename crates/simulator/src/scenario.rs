@@ -114,7 +114,7 @@ impl Scenario {
     }
 
     /// Plays it to its end.
-    pub async fn play(self, handle: Handle) {
+    pub async fn play(self, handle: Handle) -> Result<(), BehaviourError> {
         let start = Instant::now();
         for Step { at_ms, behaviour, act } in self.steps {
             sleep_until(start + Duration::from_millis(at_ms)).await;
@@ -124,13 +124,13 @@ impl Scenario {
                 Some(Act::Recover) => handle.recover(),
                 None => {}
             }
-            if let Some(patch) = behaviour
-                && handle.behave(patch).is_err()
-            {
-                // It was tried when it was read; somebody changed the behaviour by hand meanwhile.
-                return;
+            if let Some(patch) = behaviour {
+                // It was tried when it was read. Somebody changed the behaviour by hand meanwhile, and half a scenario must
+                // not look like a whole one.
+                handle.behave(patch)?;
             }
         }
+        Ok(())
     }
 }
 

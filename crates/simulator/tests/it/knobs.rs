@@ -41,6 +41,40 @@ async fn only_its_accounts_bind() {
 }
 
 #[tokio::test]
+async fn no_more_binds_than_the_contract_allows() {
+    let simulator = start(json!({"max_binds": 2})).await;
+    let options = || BindOptions::transceiver("sotto", "secret");
+    let one = bind(&simulator).await;
+    let _two = bind(&simulator).await;
+    let refused = try_bind(simulator.smpp(), options(), SOON).await.err();
+    let status = CommandStatus::ESME_RALYBND;
+    assert_eq!(refused.unwrap().to_string(), format!("bind refused with {status}"));
+    // One that ends makes room.
+    drop(one);
+    until(&simulator.handle(), |counters| counters.links == 1).await;
+    let _three = bind(&simulator).await;
+    assert_eq!(simulator.handle().counters().most_links, 2);
+}
+
+#[tokio::test]
+async fn makes_each_noise_as_often_as_asked() {
+    let noise = json!({
+        "early_receipts": 0.5, "enroute_receipts": 0.5, "duplicate_receipts": 0.5, "orphan_receipts": 0.5,
+        "message_id_form": "uuid", "receipt_delay_ms": 1,
+    });
+    let simulator = start(noise).await;
+    let partner = bind(&simulator).await;
+    for text in ["1", "2", "3", "4"] {
+        assert!(partner.answered(message("1", text)).await.status.is_ok());
+    }
+    // Four final ones, two doubled, two before them, two of nobody.
+    until(&simulator.handle(), |counters| counters.receipts_sent == 10 && counters.orphans_sent == 2).await;
+    for record in simulator.handle().messages(4) {
+        assert_eq!(record.message_id.len(), 36, "{}", record.message_id);
+    }
+}
+
+#[tokio::test]
 async fn counts_duplicates() {
     let simulator = start(json!({})).await;
     let partner = bind(&simulator).await;
