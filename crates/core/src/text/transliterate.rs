@@ -1,6 +1,6 @@
 //! Vietnamese, and other Latin letters with marks, in the letters of the GSM 7-bit default alphabet.
 
-use unicode_normalization::UnicodeNormalization as _;
+use unicode_normalization::{UnicodeNormalization as _, char::is_combining_mark};
 
 use super::gsm7;
 use crate::Sensitive;
@@ -41,7 +41,7 @@ fn plain(character: char) -> Option<char> {
     }
     let mut decomposed = std::iter::once(character).nfd();
     let letter = decomposed.next().filter(char::is_ascii_alphabetic)?;
-    decomposed.all(unicode_normalization::char::is_combining_mark).then_some(letter)
+    decomposed.all(is_combining_mark).then_some(letter)
 }
 
 fn is_link(word: &str) -> bool {
@@ -51,10 +51,12 @@ fn is_link(word: &str) -> bool {
     if word.contains("://") || begins("www.") {
         return true;
     }
+    // A mark belongs to the letter before it, whether or not the two have a character of their own.
+    let mut characters = word.nfc().filter(|character| !is_combining_mark(*character)).peekable();
     let mut before = None;
-    let mut characters = word.chars().peekable();
     while let Some(character) = characters.next() {
-        let joins = matches!(character, '.' | '/' | '@');
+        // The full stops of other scripts are dots to a resolver too (UTS 46 §2.3).
+        let joins = matches!(character, '.' | '\u{3002}' | '\u{ff0e}' | '\u{ff61}' | '/' | '@');
         if joins
             && before.is_some_and(char::is_alphanumeric)
             && characters.peek().is_some_and(|next| next.is_alphanumeric())
@@ -100,9 +102,24 @@ mod tests {
             assert!(kept.contains(link), "{kept}");
         }
         assert!(kept.starts_with("mo "), "{kept}");
+        // Decomposed, and with marks that no character has: the same.
+        let decomposed: String = mixed.nfd().collect();
+        assert_eq!(written(&decomposed).unwrap().nfc().collect::<String>(), kept);
+        for link in ["q\u{323}.vn/a", "v\u{ed}\u{3002}vn"] {
+            assert_eq!(written(link), None, "{link}");
+        }
     }
 
     proptest! {
+        #[test]
+        fn no_link_changes(
+            host in "[a-zêôơưđạ]{1,8}", zone in "[a-zê]{2,4}", path in "[a-z0-9ạế]{0,6}", decomposed: bool,
+        ) {
+            let link = format!("{host}.{zone}/{path}");
+            let link: String = if decomposed { link.nfd().collect() } else { link };
+            prop_assert_eq!(written(&link), None);
+        }
+
         #[test]
         fn digits_and_ascii_never_change(text in "\\PC{0,60}") {
             let kept = |text: &str| text.chars().filter(char::is_ascii).collect::<String>();
