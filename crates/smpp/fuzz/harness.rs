@@ -55,7 +55,7 @@ pub(crate) fn pdu(input: &[u8]) {
         };
         assert_eq!(pdu.id(), id);
         if let Pdu::DeliverSm(sm) = &pdu {
-            let _receipt = Receipt::parse(sm).is_ok();
+            let _receipts = (Receipt::parse(sm).is_ok(), Receipt::parse_unmarked(sm).is_ok());
             for tlv in sm.tlvs.iter() {
                 let value = tlv.read();
                 assert_eq!(Tlv::new(tlv.tag, &value).read(), value);

@@ -66,11 +66,13 @@ impl MessageState {
             ("ACCEPTD", MessageState::Accepted),
             ("REJECTD", MessageState::Rejected),
         ];
-        const WHOLE: [(&str, MessageState); 4] = [
+        const WHOLE: [(&str, MessageState); 6] = [
             ("DELIVERED", MessageState::Delivered),
             ("ACCEPTED", MessageState::Accepted),
             ("REJECTED", MessageState::Rejected),
             ("UNDELIVERABLE", MessageState::Undeliverable),
+            ("UNDELIVERED", MessageState::Undeliverable),
+            ("FAILED", MessageState::Undeliverable),
         ];
         let found = WORDS.iter().chain(&WHOLE).find(|(name, _)| name.eq_ignore_ascii_case(word));
         found.map_or(Self::Unknown, |(_, state)| *state)
@@ -358,6 +360,7 @@ mod tests {
         let cases = [
             ("STAT:undeliv ID:aB-9 ERR:1F", "aB-9", MessageState::Undeliverable, Some("1F")),
             ("id: 77 stat: EXPIRED", "77", MessageState::Expired, None),
+            ("id:77 stat:Failed err:101", "77", MessageState::Undeliverable, Some("101")),
             ("network:gsm id:77,stat:REJECTD,err:", "77", MessageState::Rejected, None),
             (
                 "id:77 sub: dlvrd: submit date: done date: stat:WHATEVER err:9",

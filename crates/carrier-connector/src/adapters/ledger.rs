@@ -15,7 +15,7 @@
 //! | key | holds | kept |
 //! |---|---|---|
 //! | `id:<carrier id>` | the part it stands for | the account's `receipt_wait` |
-//! | `parked:<carrier id>` | receipts that came before the id was known | the account's `receipt_wait` |
+//! | `parked:<carrier id>` | receipts that came before the id was known | an hour, or the account's `receipt_wait` if that is less |
 //! | `ready` | `<run id of this Redis>\|<rebuild>`: without it nothing in the scope can be relied on | |
 //! | `rebuild` | who rebuilds | a lease |
 

@@ -11,6 +11,10 @@ use crate::domain::{
     receipt::{Said, Submitted},
 };
 
+/// How long a receipt is parked at most. One that comes before its answer waits for seconds; what stays longer belongs to
+/// nobody, and a carrier that sends such must not fill Redis. The log keeps it, and a rebuild looks for its part again.
+const PARKED: Duration = Duration::from_secs(3_600);
+
 /// Early receipts under one id. A carrier that sends more for an id that it never gave us makes no sense.
 const MOST_PARKED: usize = 16;
 
@@ -92,13 +96,18 @@ impl Ledger {
         Ok(early)
     }
 
+    /// How long a receipt is parked here.
+    fn parked_for(&self) -> Duration {
+        self.receipt_wait.min(PARKED)
+    }
+
     /// Finds the parts of receipts, and parks those whose id is unknown. `None` while Redis is not ready.
     pub(crate) async fn receipts(
         &self,
         receipts: &[(CarrierId, Said)],
     ) -> Result<Option<Vec<Option<Submitted>>>, LedgerError> {
         let mut call = self.store.scripts.receipts.prepare_invoke();
-        call.key(self.own_key("ready")).arg(millis(self.receipt_wait)).arg(MOST_PARKED);
+        call.key(self.own_key("ready")).arg(millis(self.parked_for())).arg(MOST_PARKED);
         for (id, said) in receipts {
             call.key(self.id_key(id)).key(self.parked_key(id)).arg(said.to_entry());
         }
@@ -118,6 +127,7 @@ impl Ledger {
         }
         let mut pipeline = pipe();
         let wait = millis(self.receipt_wait).to_string();
+        let parked_for = millis(self.parked_for()).to_string();
         for tie in ties {
             match tie {
                 Tie::Id(id, part) => {
@@ -129,7 +139,7 @@ impl Ledger {
                     let mut add = one("SADD", &parked);
                     add.arg(said.to_entry());
                     let mut expire = one("PEXPIRE", &parked);
-                    expire.arg(&wait);
+                    expire.arg(&parked_for);
                     pipeline.add_command(add).ignore();
                     pipeline.add_command(expire).ignore();
                     // A list of none or one, like the answer above.
