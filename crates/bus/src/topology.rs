@@ -6,10 +6,10 @@ pub(crate) mod permissions;
 mod server_conf;
 mod settings;
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use serde::Deserialize;
-use sotto_core::{Classified, ErrorClass};
+use sotto_core::{AccountId, Classified, ErrorClass};
 
 use crate::Service;
 
@@ -60,6 +60,9 @@ pub struct Topology {
     /// The streams.
     #[serde(rename = "stream")]
     pub streams: Vec<Stream>,
+    /// Seconds until redelivery of the consumers of single accounts, where they are not those of the list.
+    #[serde(skip)]
+    pub(crate) ack_waits: BTreeMap<AccountId, u64>,
 }
 
 /// How much a cell may have.
@@ -221,6 +224,14 @@ impl Topology {
         let topology: Self = toml::from_str(text).map_err(|error| TopologyError::Parse(Box::new(error)))?;
         topology.check()?;
         Ok(topology)
+    }
+
+    /// The same list, in which what an account's consumers deliver and nobody acknowledges comes again after a time of the
+    /// account's own: as soon as its carrier's patience allows. Whoever sets the broker up and whoever pulls must say the same.
+    #[must_use]
+    pub fn with_ack_waits(mut self, waits: impl IntoIterator<Item = (AccountId, Duration)>) -> Self {
+        self.ack_waits = waits.into_iter().map(|(account, wait)| (account, wait.as_secs())).collect();
+        self
     }
 
     fn check(&self) -> Result<(), TopologyError> {

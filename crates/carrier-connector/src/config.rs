@@ -79,12 +79,12 @@ impl Validate for CarrierConfig {
 }
 
 const TENTH: Duration = Duration::from_millis(100);
-const LONGEST_SKEW: Duration = Duration::from_secs(25);
+const LONGEST_SKEW: Duration = Duration::from_secs(10);
 
 impl Validate for ConnectorConfig {
     fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
         errors.duration_in(at, "failover_after", self.failover_after, TENTH..=Duration::from_secs(600));
-        // With the longest response_timeout of a carriers file it stays below the consumers' ack_wait.
+        // With the carrier's response_timeout it stays below the time after which the broker delivers again.
         errors.duration_in(at, "skew", self.skew, TENTH..=LONGEST_SKEW);
         errors.in_range(at, "batches", self.batches, 1..=1024, "batches");
         errors.in_range(at, "keys", self.keys, 1..=100_000, "keys");
@@ -131,10 +131,10 @@ mod tests {
     /// A batch must never be delivered again while its carrier may still answer.
     #[test]
     fn the_longest_patience_stays_below_ack_wait() {
-        let topology = sotto_bus::Topology::embedded().unwrap();
-        let waiting = topology.streams.iter().find(|stream| stream.name == "WAITING").unwrap();
-        let ack_wait = Duration::from_secs(waiting.consumers.first().unwrap().ack_wait_s);
-        assert!(sotto_core::carriers::RESPONSE_TIMEOUT_MAX + LONGEST_SKEW < ack_wait);
+        let carriers = sotto_core::carriers::CarriersFile::parse(sotto_core::carriers::EXAMPLE).unwrap();
+        for (id, ack_wait) in carriers.redeliveries() {
+            assert!(carriers.account(&id).unwrap().response_timeout + LONGEST_SKEW < ack_wait, "{id}");
+        }
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Service for Carrier {
         let (carriers, digest) = read_carriers(&config.carriers.file)?;
         let tls = Tls::load(&config.tls).map_err(CarrierError::Tls)?;
         tls.watch(&context);
-        let bus = connect(&config, &context).await?;
+        let bus = connect(&config, &context, &carriers).await?;
         refuse_stranded(&bus, &carriers).await?;
         connected.set(true);
         let audit = AuditWitness(AuditTrail::start(&bus));
@@ -160,13 +160,18 @@ fn read_carriers(path: &Path) -> Result<(CarriersFile, String), CarrierError> {
     Ok((file, digest))
 }
 
-async fn connect(config: &CarrierConfig, context: &Context) -> Result<Bus, CarrierError> {
+async fn connect(
+    config: &CarrierConfig,
+    context: &Context,
+    carriers: &CarriersFile,
+) -> Result<Bus, CarrierError> {
+    let topology = Topology::embedded().map_err(|source| CarrierError::Setup(source.into()))?;
     let key = MacKey::generate().map_err(CarrierError::Random)?;
     let options = BusOptions {
         service: BusService::Carrier,
         instance: context.instance.clone(),
         cell: Cell { id: config.cell.id.clone(), shards: config.cell.shards, replicas: 1 },
-        topology: Topology::embedded().map_err(|source| CarrierError::Setup(source.into()))?,
+        topology: topology.with_ack_waits(carriers.redeliveries()),
         clock: Arc::clone(&context.clock),
         digest: Arc::new(move |bytes| key.mac("quarantine", &[bytes])),
     };

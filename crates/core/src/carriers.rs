@@ -25,9 +25,12 @@ pub const EXAMPLE: &str = include_str!("carriers/example.toml");
 /// The most octets a password file may hold, without the end of line (SMPP 3.4 §4.1: nine with the final NUL).
 pub const PASSWORD_MAX_OCTETS: usize = 8;
 
-/// The longest that a submit may wait for its answer. With the connector's allowance for clocks and pauses it stays
-/// below the 90 s after which the broker delivers a waiting batch again (`ack_wait_s` in deploy/streams.toml).
+/// The longest that a submit may wait for its answer.
 pub const RESPONSE_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// How long after a carrier's patience a batch that nobody acknowledged is delivered again: more than the connector's
+/// greatest allowance for clocks and pauses.
+pub const REDELIVERY_AFTER: Duration = Duration::from_secs(15);
 
 /// One problem of a carriers file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,6 +84,18 @@ impl CarriersFile {
         Some(Self {
             accounts: accounts.into_iter().map(|draft| draft.account).collect::<Option<_>>()?,
             routes: routes.into_iter().map(|draft| draft.route).collect::<Option<_>>()?,
+        })
+    }
+
+    /// When what waits for each account, was pulled and not acknowledged comes again: its carrier may still answer until
+    /// then.
+    pub fn redeliveries(&self) -> impl Iterator<Item = (AccountId, Duration)> {
+        self.accounts.iter().map(|account| {
+            // Whole seconds, as the broker's settings are written.
+            let patience = Duration::from_secs(
+                account.response_timeout.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX),
+            );
+            (account.id.clone(), patience.saturating_add(REDELIVERY_AFTER))
         })
     }
 

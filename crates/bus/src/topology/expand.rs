@@ -131,7 +131,7 @@ impl Topology {
             .flat_map(|stream| stream.consumers.iter().map(move |consumer| (stream, consumer)))
             .flat_map(|(stream, consumer)| {
                 let accounts: Vec<_> = accounts.iter().map(ToString::to_string).collect();
-                expand(consumer, stream, cell, &accounts)
+                self.expand(consumer, stream, cell, &accounts)
             })
             .collect())
     }
@@ -141,8 +141,44 @@ impl Topology {
         let stream = self.streams.iter().find(|candidate| candidate.name == stream)?;
         stream.consumers.iter().find_map(|consumer| {
             let accounts: Vec<_> = account_in(&consumer.name, name).into_iter().collect();
-            expand(consumer, stream, cell, &accounts).into_iter().find(|spec| spec.name == name)
+            self.expand(consumer, stream, cell, &accounts).into_iter().find(|spec| spec.name == name)
         })
+    }
+
+    fn expand(
+        &self,
+        consumer: &Consumer,
+        stream: &Stream,
+        cell: &Cell,
+        accounts: &[String],
+    ) -> Vec<ConsumerSpec> {
+        let values = |placeholder: &str, all: Vec<String>| {
+            if consumer.name.contains(placeholder) { all } else { vec![String::new()] }
+        };
+        let lanes = values("{lane}", Lane::ALL.iter().map(ToString::to_string).collect());
+        let shards = values("{shard}", cell.shards.iter().map(|shard| shard.to_string()).collect());
+        let accounts = values("{account}", accounts.to_vec());
+        let mut specs = Vec::new();
+        for account in &accounts {
+            let of_account = account.parse().ok().and_then(|id: AccountId| self.ack_waits.get(&id).copied());
+            for shard in &shards {
+                for lane in &lanes {
+                    let fill = |text: &str| {
+                        text.replace("{account}", account).replace("{shard}", shard).replace("{lane}", lane)
+                    };
+                    let filters: Vec<_> = consumer.filters.iter().map(|filter| fill(filter)).collect();
+                    specs.push(ConsumerSpec {
+                        stream: stream_name(&cell.id, &stream.name),
+                        name: fill(&consumer.name),
+                        service: consumer.service,
+                        filters: whole(&cell.id, &filters),
+                        ack_wait_s: of_account.unwrap_or(consumer.ack_wait_s),
+                        max_ack_pending: consumer.max_ack_pending,
+                    });
+                }
+            }
+        }
+        specs
     }
 }
 
@@ -153,35 +189,6 @@ fn account_in(template: &str, name: &str) -> Option<String> {
     Lane::ALL
         .iter()
         .find_map(|lane| rest.strip_suffix(&after.replace("{lane}", lane.name())).map(ToOwned::to_owned))
-}
-
-fn expand(consumer: &Consumer, stream: &Stream, cell: &Cell, accounts: &[String]) -> Vec<ConsumerSpec> {
-    let values = |placeholder: &str, all: Vec<String>| {
-        if consumer.name.contains(placeholder) { all } else { vec![String::new()] }
-    };
-    let lanes = values("{lane}", Lane::ALL.iter().map(ToString::to_string).collect());
-    let shards = values("{shard}", cell.shards.iter().map(|shard| shard.to_string()).collect());
-    let accounts = values("{account}", accounts.to_vec());
-    let mut specs = Vec::new();
-    for account in &accounts {
-        for shard in &shards {
-            for lane in &lanes {
-                let fill = |text: &str| {
-                    text.replace("{account}", account).replace("{shard}", shard).replace("{lane}", lane)
-                };
-                let filters: Vec<_> = consumer.filters.iter().map(|filter| fill(filter)).collect();
-                specs.push(ConsumerSpec {
-                    stream: stream_name(&cell.id, &stream.name),
-                    name: fill(&consumer.name),
-                    service: consumer.service,
-                    filters: whole(&cell.id, &filters),
-                    ack_wait_s: consumer.ack_wait_s,
-                    max_ack_pending: consumer.max_ack_pending,
-                });
-            }
-        }
-    }
-    specs
 }
 
 /// Subjects with the cell's prefix.
@@ -235,6 +242,18 @@ mod tests {
             assert_eq!(topology.consumer(&cell(), stream, &name).unwrap().name, name);
         }
         assert_eq!(topology.consumer(&cell(), "INTAKE", "routing-slow"), None);
+    }
+
+    #[test]
+    fn an_account_may_have_a_redelivery_of_its_own() {
+        let wait = std::time::Duration::from_secs(25);
+        let own = Topology::embedded().unwrap().with_ack_waits([("mobi".parse().unwrap(), wait)]);
+        let of = |name: &str| own.consumer(&cell(), "WAITING", name).unwrap().ack_wait_s;
+        assert_eq!((of("carrier-mobi-otp"), of("carrier-vina-otp")), (25, 90));
+        let all = own.consumers(&cell(), &["mobi".parse().unwrap()]).unwrap();
+        let short: Vec<_> =
+            all.iter().filter(|spec| spec.ack_wait_s == 25).map(|spec| spec.name.as_str()).collect();
+        assert_eq!(short, ["carrier-mobi-otp", "carrier-mobi-transactional", "carrier-mobi-promotional"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use sotto_bus::{
     Bus, BusOptions, NatsConfig, Service, Topology,
     topology::{Cell, apply},
 };
-use sotto_core::{AccountId, SystemClock, carriers::CarriersFile};
+use sotto_core::{SystemClock, carriers::CarriersFile};
 use sotto_crypto::MacKey;
 
 use super::{UpOptions, child::Recipe};
@@ -144,24 +144,8 @@ impl Recipes {
     /// Writes a carriers file that points at the running simulator.
     pub(super) fn write_simulator_carriers(&self, address: &str) -> Result<(), CliError> {
         let port = address.rsplit(':').next().unwrap_or_default();
-        let text = format!(
-            "# Made by `sotto up`: the cell's own simulator, which delivers to nobody.\n\
-             [[account]]\n\
-             id = \"{SIMULATOR_ACCOUNT}\"\n\
-             host = \"localhost\"\n\
-             port = {port}\n\
-             system_id = \"sotto\"\n\
-             password_file = \"../secrets/simulator\"\n\
-             tls_ca_file = \"../tls/ca.pem\"\n\
-             tls_server_name = \"simulator.sotto.internal\"\n\
-             window = 200\n\
-             tps = 10000\n\
-             response_timeout = \"10 s\"\n\
-             simulator = true\n\n{}",
-            simulator_routes()
-        );
         let path = self.carriers_file();
-        std::fs::write(&path, text).map_err(at(&path))?;
+        std::fs::write(&path, simulator_carriers(port)).map_err(at(&path))?;
         self.check_carriers(&path).map(drop)
     }
 
@@ -172,30 +156,25 @@ impl Recipes {
         }
     }
 
-    fn check_carriers(&self, path: &Path) -> Result<Vec<AccountId>, CliError> {
+    fn check_carriers(&self, path: &Path) -> Result<CarriersFile, CliError> {
         let text = std::fs::read_to_string(path).map_err(at(path))?;
-        let file = CarriersFile::parse(&text).map_err(|errors| {
-            let list: Vec<_> = errors.iter().map(|error| format!("\n  {error}")).collect();
-            CliError::new(format!("{} has {} problem(s):{}", path.display(), errors.len(), list.concat()))
-                .fix("mend the lines named; every key is explained in docs/carriers.md")
-        })?;
-        Ok(file.accounts.into_iter().map(|account| account.id).collect())
+        carriers(&text, path)
     }
 
     /// Creates the streams and consumers, or brings them up to date.
     pub(super) async fn provision(&self, nats: &str) -> Result<(), CliError> {
-        let accounts =
-            match &self.options.carriers {
-                Some(file) => self.check_carriers(file)?,
-                None => vec![SIMULATOR_ACCOUNT.parse().map_err(|error| {
-                    CliError::caused_by("the simulator's account has no valid name", &error)
-                })?],
-            };
+        let carriers = match &self.options.carriers {
+            Some(file) => self.check_carriers(file)?,
+            // The simulator's port is not known yet, and does not matter here.
+            None => carriers(&simulator_carriers("1"), &self.carriers_file())?,
+        };
+        let accounts: Vec<_> = carriers.accounts.iter().map(|account| account.id.clone()).collect();
         let failed = |error: &dyn std::error::Error| {
             CliError::caused_by("the broker's streams could not be set up", error)
         };
         let bus = connect(&self.dir, &self.cell, nats, Service::Provisioner).await?;
         let topology = Topology::embedded().map_err(|error| failed(&error))?;
+        let topology = topology.with_ack_waits(carriers.redeliveries());
         apply(&bus, &topology, &accounts).await.map_err(|error| failed(&error))?;
         bus.close(std::time::Duration::from_secs(5)).await;
         Ok(())
@@ -321,6 +300,35 @@ pub(crate) fn https_address(address: &str) -> String {
 
 fn env(key: &str, value: &str) -> (String, String) {
     (format!("SOTTO__{key}"), value.to_owned())
+}
+
+/// A carriers file's content.
+fn carriers(text: &str, path: &Path) -> Result<CarriersFile, CliError> {
+    CarriersFile::parse(text).map_err(|errors| {
+        let list: Vec<_> = errors.iter().map(|error| format!("\n  {error}")).collect();
+        CliError::new(format!("{} has {} problem(s):{}", path.display(), errors.len(), list.concat()))
+            .fix("mend the lines named; every key is explained in docs/carriers.md")
+    })
+}
+
+/// The carriers file of the cell's own simulator.
+fn simulator_carriers(port: &str) -> String {
+    format!(
+        "# Made by `sotto up`: the cell's own simulator, which delivers to nobody.\n\
+         [[account]]\n\
+         id = \"{SIMULATOR_ACCOUNT}\"\n\
+         host = \"localhost\"\n\
+         port = {port}\n\
+         system_id = \"sotto\"\n\
+         password_file = \"../secrets/simulator\"\n\
+         tls_ca_file = \"../tls/ca.pem\"\n\
+         tls_server_name = \"simulator.sotto.internal\"\n\
+         window = 200\n\
+         tps = 10000\n\
+         response_timeout = \"10 s\"\n\
+         simulator = true\n\n{}",
+        simulator_routes()
+    )
 }
 
 /// Routes for every country code, so that a newcomer's own number works too.
