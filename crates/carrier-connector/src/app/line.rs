@@ -88,6 +88,16 @@ pub(super) enum Admission {
     Stop,
 }
 
+/// What came of waiting for places.
+enum Gathered {
+    /// Places on one bind.
+    Places(Bind, Vec<WindowPermit>),
+    /// The bind closes on which some were had already.
+    Closing,
+    /// All binds close.
+    AllClosing,
+}
+
 /// Room for one item: places in the window and in the rate.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -247,10 +257,15 @@ impl Line {
                 _ = state.changed() => continue,
                 () = self.stop.requested() => continue,
             };
-            let Some((bind, permits)) = gathered else {
-                // All of them close; their end will be told.
-                self.changed(&mut state).await;
-                continue;
+            let (bind, permits) = match gathered {
+                Gathered::Places(bind, permits) => (bind, permits),
+                // Another bind may have room.
+                Gathered::Closing => continue,
+                // Their end will be told.
+                Gathered::AllClosing => {
+                    self.changed(&mut state).await;
+                    continue;
+                }
             };
             let places = self.fill(&bind, permits, &sizes, room, lane);
             break Admission::Send(bind.link, places);
@@ -260,20 +275,21 @@ impl Line {
     }
 
     /// Places for the first item on one bind, all of its parts if the window is as large.
-    async fn gather(&self, state: &State, parts: usize) -> Option<(Bind, Vec<WindowPermit>)> {
+    async fn gather(&self, state: &State, parts: usize) -> Gathered {
         let mut permits = Vec::new();
         let bind = match state.freest().filter(|bind| bind.link.free() > 0) {
             Some(bind) => bind.clone(),
             None => {
-                let (bind, permit) = any(&state.binds).await?;
+                let Some((bind, permit)) = any(&state.binds).await else { return Gathered::AllClosing };
                 permits.push(permit);
                 bind
             }
         };
         while permits.len() < parts.min(self.window) {
-            permits.push(bind.link.reserve().await.ok()?);
+            let Ok(permit) = bind.link.reserve().await else { return Gathered::Closing };
+            permits.push(permit);
         }
-        Some((bind, permits))
+        Gathered::Places(bind, permits)
     }
 
     /// Places for the first item, and for those after it that may go at once.
