@@ -196,10 +196,6 @@ impl Intake {
         deps.gate.pass(&caller.tenant).await.map_err(|after| Refusal::TooFast { after })?;
         let now = deps.clock.now();
         let times = (now, now.plus(request.validity));
-        // What retention does not cover is refused before a key is used up for it.
-        if request.key.is_some() {
-            self.session(&caller.tenant, request.class, times.1).await?;
-        }
         match self.identify(caller, &request, times).await? {
             Identity::Repeat { id, times } => Ok(accepted(id, &request, times, true)),
             Identity::Fresh { id, keyed } => {
@@ -341,6 +337,13 @@ impl Intake {
             }
             let id = id_of(current, window)?;
             let content = content(current, request)?;
+            // A key is not used up for what cannot be sealed, but a repeat is told what the first was told, also while
+            // privacy is away.
+            if let Err(refused) = self.session(&caller.tenant, request.class, times.1).await {
+                let used = self.0.deps.claims.look(&id, None).await.map_err(store_refusal)?;
+                let Claimed::Used(entry) = used else { return Err(refused) };
+                return self.judge(id, entry, content, window).await;
+            }
             let entry = Entry {
                 stored: false,
                 content,

@@ -273,6 +273,22 @@ async fn without_session_keys_nothing_is_accepted_and_a_validity_too_long_is_tol
 }
 
 #[tokio::test]
+async fn a_repeat_is_told_so_also_while_privacy_is_away() {
+    let world = World::new();
+    let intake = world.intake();
+    let first = send(&world, &intake, "k").await.unwrap();
+    for away in [KeyError::Unavailable, KeyError::TooFar { max: Some(MINUTE) }] {
+        *world.keys.0.lock().unwrap() = Some(away);
+        let again = send(&world, &intake, "k").await.unwrap();
+        assert_eq!(again, Accepted { repeated: true, ..first });
+        let other = Asked { text: "Ma xac thuc: 482914".to_owned().into(), ..asked("k") };
+        assert!(matches!(intake.send(&world.caller, other, ()).await, Err(Refusal::KeyReused)));
+        assert!(send(&world, &intake, "new").await.is_err());
+    }
+    assert_eq!(world.log.ids(), [first.id]);
+}
+
+#[tokio::test]
 async fn a_stop_that_drops_the_work_tells_that_it_is_not_known() {
     let mut world = World::new();
     let stop = sotto_runtime::Stop::default();
