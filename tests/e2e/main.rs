@@ -13,6 +13,7 @@ mod demo;
 mod edge;
 mod faults;
 mod foreign;
+mod inbound;
 mod journey;
 mod lanes;
 mod load;

@@ -3,6 +3,7 @@
 pub(crate) mod account;
 mod batch;
 mod gate;
+mod inbound;
 pub(crate) mod keyring;
 pub(crate) mod line;
 pub(crate) mod rebuild;

@@ -3,9 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{future::BoxFuture, stream::BoxStream};
-use sotto_core::{AccountId, Classified, ErrorClass, Timestamp, work::KeyWrap};
-use sotto_crypto::AeadKey;
-use sotto_proto::{LogEvent, WorkDelivery};
+use sotto_core::{
+    AccountId, Classified, ErrorClass, TenantId, Timestamp, inbound::InboundWrap, work::KeyWrap,
+};
+use sotto_crypto::{AeadKey, envelope::Sealer};
+use sotto_proto::{InboundDelivery, LogEvent, WorkDelivery};
 
 /// Something that was to be stored is not known to be stored.
 #[derive(Debug, thiserror::Error)]
@@ -29,10 +31,13 @@ impl Classified for LogError {
 /// A piece of the log.
 pub(crate) type History = BoxStream<'static, Result<Vec<LogEvent>, LogError>>;
 
-/// The log of events and the way back to routing. What is done is stored and fsynced.
+/// The log of events, the way back to routing, and where messages from handsets are kept. What is done is stored and fsynced.
 pub(crate) trait Log: Send + Sync {
     /// Records events, each in the shard of its message, in their order.
     fn events(&self, events: Vec<LogEvent>) -> BoxFuture<'_, Result<(), LogError>>;
+
+    /// Stores messages from handsets.
+    fn inbound(&self, messages: Vec<InboundDelivery>) -> BoxFuture<'_, Result<(), LogError>>;
 
     /// Gives messages back to routing.
     fn back(&self, items: Vec<WorkDelivery>) -> BoxFuture<'_, Result<(), LogError>>;
@@ -59,7 +64,18 @@ pub(crate) enum Unwrapped {
     Invalid,
 }
 
-/// Privacy cannot be asked now.
+/// A key that seals messages from handsets.
+#[derive(Debug)]
+pub(crate) struct InboundSession {
+    /// The key.
+    pub(crate) sealer: Sealer,
+    /// Its wrap.
+    pub(crate) wrap: InboundWrap,
+    /// Seal nothing with it after this time.
+    pub(crate) seal_until: Timestamp,
+}
+
+/// Privacy cannot be asked now, or refuses.
 #[derive(Debug, thiserror::Error)]
 #[error("privacy did not answer")]
 pub(crate) struct KeysError(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
@@ -70,7 +86,7 @@ impl Classified for KeysError {
     }
 }
 
-/// Opens wraps of session keys.
+/// Opens wraps of session keys, and has keys made.
 pub(crate) trait Keys: Send + Sync {
     /// One answer a wrap, in their order; 1 to 256 wraps.
     fn unwrap<'a>(
@@ -78,6 +94,13 @@ pub(crate) trait Keys: Send + Sync {
         account: &'a AccountId,
         wraps: &'a [Arc<KeyWrap>],
     ) -> BoxFuture<'a, Result<Vec<Unwrapped>, KeysError>>;
+
+    /// A key for messages from handsets to numbers of this tenant.
+    fn inbound<'a>(
+        &'a self,
+        account: &'a AccountId,
+        tenant: &'a TenantId,
+    ) -> BoxFuture<'a, Result<InboundSession, KeysError>>;
 }
 
 /// A security-relevant act.

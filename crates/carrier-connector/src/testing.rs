@@ -17,9 +17,10 @@ use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use prost::Message as _;
 use sotto_core::{
     AccountId, Clock as _, ErrorClass, Facts, ManualClock, MessageClass, MessageId, Shards, SystemClock,
-    Timestamp, WorkItem,
+    TenantId, Timestamp, WorkItem,
     carriers::{Account as Settings, CarriersFile},
     delivery::{Delivery, Event, EventKind},
+    inbound::InboundWrap,
     text,
     work::{Envelope, KeyWrap},
 };
@@ -27,7 +28,7 @@ use sotto_crypto::{
     AeadKey,
     envelope::{Binding, Sealer},
 };
-use sotto_proto::{LogEvent, WorkDelivery, pipeline::v1::SealedContent};
+use sotto_proto::{InboundDelivery, LogEvent, WorkDelivery, pipeline::v1::SealedContent};
 use sotto_runtime::{
     Stop,
     config::{RedisConfig, SecretFile, TlsConfig},
@@ -46,7 +47,7 @@ use crate::{
         reliance::Reliance,
     },
     domain::{pace::Slice, submit::SCHEMA},
-    ports::{Act, History, Keys, KeysError, Log, LogError, Unwrapped, Witness},
+    ports::{Act, History, InboundSession, Keys, KeysError, Log, LogError, Unwrapped, Witness},
 };
 
 pub(crate) use carrier::{Reply, TestCarrier};
@@ -111,6 +112,7 @@ type Hook = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 pub(crate) struct TestLog {
     events: Mutex<Vec<LogEvent>>,
     back: Mutex<Vec<WorkDelivery>>,
+    inbound: Mutex<Vec<InboundDelivery>>,
     calls: AtomicUsize,
     /// The calls that fail, counted from 0; a lost acknowledgement stores all the same.
     failing: Mutex<Vec<(usize, bool)>>,
@@ -131,6 +133,10 @@ impl TestLog {
 
     pub(crate) fn given_back(&self) -> Vec<WorkDelivery> {
         self.back.lock().unwrap().clone()
+    }
+
+    pub(crate) fn inbound(&self) -> Vec<InboundDelivery> {
+        self.inbound.lock().unwrap().clone()
     }
 
     pub(crate) fn calls(&self) -> usize {
@@ -169,7 +175,7 @@ impl TestLog {
         events
             .filter_map(|event| match event {
                 LogEvent::Delivery(event) if event.message == message => Some(event),
-                LogEvent::Delivery(_) | LogEvent::ParkedReceipt { .. } => None,
+                LogEvent::Delivery(_) | LogEvent::ParkedReceipt { .. } | LogEvent::OptOut { .. } => None,
             })
             .collect()
     }
@@ -210,6 +216,10 @@ impl Log for TestLog {
         self.store(|log| log.events.lock().unwrap().extend(events)).boxed()
     }
 
+    fn inbound(&self, messages: Vec<InboundDelivery>) -> BoxFuture<'_, Result<(), LogError>> {
+        self.store(|log| log.inbound.lock().unwrap().extend(messages)).boxed()
+    }
+
     fn back(&self, items: Vec<WorkDelivery>) -> BoxFuture<'_, Result<(), LogError>> {
         self.store(|log| log.back.lock().unwrap().extend(items)).boxed()
     }
@@ -225,15 +235,23 @@ pub(crate) struct TestKeys {
     key: Arc<AeadKey>,
     pub(crate) answer: Mutex<Option<Unwrapped>>,
     pub(crate) away: AtomicBool,
+    /// No key is made for what is written to this tenant.
+    pub(crate) refused: Mutex<Option<TenantId>>,
     pub(crate) asked: AtomicUsize,
 }
 
-const KEY: [u8; 32] = [7; 32];
+pub(crate) const KEY: [u8; 32] = [7; 32];
 
 impl Default for TestKeys {
     fn default() -> Self {
         let key = Arc::new(AeadKey::from_bytes(KEY));
-        Self { key, answer: Mutex::default(), away: AtomicBool::new(false), asked: AtomicUsize::new(0) }
+        Self {
+            key,
+            answer: Mutex::default(),
+            away: AtomicBool::new(false),
+            refused: Mutex::default(),
+            asked: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -251,6 +269,32 @@ impl Keys for TestKeys {
             let key = || Unwrapped::Key { key: Arc::clone(&self.key), dies_at: NOW.plus(BOUND) };
             let answer = self.answer.lock().unwrap().clone();
             Ok(wraps.iter().map(|_| answer.clone().unwrap_or_else(key)).collect())
+        }
+        .boxed()
+    }
+
+    fn inbound<'a>(
+        &'a self,
+        _: &'a AccountId,
+        tenant: &'a TenantId,
+    ) -> BoxFuture<'a, Result<InboundSession, KeysError>> {
+        let made = self.asked.fetch_add(1, Ordering::SeqCst);
+        async move {
+            if self.away.load(Ordering::SeqCst) || self.refused.lock().unwrap().as_ref() == Some(tenant) {
+                return Err(KeysError(std::io::Error::other("away").into()));
+            }
+            // A sealer counts from zero: no two have one id, so that no test mixes them up.
+            let key_id = [u8::try_from(made).unwrap(); 16];
+            Ok(InboundSession {
+                sealer: Sealer::new(key_id, AeadKey::from_bytes(KEY), 3),
+                wrap: InboundWrap {
+                    key_id,
+                    tenant: tenant.clone(),
+                    bucket: "inbound/2026-11-30".to_owned(),
+                    wrapped: Bytes::from_static(b"wrap"),
+                },
+                seal_until: NOW.plus(Duration::from_secs(300)),
+            })
         }
         .boxed()
     }

@@ -10,7 +10,11 @@ mod route;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use crate::{
     AccountId, Classified, ErrorClass, TenantId, Timestamp,
@@ -153,6 +157,8 @@ pub struct Account {
     pub countries: Countries,
     /// The tenants whose messages it may take.
     pub tenants: Tenants,
+    /// Whose the numbers are that handsets write to through it: short codes and long numbers, in digits.
+    pub inbound: BTreeMap<String, TenantId>,
     /// The operator's licence; present if Vietnamese numbers can reach the account, unless it is a simulator.
     pub licence: Option<Licence>,
     /// A test carrier that delivers to nobody.

@@ -86,6 +86,21 @@ name_type! {
     AccountId, "a carrier account", 40
 }
 
+impl TenantId {
+    /// The owner of messages from handsets to numbers that the carriers file gives to nobody. No client is of this
+    /// tenant.
+    pub fn unowned() -> Self {
+        Self(UNOWNED.into())
+    }
+
+    /// Whether it is the one that stands for nobody.
+    pub fn is_unowned(&self) -> bool {
+        self.0.as_ref() == UNOWNED
+    }
+}
+
+const UNOWNED: &str = "unowned";
+
 /// The id of a message: UUIDv7, or UUIDv8 derived from the client's idempotency key (RFC 9562).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

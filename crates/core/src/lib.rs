@@ -10,6 +10,7 @@ pub mod delivery;
 pub mod error;
 pub mod facts;
 pub mod ids;
+pub mod inbound;
 pub mod number;
 pub mod sender;
 pub mod sensitive;

@@ -6,17 +6,19 @@ use std::{
     time::Duration,
 };
 
-use sotto_core::{AccountId, CellId, Clock, MessageClass, TenantId, Timestamp, work::KeyWrap};
+use sotto_core::{
+    AccountId, CellId, Clock, MessageClass, TenantId, Timestamp, inbound::InboundWrap, work::KeyWrap,
+};
 use sotto_crypto::{AeadKey, random::random_array, wrap::WrapBinding};
 use sotto_keystore::{BucketKeystore, Destruction, KeystoreError};
 use tokio::time::Instant;
 
 use crate::{
     domain::{
-        bucket::Bucket,
+        bucket::{Bucket, Contents},
         policy::Policy,
         rate::{Bound, Rates},
-        retention::Retention,
+        retention::{Retention, Span},
         steady::{Now, Steady},
         tally::{Batch, Deed, Outcome, Tally, Use},
     },
@@ -27,7 +29,7 @@ use crate::{
 /// The service whose certificate may have session keys made.
 const MAKER: &str = "ingress";
 
-/// The service whose certificate may have them opened.
+/// The service whose certificate may have them opened, and keys made for messages from handsets.
 const OPENER: &str = "carrier";
 
 /// Most wraps of one request.
@@ -69,6 +71,17 @@ pub struct SessionKey {
     pub seal_until: Timestamp,
     /// What it seals must be submitted before.
     pub dies_at: Timestamp,
+}
+
+/// A session key for messages from handsets.
+#[derive(Debug)]
+pub struct InboundKey {
+    /// Its wrap, which travels with what it seals.
+    pub wrap: InboundWrap,
+    /// The key in clear.
+    pub key: AeadKey,
+    /// Seal nothing with it after this time.
+    pub seal_until: Timestamp,
 }
 
 /// Why one wrap is not opened.
@@ -136,7 +149,7 @@ impl Keys {
     ) -> Result<SessionKey, KeyError> {
         let result = self.try_make(caller, tenant.clone(), class, needed_until).await;
         if let Err(error) = &result {
-            let deed = Deed::Make { class };
+            let deed = Deed::Make { contents: class.into() };
             self.0.count(Use { caller, deed, tenant: Some(tenant), outcome: outcome_of(error) }, 1);
         }
         result
@@ -154,10 +167,58 @@ impl Keys {
         }
         let now = self.0.now().at;
         let span = self.0.deps.retention.span(class, needed_until, now).map_err(KeyError::Span)?;
-        let inner = Arc::clone(&self.0);
-        let make = move || inner.make_in(span.bucket, tenant, now);
-        let (wrap, key) = tokio::task::spawn_blocking(make).await.map_err(KeyError::Blocking)??;
+        let Made { key_id, key, bucket, wrapped } = self.made(MAKER, span, tenant.clone(), now).await?;
+        let wrap = KeyWrap { key_id, tenant, class, bucket, wrapped };
         Ok(SessionKey { wrap, key, seal_until: span.seal_until, dies_at: span.bucket.dies_at() })
+    }
+
+    /// Makes a key that seals what handsets write to a tenant's numbers. There is no way to open its wrap.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub async fn make_inbound(
+        &self,
+        caller: &'static str,
+        account: &AccountId,
+        tenant: TenantId,
+    ) -> Result<InboundKey, KeyError> {
+        let result = self.try_make_inbound(caller, account, tenant.clone()).await;
+        if let Err(error) = &result {
+            let deed = Deed::Make { contents: Contents::Inbound };
+            self.0.count(Use { caller, deed, tenant: Some(tenant), outcome: outcome_of(error) }, 1);
+        }
+        result
+    }
+
+    async fn try_make_inbound(
+        &self,
+        caller: &'static str,
+        account: &AccountId,
+        tenant: TenantId,
+    ) -> Result<InboundKey, KeyError> {
+        if caller != OPENER {
+            return Err(KeyError::NotThisService);
+        }
+        if !tenant.is_unowned() && !self.0.deps.policy.allows(account, &tenant) {
+            return Err(KeyError::NotThisTenant);
+        }
+        let now = self.0.now().at;
+        let span = self.0.deps.retention.inbound_span(now).map_err(KeyError::Span)?;
+        let Made { key_id, key, bucket, wrapped } = self.made(OPENER, span, tenant.clone(), now).await?;
+        let wrap = InboundWrap { key_id, tenant, bucket, wrapped };
+        Ok(InboundKey { wrap, key, seal_until: span.seal_until })
+    }
+
+    async fn made(
+        &self,
+        caller: &'static str,
+        span: Span,
+        tenant: TenantId,
+        now: Timestamp,
+    ) -> Result<Made, KeyError> {
+        let inner = Arc::clone(&self.0);
+        let make = move || inner.make_in(caller, span.bucket, tenant, now);
+        tokio::task::spawn_blocking(make).await.map_err(KeyError::Blocking)?
     }
 
     /// Opens wraps for an account, in the order given; what does not parse as a wrap is `None`.
@@ -226,7 +287,7 @@ impl Keys {
         for (one, keys) in minute.counts {
             let (account, class) = match &one.deed {
                 Deed::Open { account } => (account.as_ref(), None),
-                Deed::Make { class } => (None, Some(*class)),
+                Deed::Make { contents } => (None, Some(*contents)),
                 Deed::Other => (None, None),
             };
             tracing::info!(
@@ -244,6 +305,14 @@ impl Keys {
             self.0.tell(one, keys);
         }
     }
+}
+
+/// A session key that was made.
+struct Made {
+    key_id: [u8; 16],
+    key: AeadKey,
+    bucket: String,
+    wrapped: bytes::Bytes,
 }
 
 /// Who wants wraps opened.
@@ -278,7 +347,7 @@ impl Inner {
     fn tell(&self, one: Use, keys: u64) {
         let object = match &one.deed {
             Deed::Open { account: Some(account) } => format!("account={account},keys={keys}"),
-            Deed::Make { class } => format!("class={class},keys={keys}"),
+            Deed::Make { contents } => format!("class={contents},keys={keys}"),
             Deed::Open { account: None } | Deed::Other => format!("keys={keys}"),
         };
         self.deps.audit.tell(AuditEntry {
@@ -297,10 +366,11 @@ impl Inner {
 impl Inner {
     fn make_in(
         &self,
+        caller: &'static str,
         bucket: Bucket,
         tenant: TenantId,
         now: Timestamp,
-    ) -> Result<(KeyWrap, AeadKey), KeyError> {
+    ) -> Result<Made, KeyError> {
         let name = bucket.to_string();
         // On disk when it returns, and the same key for whoever asks next.
         self.deps
@@ -309,14 +379,18 @@ impl Inner {
             .map_err(KeyError::Keystore)?;
         let key_id = random_array().map_err(KeyError::Crypto)?;
         let key = AeadKey::generate().map_err(KeyError::Crypto)?;
-        let mut wrap =
-            KeyWrap { key_id, tenant, class: bucket.class(), bucket: name, wrapped: bytes::Bytes::new() };
-        let wrapped =
-            self.deps.keys.wrap_session_key(&self.binding(&wrap), &key).map_err(KeyError::Keystore)?;
-        wrap.wrapped = bytes::Bytes::copy_from_slice(&wrapped);
-        let deed = Deed::Make { class: wrap.class };
-        self.count(Use { caller: MAKER, deed, tenant: Some(wrap.tenant.clone()), outcome: Outcome::Ok }, 1);
-        Ok((wrap, key))
+        let binding = WrapBinding {
+            cell: self.deps.cell.as_str(),
+            tenant: tenant.as_str(),
+            class: bucket.contents().name(),
+            bucket: &name,
+            key_id: &key_id,
+        };
+        let wrapped = self.deps.keys.wrap_session_key(&binding, &key).map_err(KeyError::Keystore)?;
+        let wrapped = bytes::Bytes::copy_from_slice(&wrapped);
+        let deed = Deed::Make { contents: bucket.contents() };
+        self.count(Use { caller, deed, tenant: Some(tenant), outcome: Outcome::Ok }, 1);
+        Ok(Made { key_id, key, bucket: name, wrapped })
     }
 
     fn open_all(&self, opener: &Opener, wraps: Vec<Option<KeyWrap>>) -> Result<Vec<Opened>, KeyError> {
@@ -351,7 +425,7 @@ impl Inner {
             return refused(Refusal::NotAllowed, None);
         }
         let bucket = match wrap.bucket.parse::<Bucket>() {
-            Ok(bucket) if bucket.class() == wrap.class => bucket,
+            Ok(bucket) if bucket.contents() == Contents::Messages(wrap.class) => bucket,
             Ok(_) | Err(_) => return refused(Refusal::Invalid, None),
         };
         let dies_at = Some(bucket.dies_at());
@@ -463,6 +537,7 @@ impl Refusal {
 fn outcome_of(error: &KeyError) -> Outcome {
     match error {
         KeyError::NotThisService => Outcome::NotThisService,
+        KeyError::NotThisTenant => Outcome::NotAllowed,
         KeyError::Field { .. } => Outcome::Invalid,
         KeyError::Span(_) => Outcome::OutOfRange,
         KeyError::TooMany { .. } => Outcome::TooMany,

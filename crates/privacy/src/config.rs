@@ -82,6 +82,8 @@ pub struct RetentionConfig {
     pub promotional: ConfigDuration,
     /// Of invitations.
     pub ad_invite: ConfigDuration,
+    /// Of messages from handsets.
+    pub inbound: ConfigDuration,
     /// Submit timeout and skew on top.
     pub submit_margin: ConfigDuration,
 }
@@ -126,6 +128,7 @@ impl Config {
             transactional: self.retention.transactional.get(),
             promotional: self.retention.promotional.get(),
             ad_invite: self.retention.ad_invite.get(),
+            inbound: self.retention.inbound.get(),
             submit_margin: self.retention.submit_margin.get(),
             session: self.session.lifetime.get(),
         }
@@ -207,6 +210,7 @@ impl Validate for RetentionConfig {
             ("transactional", self.transactional),
             ("promotional", self.promotional),
             ("ad_invite", self.ad_invite),
+            ("inbound", self.inbound),
         ] {
             errors.duration_in(at, key, value, minute..=day * 30);
         }

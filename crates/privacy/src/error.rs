@@ -64,6 +64,9 @@ pub enum KeyError {
     /// The caller's certificate is of another service.
     #[error("this method is not for this service")]
     NotThisService,
+    /// No rule allows the account this tenant.
+    #[error("the account may not carry this tenant's messages")]
+    NotThisTenant,
     /// A field is wrong.
     #[error("{field} {problem}")]
     Field {
@@ -105,7 +108,9 @@ pub enum KeyError {
 impl Classified for KeyError {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::NotThisService | Self::Field { .. } | Self::Span(_) => ErrorClass::Reject,
+            Self::NotThisService | Self::NotThisTenant | Self::Field { .. } | Self::Span(_) => {
+                ErrorClass::Reject
+            }
             Self::TooMany { retry_after } => ErrorClass::Retry { after: *retry_after },
             Self::Keystore(e) => keystore_class(e),
             Self::Clock { .. } => ErrorClass::Retry { after: LATER },

@@ -3,7 +3,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use prost::Message;
-use sotto_core::work::{KeyWrap, WorkItem};
+use sotto_core::{
+    inbound::{Inbound, InboundWrap},
+    work::{KeyWrap, WorkItem},
+};
 
 use crate::{
     WireError,
@@ -73,6 +76,55 @@ impl Batch for wire::WorkBatch {
 
     fn item_size(item: &WorkDelivery) -> usize {
         item.item.envelope.0.len() + 256 + item.item.history.len() * 64
+    }
+}
+
+/// A message from a handset and the wrap of the key that sealed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboundDelivery {
+    /// The message.
+    pub item: Inbound,
+    /// The wrap of its envelope's session key.
+    pub wrap: Arc<InboundWrap>,
+}
+
+impl Batch for wire::InboundBatch {
+    type Item = InboundDelivery;
+
+    fn from_items(items: &[InboundDelivery]) -> Self {
+        let mut batch = Self::default();
+        let mut seen = Vec::new();
+        for delivery in items {
+            if !seen.contains(&delivery.wrap.key_id) {
+                seen.push(delivery.wrap.key_id);
+                batch.key_wraps.push(wire::InboundWrap::from(delivery.wrap.as_ref()));
+            }
+            batch.items.push(wire::InboundItem::from(&delivery.item));
+        }
+        batch
+    }
+
+    fn into_items(self) -> Vec<Result<InboundDelivery, WireError>> {
+        let mut wraps: HashMap<[u8; 16], Result<Arc<InboundWrap>, WireError>> = HashMap::new();
+        for wrap in self.key_wraps {
+            if let Ok(key_id) = <[u8; 16]>::try_from(wrap.key_id.as_ref()) {
+                wraps.insert(key_id, InboundWrap::try_from(wrap).map(Arc::new));
+            }
+        }
+        self.items
+            .into_iter()
+            .map(|item| {
+                let item = Inbound::try_from(item)?;
+                let key_id = envelope_key_id(&item.envelope)?;
+                let wrap = wraps.get(&key_id).cloned().ok_or(WireError::Missing("key_wraps"))??;
+                Ok(InboundDelivery { item, wrap })
+            })
+            .collect()
+    }
+
+    fn item_size(item: &InboundDelivery) -> usize {
+        // With a wrap of its own.
+        item.item.envelope.0.len() + 512
     }
 }
 

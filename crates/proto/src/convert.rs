@@ -2,6 +2,7 @@
 
 mod event;
 mod facts;
+mod inbound;
 mod work;
 
 pub use event::LogEvent;
@@ -46,6 +47,16 @@ fn part_number(field: &'static str, part: u32) -> Result<u8, WireError> {
 
 fn attempt_number(attempt: u32) -> Result<u16, WireError> {
     u16::try_from(attempt).map_err(|_| WireError::Invalid("attempt"))
+}
+
+fn bucket_name(name: String) -> Result<String, WireError> {
+    let fits = !name.is_empty() && name.len() <= 64;
+    if fits { Ok(name) } else { Err(WireError::Invalid("key_wrap.bucket")) }
+}
+
+fn wrapped_key(wrapped: bytes::Bytes) -> Result<bytes::Bytes, WireError> {
+    let fits = !wrapped.is_empty() && wrapped.len() <= 1024;
+    if fits { Ok(wrapped) } else { Err(WireError::Invalid("key_wrap.wrapped")) }
 }
 
 fn parse<T: std::str::FromStr>(field: &'static str, text: &str) -> Result<T, WireError> {

@@ -7,7 +7,7 @@ mod closed;
 mod convert;
 mod redacted;
 
-pub use batch::{Batch, WorkDelivery};
+pub use batch::{Batch, InboundDelivery, WorkDelivery};
 pub use closed::ClosedCodec;
 pub use convert::{LogEvent, WireError, from_wire_time, to_wire_time};
 

@@ -5,8 +5,8 @@ use std::fmt;
 use crate::{
     identity::v1::{CreateClientResponse, RedeemInvitationRequest, RedeemInvitationResponse},
     message::v1::{OutboundMessage, SendRequest, SendStreamRequest},
-    pipeline::v1::SealedContent,
-    privacy::v1::{CreateSessionKeyResponse, UnwrappedKey, unwrapped_key},
+    pipeline::v1::{InboundContent, SealedContent},
+    privacy::v1::{CreateInboundKeyResponse, CreateSessionKeyResponse, UnwrappedKey, unwrapped_key},
 };
 
 impl fmt::Debug for OutboundMessage {
@@ -34,6 +34,21 @@ impl fmt::Debug for SendStreamRequest {
 impl fmt::Debug for SealedContent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SealedContent([REDACTED])")
+    }
+}
+
+impl fmt::Debug for InboundContent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InboundContent([REDACTED])")
+    }
+}
+
+impl fmt::Debug for CreateInboundKeyResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CreateInboundKeyResponse")
+            .field("wrap", &self.wrap)
+            .field("seal_until", &self.seal_until)
+            .finish_non_exhaustive()
     }
 }
 

@@ -3,12 +3,14 @@
 //! * `GET /messages?limit=100`: the last parts taken, oldest first
 //! * `GET /counters`
 //! * `GET /behaviour`, `POST /behaviour`: see [`Behaviour`]; a post changes the fields it names
+//! * `POST /write`: a message from a handset, see [`Written`]; answers its number of parts
 //! * `POST /drop-links`: cuts every link
 //! * `POST /unbind`: unbinds every link in order
 //! * `POST /reset`: forgets messages, counters and waiting receipts, and behaves as at the start
 
 use crate::{
     behaviour::Behaviour,
+    handset::Written,
     ledger::{Counters, Record},
     simulator::Handle,
 };
@@ -26,6 +28,7 @@ pub(crate) fn router(handle: Handle) -> Router {
         .route("/messages", get(messages))
         .route("/counters", get(counters))
         .route("/behaviour", get(behaviour).post(behave))
+        .route("/write", post(write))
         .route("/drop-links", post(drop_links))
         .route("/unbind", post(unbind))
         .route("/reset", post(reset))
@@ -59,10 +62,18 @@ async fn behave(
     State(handle): State<Handle>,
     Json(patch): Json<Value>,
 ) -> Result<Json<Behaviour>, (StatusCode, Json<Value>)> {
-    handle
-        .behave(patch)
-        .map(Json)
-        .map_err(|error| (StatusCode::BAD_REQUEST, Json(json!({"error": error.to_string()}))))
+    handle.behave(patch).map(Json).map_err(|error| refused(&error))
+}
+
+async fn write(
+    State(handle): State<Handle>,
+    Json(written): Json<Written>,
+) -> Result<Json<Value>, (StatusCode, Json<Value>)> {
+    handle.write(&written).map(|parts| Json(json!({"parts": parts}))).map_err(|error| refused(&error))
+}
+
+fn refused(error: &impl std::error::Error) -> (StatusCode, Json<Value>) {
+    (StatusCode::BAD_REQUEST, Json(json!({"error": error.to_string()})))
 }
 
 async fn drop_links(State(handle): State<Handle>) -> StatusCode {

@@ -2,8 +2,9 @@
 
 use crate::{
     behaviour::{Behaviour, Share},
+    handset::{Written, WrittenError},
     ledger::Ledger,
-    receipts::{Epoch, Outbox, Waiting, is_wanted, receipt},
+    receipts::{Epoch, Kind, Outbox, Waiting, is_wanted, receipt},
 };
 use sotto_core::{Clock, Sensitive};
 use sotto_smpp::{
@@ -356,8 +357,13 @@ impl Carrier {
         let epoch = Arc::clone(&self.lock().epoch);
         let mut first = None;
         for _ in 0..copies {
-            let mut waiting =
-                Waiting { sm: sm.clone(), epoch: Arc::clone(&epoch), first_sent: None, queued: None };
+            let mut waiting = Waiting {
+                kind: Kind::Receipt,
+                sm: sm.clone(),
+                epoch: Arc::clone(&epoch),
+                first_sent: None,
+                queued: None,
+            };
             match after {
                 Some(after) => self.put_later(account, waiting, after),
                 None => {
@@ -371,12 +377,29 @@ impl Carrier {
         first
     }
 
+    /// Sends what somebody wrote; returns its parts.
+    pub(crate) fn write(&self, written: &Written) -> Result<usize, WrittenError> {
+        let account = self.accounts.get(&written.partner).ok_or(WrittenError::Partner)?;
+        let [.., reference] = self.next_id.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let parts = written.parts(reference)?;
+        let count = parts.len();
+        let epoch = Arc::clone(&self.lock().epoch);
+        for sm in parts {
+            self.count(|counters| counters.written = counters.written.saturating_add(1));
+            let epoch = Arc::clone(&epoch);
+            let sm = Box::new(sm);
+            self.put(account, Waiting { kind: Kind::Written, sm, epoch, first_sent: None, queued: None });
+        }
+        Ok(count)
+    }
+
     fn put(&self, account: &Account, waiting: Waiting) {
         if waiting.epoch.over.is_cancelled() {
             return;
         }
+        // When full the oldest goes, which is a receipt as good as always.
         if !account.outbox.push(waiting) {
-            self.count(|counters| counters.receipts_lost = counters.receipts_lost.saturating_add(1));
+            self.count(|counters| lost(counters, Kind::Receipt));
         }
     }
 
@@ -419,7 +442,7 @@ impl Carrier {
                     continue;
                 }
                 Err(_) => {
-                    self.count(|counters| counters.receipts_lost = counters.receipts_lost.saturating_add(1));
+                    self.count(|counters| lost(counters, waiting.kind));
                     continue;
                 }
             };
@@ -428,7 +451,9 @@ impl Carrier {
                 // The answer may have stopped waiting for it.
                 let _heard = queued.send(());
             }
-            self.count(|counters| counters.receipts_sent = counters.receipts_sent.saturating_add(1));
+            if waiting.kind == Kind::Receipt {
+                self.count(|counters| counters.receipts_sent = counters.receipts_sent.saturating_add(1));
+            }
             let (carrier, account) = (Arc::clone(&self), Arc::clone(&account));
             self.spawn(async move {
                 let taken = pending.await.is_ok_and(|response| response.status.is_ok());
@@ -441,18 +466,20 @@ impl Carrier {
         if waiting.epoch.over.is_cancelled() {
             return;
         }
-        if taken {
-            return self
-                .count(|counters| counters.receipts_acked = counters.receipts_acked.saturating_add(1));
-        }
-        let lost = waiting.is_given_up(Instant::now());
+        let given_up = !taken && waiting.is_given_up(Instant::now());
         self.count(|counters| {
-            counters.receipts_failed = counters.receipts_failed.saturating_add(1);
-            if lost {
-                counters.receipts_lost = counters.receipts_lost.saturating_add(1);
+            let settled = match (waiting.kind, taken) {
+                (Kind::Receipt, true) => &mut counters.receipts_acked,
+                (Kind::Receipt, false) => &mut counters.receipts_failed,
+                (Kind::Written, true) => &mut counters.written_acked,
+                (Kind::Written, false) => &mut counters.written_failed,
+            };
+            *settled = settled.saturating_add(1);
+            if given_up {
+                lost(counters, waiting.kind);
             }
         });
-        if !lost {
+        if !taken && !given_up {
             self.put_later(account, waiting, RETRY_RECEIPT);
         }
     }
@@ -464,6 +491,15 @@ impl Carrier {
             stop.run_until_cancelled(task).await;
         });
     }
+}
+
+/// Counts what is given up.
+const fn lost(counters: &mut crate::Counters, kind: Kind) {
+    let lost = match kind {
+        Kind::Receipt => &mut counters.receipts_lost,
+        Kind::Written => &mut counters.written_lost,
+    };
+    *lost = lost.saturating_add(1);
 }
 
 /// Whether one more submit now would be over the limit of any second. One that is not over counts from now on.

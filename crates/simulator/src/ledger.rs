@@ -93,8 +93,16 @@ pub struct Counters {
     pub receipts_failed: u64,
     /// Receipts given up: queue full, or not taken for a quarter of an hour.
     pub receipts_lost: u64,
-    /// Receipts waiting for a link or their time.
+    /// Receipts and messages from handsets waiting for a link or their time.
     pub receipts_waiting: u64,
+    /// Parts of messages from handsets that partners were to get.
+    pub written: u64,
+    /// Of these taken by the partner.
+    pub written_acked: u64,
+    /// Of these refused or left unanswered; they are sent again.
+    pub written_failed: u64,
+    /// Of these given up.
+    pub written_lost: u64,
 }
 
 /// The memory of the carrier.

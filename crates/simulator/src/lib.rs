@@ -10,12 +10,14 @@
 pub mod admin;
 pub mod behaviour;
 mod carrier;
+pub mod handset;
 pub mod ledger;
 mod receipts;
 pub mod scenario;
 mod simulator;
 
 pub use behaviour::Behaviour;
+pub use handset::{Written, WrittenError};
 pub use ledger::{Concatenation, Counters, Record};
 pub use scenario::{Scenario, ScenarioError};
 pub use simulator::{Handle, Options, Simulator, StartError, TlsFiles};

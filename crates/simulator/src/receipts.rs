@@ -1,4 +1,4 @@
-//! Receipts: made, kept until a link of their account is bound, sent until they are taken.
+//! Receipts: made, kept until a link of their account is bound, sent until they are taken. So are messages from handsets.
 
 use crate::behaviour::{Behaviour, ReceiptForm};
 use bytes::Bytes;
@@ -56,9 +56,19 @@ impl Drop for Delayed {
     }
 }
 
-/// A receipt on its way.
+/// What is on its way to a partner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A receipt.
+    Receipt,
+    /// A message from a handset.
+    Written,
+}
+
+/// A receipt or a message from a handset on its way.
 #[derive(Debug)]
 pub(crate) struct Waiting {
+    pub(crate) kind: Kind,
     pub(crate) sm: Box<Sm>,
     pub(crate) epoch: Arc<Epoch>,
     /// When it was sent for the first time.
@@ -228,8 +238,13 @@ mod tests {
     fn a_receipt_outlasts_a_partners_restart() {
         let first = Instant::now();
         let minutes = |minutes: u64| first + Duration::from_secs(60 * minutes);
-        let mut waiting =
-            Waiting { sm: Box::default(), epoch: Arc::default(), first_sent: None, queued: None };
+        let mut waiting = Waiting {
+            kind: Kind::Receipt,
+            sm: Box::default(),
+            epoch: Arc::default(),
+            first_sent: None,
+            queued: None,
+        };
         assert!(!waiting.is_given_up(minutes(100)), "it only waits for a link");
         waiting.first_sent = Some(first);
         assert!(!waiting.is_given_up(minutes(10)) && waiting.is_given_up(minutes(15)));

@@ -4,6 +4,7 @@ use crate::{
     admin,
     behaviour::{Behaviour, BehaviourError},
     carrier::Carrier,
+    handset::{Written, WrittenError},
     ledger::{Counters, Record},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -201,6 +202,14 @@ impl Handle {
         let behaviour = state.behaviour.patched(patch)?;
         state.behaviour = behaviour.clone();
         Ok(behaviour)
+    }
+
+    /// Sends a message from a handset to a partner, again and again until it is taken; returns its parts.
+    ///
+    /// # Errors
+    /// [`WrittenError`]; nothing is sent.
+    pub fn write(&self, written: &Written) -> Result<usize, WrittenError> {
+        self.carrier.write(written)
     }
 
     /// Cuts every link as it stands.

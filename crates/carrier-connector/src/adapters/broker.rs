@@ -14,8 +14,8 @@ use sotto_bus::{
 use sotto_core::{AccountId, Classified, MessageId, Shards};
 use sotto_crypto::hash::Sha256;
 use sotto_proto::{
-    Batch as _, LogEvent, WorkDelivery,
-    pipeline::v1::{EventBatch, WorkBatch},
+    Batch as _, InboundDelivery, LogEvent, WorkDelivery,
+    pipeline::v1::{EventBatch, InboundBatch, WorkBatch},
 };
 
 use crate::ports::{Act, History, Log, LogError, Witness};
@@ -30,6 +30,7 @@ pub(crate) struct Broker {
     bus: Bus,
     events: Publisher<EventBatch>,
     work: Publisher<WorkBatch>,
+    inbound: Publisher<InboundBatch>,
     shards: Shards,
 }
 
@@ -39,6 +40,7 @@ impl Broker {
             bus: bus.clone(),
             events: Publisher::new(bus, PublisherConfig::default()),
             work: Publisher::new(bus, PublisherConfig::default()),
+            inbound: Publisher::new(bus, PublisherConfig::default()),
             shards: bus.cell().shards,
         }
     }
@@ -60,6 +62,7 @@ impl Broker {
     fn subject(&self, event: &LogEvent) -> Subject {
         let id = match event {
             LogEvent::Delivery(event) => event.message,
+            LogEvent::OptOut { message, .. } => *message,
             LogEvent::ParkedReceipt { account, carrier_id, .. } => stand_in(account, carrier_id),
         };
         Subject::Event(self.shards.of(&id))
@@ -110,6 +113,15 @@ impl Log for Broker {
             by_subject.entry(self.subject(&event)).or_default().push(event);
         }
         Self::publish(&self.events, by_subject).map(|result| result.map_err(failed("events"))).boxed()
+    }
+
+    fn inbound(&self, messages: Vec<InboundDelivery>) -> BoxFuture<'_, Result<(), LogError>> {
+        let mut by_subject: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for message in messages {
+            by_subject.entry(Subject::Inbound(message.item.tenant.clone())).or_default().push(message);
+        }
+        let stored = Self::publish(&self.inbound, by_subject);
+        stored.map(|result| result.map_err(failed("messages from handsets"))).boxed()
     }
 
     fn back(&self, items: Vec<WorkDelivery>) -> BoxFuture<'_, Result<(), LogError>> {

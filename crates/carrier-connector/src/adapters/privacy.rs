@@ -3,18 +3,22 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
-use sotto_core::{AccountId, work::KeyWrap};
-use sotto_crypto::{AeadKey, Zeroizing};
+use sotto_core::{AccountId, TenantId, inbound::InboundWrap, work::KeyWrap};
+use sotto_crypto::{
+    AeadKey, Zeroizing,
+    envelope::{MAX_SEALS, Sealer},
+};
 use sotto_proto::{
     from_wire_time,
     privacy::v1::{
-        UnwrapKeysRequest, UnwrapRefusal, UnwrappedKey, key_service_client::KeyServiceClient, unwrapped_key,
+        CreateInboundKeyRequest, CreateInboundKeyResponse, UnwrapKeysRequest, UnwrapRefusal, UnwrappedKey,
+        key_service_client::KeyServiceClient, unwrapped_key,
     },
 };
 use sotto_runtime::grpc::TraceCalls;
 use tonic::{Request, service::interceptor::InterceptedService, transport::Channel};
 
-use crate::ports::{Keys, KeysError, Unwrapped};
+use crate::ports::{InboundSession, Keys, KeysError, Unwrapped};
 
 /// An answer that does not answer the question.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +65,47 @@ impl Keys for Privacy {
         }
         .boxed()
     }
+
+    fn inbound<'a>(
+        &'a self,
+        account: &'a AccountId,
+        tenant: &'a TenantId,
+    ) -> BoxFuture<'a, Result<InboundSession, KeysError>> {
+        async move {
+            let mut request = Request::new(CreateInboundKeyRequest {
+                account: account.to_string(),
+                tenant: tenant.to_string(),
+            });
+            request.set_timeout(self.timeout);
+            let mut client = self.client.clone();
+            let answer = tokio::time::timeout(self.timeout, client.create_inbound_key(request))
+                .await
+                .map_err(|late| KeysError(late.into()))?
+                .map_err(|status| KeysError(status.into()))?;
+            session(answer.into_inner(), tenant).ok_or_else(|| KeysError(Misfit.into()))
+        }
+        .boxed()
+    }
+}
+
+fn session(answer: CreateInboundKeyResponse, tenant: &TenantId) -> Option<InboundSession> {
+    let key = key(answer.key)?;
+    let wrap = InboundWrap::try_from(answer.wrap?).ok().filter(|wrap| wrap.tenant == *tenant)?;
+    let sealer = Sealer::new(wrap.key_id, key, MAX_SEALS);
+    Some(InboundSession { sealer, wrap, seal_until: from_wire_time(answer.seal_until?) })
+}
+
+/// The key in what was received, whose copy is wiped if nobody else holds it.
+fn key(bytes: bytes::Bytes) -> Option<AeadKey> {
+    let mut key = Zeroizing::new([0; 32]);
+    if bytes.len() != key.len() {
+        return None;
+    }
+    key.copy_from_slice(&bytes);
+    if let Ok(mut received) = bytes.try_into_mut() {
+        received.fill(0);
+    }
+    Some(AeadKey::from_bytes(*key))
 }
 
 fn unwrapped(answer: UnwrappedKey) -> Result<Unwrapped, KeysError> {
@@ -68,17 +113,8 @@ fn unwrapped(answer: UnwrappedKey) -> Result<Unwrapped, KeysError> {
     let dies_at = answer.dies_at.map(from_wire_time);
     match answer.result.ok_or_else(misfit)? {
         unwrapped_key::Result::Key(bytes) => {
-            let mut key = Zeroizing::new([0; 32]);
-            if bytes.len() != key.len() {
-                return Err(misfit());
-            }
-            key.copy_from_slice(&bytes);
-            // Wipes the received copy, if nobody else holds it.
-            if let Ok(mut received) = bytes.try_into_mut() {
-                received.fill(0);
-            }
-            let dies_at = dies_at.ok_or_else(misfit)?;
-            Ok(Unwrapped::Key { key: Arc::new(AeadKey::from_bytes(*key)), dies_at })
+            let key = Arc::new(key(bytes).ok_or_else(misfit)?);
+            Ok(Unwrapped::Key { key, dies_at: dies_at.ok_or_else(misfit)? })
         }
         unwrapped_key::Result::Refusal(refusal) => match UnwrapRefusal::try_from(refusal) {
             Ok(UnwrapRefusal::Destroyed) => Ok(Unwrapped::Destroyed),

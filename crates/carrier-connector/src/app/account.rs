@@ -15,6 +15,7 @@ use sotto_proto::{LogEvent, WorkDelivery};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
+    inbound::Seals,
     keyring::{KeepKeys, KeyRing},
     line::Line,
     reliance::{Reliance, Rest},
@@ -73,6 +74,7 @@ pub(crate) struct Account {
     pub(crate) line: Arc<Line>,
     pub(crate) shared: Shared,
     pub(super) ring: KeyRing,
+    pub(super) seals: tokio::sync::Mutex<Seals>,
     /// Privacy is left alone while it does not answer.
     keys_rest: Mutex<Rest>,
 }
@@ -105,7 +107,15 @@ pub(super) enum ConcludeError {
 impl Account {
     pub(crate) fn new(settings: Settings, ledger: Arc<Ledger>, line: Arc<Line>, shared: Shared) -> Arc<Self> {
         let ring = KeyRing::new(Arc::clone(&shared.keys), Arc::clone(&shared.witness), shared.keep_keys);
-        Arc::new(Self { settings, ledger, line, shared, ring, keys_rest: Mutex::default() })
+        Arc::new(Self {
+            settings,
+            ledger,
+            line,
+            shared,
+            ring,
+            seals: tokio::sync::Mutex::default(),
+            keys_rest: Mutex::default(),
+        })
     }
 
     pub(super) fn keys_rest(&self) -> MutexGuard<'_, Rest> {

@@ -259,6 +259,7 @@ impl<'a> Work<'a> {
                 }
             }
             LogEvent::Delivery(event) => self.note_delivery(event),
+            LogEvent::OptOut { .. } => {}
         }
     }
 

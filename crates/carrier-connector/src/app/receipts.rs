@@ -1,4 +1,4 @@
-//! What the carrier sends by itself: receipts, and messages from handsets.
+//! What the carrier sends by itself: receipts, and messages from handsets ([`super::inbound`]).
 
 use futures::FutureExt as _;
 use sotto_core::carriers::ReceiptMark;
@@ -11,6 +11,7 @@ use crate::{
     adapters::ledger::Match,
     domain::{
         carrier_id::CarrierId,
+        inbound::Written,
         receipt::{Said, Submitted},
     },
 };
@@ -18,10 +19,17 @@ use crate::{
 /// Receipts that are stored together.
 const AT_A_TIME: usize = 256;
 
+/// What a `deliver_sm` is.
+enum Came {
+    /// A receipt.
+    Receipt(CarrierId, Said, Responder),
+    /// A message from a handset.
+    Written(Written, Responder),
+}
+
 impl Account {
     /// Takes what the carrier sends until the session ends.
     pub(crate) async fn receive(&self, mut incoming: Incoming) {
-        let mut refused = 0_u64;
         while let Some(first) = incoming.recv().await {
             let mut batch = vec![first];
             while batch.len() < AT_A_TIME
@@ -29,14 +37,20 @@ impl Account {
             {
                 batch.push(next);
             }
-            let receipts =
-                batch.into_iter().filter_map(|(sm, responder)| self.read(&sm, responder, &mut refused));
-            self.store(receipts.collect()).await;
+            let (mut receipts, mut written) = (Vec::new(), Vec::new());
+            for (sm, responder) in batch {
+                match self.read(&sm, responder) {
+                    Some(Came::Receipt(id, said, responder)) => receipts.push((id, said, responder)),
+                    Some(Came::Written(message, responder)) => written.push((message, responder)),
+                    None => {}
+                }
+            }
+            tokio::join!(self.store(receipts), self.take_inbound(written));
         }
     }
 
-    /// Reads a receipt; answers everything else.
-    fn read(&self, sm: &Sm, responder: Responder, refused: &mut u64) -> Option<(CarrierId, Said, Responder)> {
+    /// Reads a receipt or a message; answers what is neither.
+    fn read(&self, sm: &Sm, responder: Responder) -> Option<Came> {
         let parsed = match self.settings.receipts {
             ReceiptMark::Specified => Receipt::parse(sm),
             ReceiptMark::Text => Receipt::parse_unmarked(sm),
@@ -44,11 +58,14 @@ impl Account {
         let receipt = match parsed {
             Ok(receipt) => receipt,
             Err(ReceiptError::NotAReceipt) => {
-                *refused += 1;
-                tracing::warn!(account = %self.settings.id, count = *refused,
-                    "messages from handsets are refused: this version does not take them");
-                responder.respond(CommandStatus::ESME_RX_P_APPN);
-                return None;
+                return match Written::read(sm, self.settings.default_alphabet) {
+                    Ok(written) => Some(Came::Written(written, responder)),
+                    Err(error) => {
+                        tracing::warn!(account = %self.settings.id, %error, "a message from a handset is refused");
+                        responder.respond(CommandStatus::ESME_RINVMSGLEN);
+                        None
+                    }
+                };
             }
             Err(error @ (ReceiptError::NoId | ReceiptError::NoState)) => {
                 tracing::warn!(account = %self.settings.id, %error, "a receipt says nothing and is refused");
@@ -61,7 +78,7 @@ impl Account {
             responder.respond(CommandStatus::ESME_RX_R_APPN);
             return None;
         };
-        Some((id, Said::of(receipt), responder))
+        Some(Came::Receipt(id, Said::of(receipt), responder))
     }
 
     /// Makes receipts durable, then answers them (INV-6). One that is not is left to its responder, which asks the

@@ -8,8 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use sotto_smpp::{
-    COctets, CommandStatus, Link, Responder, Session, SessionOptions, Sm, pdu::esm_class, receipt::TextForm,
-    server,
+    Address, COctets, CommandStatus, Link, Responder, Session, SessionOptions, Sm, pdu::esm_class,
+    receipt::TextForm, server,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -123,6 +123,24 @@ impl TestCarrier {
             }
         }
         false
+    }
+}
+
+impl TestCarrier {
+    /// Sends a message from a handset and returns the answer.
+    pub(crate) async fn write(&self, from: &str, to: &str, text: &str) -> Option<CommandStatus> {
+        let address = |value: &str| Address { ton: 1, npi: 1, value: COctets::from(value.to_owned()) };
+        let sm = Sm {
+            source: address(from),
+            destination: address(to),
+            short_message: Bytes::copy_from_slice(text.as_bytes()),
+            ..Sm::default()
+        };
+        let links = self.state.links.lock().unwrap().clone();
+        let link = links.iter().rev().find(|link| !link.is_closed())?;
+        let permit = link.reserve().await.ok()?;
+        let response = link.send(permit, Box::new(sm), ()).ok()?.await.ok()?;
+        Some(response.status)
     }
 }
 

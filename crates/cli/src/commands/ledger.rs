@@ -201,6 +201,7 @@ async fn read_events(
                 Ok(LogEvent::ParkedReceipt { account, carrier_id, .. }) => {
                     ledger.take_parked(&account, &carrier_id)
                 }
+                Ok(LogEvent::OptOut { .. }) => {}
                 Err(_) => whole = false,
             }
         }

@@ -1,6 +1,6 @@
 //! Reads one `[[account]]`.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use toml::{Table, Value};
 
@@ -10,7 +10,7 @@ use super::{
     Tolerance, TonNpi,
     read::{self, Section},
 };
-use crate::AccountId;
+use crate::{AccountId, TenantId};
 
 /// The most binds of one account.
 const BINDS_MAX: u16 = 64;
@@ -101,6 +101,7 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
         countries,
     );
     let tenants = s.or("tenants", Tenants::All, "list tenant ids, or [\"*\"] for all", tenants);
+    let inbound = inbound(s, tenants.as_ref());
     let simulator = s.or("simulator", false, "write true or false", read::boolean);
     let licence = licence(s);
     section.finish();
@@ -130,6 +131,7 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
             addressing: addressing?,
             countries: countries.clone()?,
             tenants: tenants?,
+            inbound: inbound?,
             licence: licence?,
             simulator: simulator?,
         })
@@ -326,6 +328,36 @@ fn tenants(value: &Value) -> Result<Tenants, String> {
     }
     let tenants = read::filled_list(value, |id| id.parse().map_err(|_| "is not a tenant id".to_owned()))?;
     Ok(Tenants::Only(tenants.into_iter().collect()))
+}
+
+/// `[account.inbound]`: owners by number.
+fn inbound(s: &mut Section<'_, '_>, served: Option<&Tenants>) -> Option<BTreeMap<String, TenantId>> {
+    let fix = "write a table [account.inbound] of your numbers there and their owners, such as \"9029\" = \"acme-bank\"";
+    let owners = s.or("inbound", BTreeMap::new(), fix, |v| {
+        let table = v.as_table().ok_or_else(|| format!("is of type {}, not a table", v.type_str()))?;
+        table
+            .iter()
+            .map(|(number, owner)| Ok((receiving_number(number)?, owner_of(number, owner)?)))
+            .collect()
+    })?;
+    let foreign = owners.iter().find(|(_, owner)| served.is_some_and(|served| !served.allow(owner)));
+    if let Some((number, owner)) = foreign {
+        let problem = format!("gives {number} to {owner}, which the account does not serve");
+        s.error("inbound", problem, "add the tenant to tenants, or take the number out");
+        return None;
+    }
+    Some(owners)
+}
+
+fn receiving_number(number: &str) -> Result<String, String> {
+    let fits = (3..=15).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit());
+    if fits { Ok(number.to_owned()) } else { Err(format!("{number}: is not 3 to 15 digits, without +")) }
+}
+
+fn owner_of(number: &str, owner: &Value) -> Result<TenantId, String> {
+    let owner: Option<TenantId> = read::text(owner)?.parse().ok();
+    let owner = owner.filter(|owner| !owner.is_unowned());
+    owner.ok_or_else(|| format!("{number}: its owner is not a tenant id"))
 }
 
 fn licence(s: &mut Section<'_, '_>) -> Option<Option<Licence>> {

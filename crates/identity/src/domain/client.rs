@@ -210,7 +210,7 @@ impl Draft {
     /// Everything that is wrong with it.
     pub fn check(text: DraftText<'_>) -> Result<Self, Vec<Violation>> {
         let mut wrong = Vec::new();
-        let tenant = keep(&mut wrong, text.tenant.parse().map_err(|e| Violation::new("tenant", e)));
+        let tenant = keep(&mut wrong, check_tenant(text.tenant));
         let name = keep(&mut wrong, check_name(text.name));
         let scopes = check_scopes(text.scopes, text.tenant, &mut wrong);
         let senders = check_senders(text.senders, &scopes, &mut wrong);
@@ -255,6 +255,14 @@ pub fn sender_text(sender: &SenderId) -> String {
 
 fn keep<T>(wrong: &mut Vec<Violation>, checked: Result<T, Violation>) -> Option<T> {
     checked.map_err(|violation| wrong.push(violation)).ok()
+}
+
+fn check_tenant(tenant: &str) -> Result<TenantId, Violation> {
+    let tenant: TenantId = tenant.parse().map_err(|e| Violation::new("tenant", e))?;
+    if tenant.is_unowned() {
+        return Err(Violation::new("tenant", "stands for what belongs to nobody: choose another name"));
+    }
+    Ok(tenant)
 }
 
 fn check_name(name: &str) -> Result<String, Violation> {

@@ -108,6 +108,6 @@ impl Handler<EventBatch> for Projection {
 const fn about_a_message(item: &LogEvent) -> Option<&Event> {
     match item {
         LogEvent::Delivery(event) => Some(event),
-        LogEvent::ParkedReceipt { .. } => None,
+        LogEvent::ParkedReceipt { .. } | LogEvent::OptOut { .. } => None,
     }
 }

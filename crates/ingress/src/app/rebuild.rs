@@ -247,7 +247,7 @@ impl Rebuilder {
 fn about_a_message(item: LogEvent) -> Option<Event> {
     match item {
         LogEvent::Delivery(event) => Some(event),
-        LogEvent::ParkedReceipt { .. } => None,
+        LogEvent::ParkedReceipt { .. } | LogEvent::OptOut { .. } => None,
     }
 }
 

@@ -30,7 +30,8 @@ use sotto_proto::{
     message::v1::MessageClass as WireClass,
     pipeline::v1 as pipeline,
     privacy::v1::{
-        CreateSessionKeyRequest, CreateSessionKeyResponse, UnwrapKeysRequest, UnwrapKeysResponse,
+        CreateInboundKeyRequest, CreateInboundKeyResponse, CreateSessionKeyRequest, CreateSessionKeyResponse,
+        UnwrapKeysRequest, UnwrapKeysResponse,
         key_service_server::{KeyService, KeyServiceServer},
     },
     to_wire_time,
@@ -303,6 +304,13 @@ impl KeyService for FakePrivacy {
         &self,
         _: Request<UnwrapKeysRequest>,
     ) -> Result<Response<UnwrapKeysResponse>, Status> {
+        Err(Status::permission_denied("not for ingress"))
+    }
+
+    async fn create_inbound_key(
+        &self,
+        _: Request<CreateInboundKeyRequest>,
+    ) -> Result<Response<CreateInboundKeyResponse>, Status> {
         Err(Status::permission_denied("not for ingress"))
     }
 }

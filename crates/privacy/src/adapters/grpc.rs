@@ -10,8 +10,8 @@ use sotto_proto::{
     message::v1 as message,
     pipeline::v1 as pipeline,
     privacy::v1::{
-        CreateSessionKeyRequest, CreateSessionKeyResponse, UnwrapKeysRequest, UnwrapKeysResponse,
-        UnwrapRefusal, UnwrappedKey,
+        CreateInboundKeyRequest, CreateInboundKeyResponse, CreateSessionKeyRequest, CreateSessionKeyResponse,
+        UnwrapKeysRequest, UnwrapKeysResponse, UnwrapRefusal, UnwrappedKey,
         key_service_server::{KeyService, KeyServiceServer},
         unwrapped_key,
     },
@@ -24,6 +24,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::{
     app::{Keys, MAX_WRAPS, Opened, Refusal, SessionKey},
     domain::{
+        bucket::Contents,
         retention::SpanError,
         tally::{Deed, Outcome},
     },
@@ -66,6 +67,30 @@ impl KeyService for KeyServer {
         };
         let made = self.0.make(caller, asked.tenant, asked.class, asked.needed_until).await;
         made.map(|made| Response::new(session_key(made))).map_err(|error| status(&error))
+    }
+
+    async fn create_inbound_key(
+        &self,
+        request: Request<CreateInboundKeyRequest>,
+    ) -> Result<Response<CreateInboundKeyResponse>, Status> {
+        let caller = peer_service(&request)?.name();
+        let CreateInboundKeyRequest { account, tenant } = request.into_inner();
+        let refused = |field, problem| {
+            self.0.refused_unread(caller, Deed::Make { contents: Contents::Inbound }, Outcome::Invalid);
+            Err(status(&KeyError::Field { field, problem }))
+        };
+        let Ok(account) = account.parse::<AccountId>() else {
+            return refused("account", "must name a carrier account");
+        };
+        let Ok(tenant) = tenant.parse::<TenantId>() else {
+            return refused("tenant", "must name a tenant");
+        };
+        let made = self.0.make_inbound(caller, &account, tenant).await.map_err(|error| status(&error))?;
+        Ok(Response::new(CreateInboundKeyResponse {
+            wrap: Some(pipeline::InboundWrap::from(&made.wrap)),
+            key: wiped(&made.key),
+            seal_until: Some(to_wire_time(made.seal_until)),
+        }))
     }
 
     async fn unwrap_keys(
@@ -168,6 +193,9 @@ fn status(error: &KeyError) -> Status {
         KeyError::NotThisService => {
             Status::permission_denied("this method is not for the service that the client certificate names")
         }
+        KeyError::NotThisTenant => Status::permission_denied(
+            "no [[unwrap]] rule of privacy allows this account this tenant: add one, or take the number out of the carriers file",
+        ),
         KeyError::Field { field, problem } => {
             let details = ErrorDetails::with_bad_request_violation(*field, *problem);
             Status::with_error_details(Code::InvalidArgument, format!("{field} {problem}"), details)
@@ -230,6 +258,7 @@ mod tests {
         let max = Duration::from_secs(1020);
         for (error, code) in [
             (KeyError::NotThisService, Code::PermissionDenied),
+            (KeyError::NotThisTenant, Code::PermissionDenied),
             (KeyError::Field { field: "tenant", problem: "must name a tenant" }, Code::InvalidArgument),
             (KeyError::Span(SpanError::TooSoon), Code::InvalidArgument),
             (KeyError::Span(SpanError::TooFar { max }), Code::OutOfRange),

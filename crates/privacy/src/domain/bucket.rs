@@ -1,17 +1,52 @@
-//! Buckets: named by class and instant of death, so that the name alone tells when everything in it is gone.
+//! Buckets: named by what is in them and the instant of death, so that the name alone tells when everything in it is gone.
 
 use std::{fmt, str::FromStr};
 
 use jiff::{civil, tz::TimeZone};
-use sotto_core::{MessageClass, Timestamp};
+use sotto_core::{MessageClass, Timestamp, inbound};
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 
+/// What the keys of a bucket seal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Contents {
+    /// Messages to handsets.
+    Messages(MessageClass),
+    /// Messages from handsets. Nothing opens them.
+    Inbound,
+}
+
+impl Contents {
+    /// The name in buckets, counts and additional authenticated data.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Messages(class) => class.name(),
+            Self::Inbound => inbound::CLASS,
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        if name == inbound::CLASS { Some(Self::Inbound) } else { name.parse().ok().map(Self::Messages) }
+    }
+}
+
+impl From<MessageClass> for Contents {
+    fn from(class: MessageClass) -> Self {
+        Self::Messages(class)
+    }
+}
+
+impl fmt::Display for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// A bucket: `otp/2026-11-24T06` dies on that hour, `transactional/2026-11-28` at the beginning of that day (UTC).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bucket {
-    class: MessageClass,
+    contents: Contents,
     dies_at: Timestamp,
 }
 
@@ -21,18 +56,19 @@ pub struct Bucket {
 pub struct InvalidBucket;
 
 impl Bucket {
-    /// The first bucket of `class` that lives until `needed_until`; none beyond the year 9999.
-    pub fn covering(class: MessageClass, needed_until: Timestamp) -> Option<Self> {
-        let grain = grain_ms(class);
+    /// The first bucket of `contents` that lives until `needed_until`; none beyond the year 9999.
+    pub fn covering(contents: impl Into<Contents>, needed_until: Timestamp) -> Option<Self> {
+        let contents = contents.into();
+        let grain = grain_ms(contents);
         let until = needed_until.unix_millis();
         let whole = until.div_euclid(grain).checked_add(i64::from(until.rem_euclid(grain) != 0))?;
         let dies_at = Timestamp::from_unix_millis(whole.checked_mul(grain)?);
-        civil_of(dies_at).map(|_| Self { class, dies_at })
+        civil_of(dies_at).map(|_| Self { contents, dies_at })
     }
 
-    /// The class.
-    pub const fn class(self) -> MessageClass {
-        self.class
+    /// What its keys seal.
+    pub const fn contents(self) -> Contents {
+        self.contents
     }
 
     /// The instant of death: from then on nothing in it opens.
@@ -47,10 +83,13 @@ impl Bucket {
 }
 
 /// One-time codes are of use for minutes: theirs die on the hour. The others' die on the day.
-const fn grain_ms(class: MessageClass) -> i64 {
-    match class {
-        MessageClass::Otp => HOUR_MS,
-        MessageClass::Transactional | MessageClass::Promotional | MessageClass::AdInvite => DAY_MS,
+const fn grain_ms(contents: Contents) -> i64 {
+    match contents {
+        Contents::Messages(MessageClass::Otp) => HOUR_MS,
+        Contents::Messages(
+            MessageClass::Transactional | MessageClass::Promotional | MessageClass::AdInvite,
+        )
+        | Contents::Inbound => DAY_MS,
     }
 }
 
@@ -63,8 +102,8 @@ fn civil_of(at: Timestamp) -> Option<civil::DateTime> {
 impl fmt::Display for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = civil_of(self.dies_at).ok_or(fmt::Error)?;
-        write!(f, "{}/{:04}-{:02}-{:02}", self.class, at.year(), at.month(), at.day())?;
-        if grain_ms(self.class) == HOUR_MS { write!(f, "T{:02}", at.hour()) } else { Ok(()) }
+        write!(f, "{}/{:04}-{:02}-{:02}", self.contents, at.year(), at.month(), at.day())?;
+        if grain_ms(self.contents) == HOUR_MS { write!(f, "T{:02}", at.hour()) } else { Ok(()) }
     }
 }
 
@@ -78,7 +117,7 @@ impl FromStr for Bucket {
 /// Reads generously; the caller keeps only what prints as it was read.
 fn read(name: &str) -> Option<Bucket> {
     let (class, death) = name.split_once('/')?;
-    let class: MessageClass = class.parse().ok()?;
+    let contents = Contents::from_name(class)?;
     let (date, hour) = match death.split_once('T') {
         Some((date, hour)) => (date, hour.parse().ok()?),
         None => (death, 0),
@@ -89,7 +128,7 @@ fn read(name: &str) -> Option<Bucket> {
     let day = fields.next()?.parse().ok()?;
     let at = civil::DateTime::new(year, month, day, hour, 0, 0, 0).ok()?;
     let at = TimeZone::UTC.to_timestamp(at).ok()?;
-    Some(Bucket { class, dies_at: Timestamp::from_unix_millis(at.as_millisecond()) })
+    Some(Bucket { contents, dies_at: Timestamp::from_unix_millis(at.as_millisecond()) })
 }
 
 #[cfg(test)]
@@ -100,14 +139,16 @@ mod tests {
 
     const LAST_NAMED: i64 = 253_402_214_400_000;
 
-    fn class() -> impl Strategy<Value = MessageClass> {
-        proptest::sample::select(MessageClass::ALL.to_vec())
+    fn class() -> impl Strategy<Value = Contents> {
+        let all = MessageClass::ALL.into_iter().map(Contents::Messages).chain([Contents::Inbound]);
+        proptest::sample::select(all.collect::<Vec<_>>())
     }
 
     #[test]
     fn is_named_by_its_death() {
         let at = Timestamp::from_unix_millis(1_795_493_815_007);
-        let name = |class| Bucket::covering(class, at).unwrap().to_string();
+        let name = |class: MessageClass| Bucket::covering(class, at).unwrap().to_string();
+        assert_eq!(Bucket::covering(Contents::Inbound, at).unwrap().to_string(), "inbound/2026-11-25");
         assert_eq!(name(MessageClass::Otp), "otp/2026-11-24T05");
         assert_eq!(name(MessageClass::Transactional), "transactional/2026-11-25");
         assert_eq!(name(MessageClass::Promotional), "promotional/2026-11-25");
@@ -172,7 +213,7 @@ mod tests {
             let bucket = Bucket::covering(class, Timestamp::from_unix_millis(until)).unwrap();
             let spare = bucket.dies_at().unix_millis() - until;
             prop_assert!(spare >= 0);
-            let grain = if class == MessageClass::Otp { HOUR_MS } else { DAY_MS };
+            let grain = if class == Contents::Messages(MessageClass::Otp) { HOUR_MS } else { DAY_MS };
             prop_assert!(spare < grain);
             prop_assert!(!bucket.is_dead(Timestamp::from_unix_millis(until - 1)));
         }

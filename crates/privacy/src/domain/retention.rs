@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sotto_core::{MessageClass, Timestamp};
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, Contents};
 
 /// A key needed for less than this is of no use to anybody: it would be dead before its first message is submitted.
 pub const LEAST_NEED: Duration = Duration::from_secs(5);
@@ -23,6 +23,8 @@ pub struct Retention {
     pub promotional: Duration,
     /// Of invitations to agree to advertising.
     pub ad_invite: Duration,
+    /// Messages from handsets are kept for so long.
+    pub inbound: Duration,
     /// Submit timeout and clock skew, which are part of what is asked for.
     pub submit_margin: Duration,
     /// The longest time that one key seals.
@@ -82,9 +84,20 @@ impl Retention {
         if needed_until > now.plus(max) {
             return Err(too_far);
         }
-        let bucket = Bucket::covering(class, needed_until).ok_or(too_far)?;
-        let seal_until = now.plus(self.session).min(bucket.dies_at().minus(SEAL_GUARD));
-        Ok(Span { bucket, seal_until })
+        Bucket::covering(class, needed_until).map(|bucket| self.seals(bucket, now)).ok_or(too_far)
+    }
+
+    /// The same for a key that seals messages from handsets, made now.
+    ///
+    /// # Errors
+    /// [`SpanError::TooFar`], beyond the year 9999.
+    pub fn inbound_span(&self, now: Timestamp) -> Result<Span, SpanError> {
+        let bucket = Bucket::covering(Contents::Inbound, now.plus(self.inbound));
+        bucket.map(|bucket| self.seals(bucket, now)).ok_or(SpanError::TooFar { max: self.inbound })
+    }
+
+    fn seals(&self, bucket: Bucket, now: Timestamp) -> Span {
+        Span { bucket, seal_until: now.plus(self.session).min(bucket.dies_at().minus(SEAL_GUARD)) }
     }
 }
 
@@ -99,6 +112,7 @@ mod tests {
         transactional: Duration::from_secs(72 * 3600),
         promotional: Duration::from_secs(72 * 3600),
         ad_invite: Duration::from_secs(48 * 3600),
+        inbound: Duration::from_secs(72 * 3600),
         submit_margin: Duration::from_secs(120),
         session: Duration::from_secs(300),
     };
@@ -114,6 +128,17 @@ mod tests {
         }
         assert_eq!(RETENTION.furthest(MessageClass::Otp), Duration::from_secs(17 * 60));
         assert_eq!(RETENTION.furthest(MessageClass::AdInvite), Duration::from_secs(48 * 3600 + 120));
+    }
+
+    #[test]
+    fn messages_from_handsets_live_as_long_as_they_are_kept_and_less_than_a_day_longer() {
+        let now = Timestamp::from_unix_millis(1_795_493_815_007);
+        let span = RETENTION.inbound_span(now).unwrap();
+        assert_eq!(span.bucket.to_string(), "inbound/2026-11-28");
+        assert_eq!(span.seal_until, now.plus(RETENTION.session));
+        let last = span.bucket.dies_at().minus(RETENTION.inbound);
+        let span = RETENTION.inbound_span(last).unwrap();
+        assert_eq!(span.bucket.dies_at(), last.plus(RETENTION.inbound));
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use sotto_core::{AccountId, MessageClass, TenantId};
+use sotto_core::{AccountId, TenantId};
+
+use super::bucket::Contents;
 
 /// More kinds of use in a minute than any cell has; what comes above is counted together.
 const MAX_KINDS: usize = 8192;
@@ -56,7 +58,7 @@ pub enum Deed {
     /// A session key was asked for.
     Make {
         /// For this class.
-        class: MessageClass,
+        contents: Contents,
     },
     /// Session keys were to be opened.
     Open {

@@ -73,6 +73,51 @@ async fn each_method_is_for_one_service() {
 }
 
 #[tokio::test]
+async fn what_handsets_write_is_sealed_for_its_owner_and_nobody_opens_it() {
+    let world = World::new();
+    let rule = Rule {
+        accounts: Allowed::Only(vec![account("viettel-otp")]),
+        tenants: Allowed::Only(vec![tenant("acme")]),
+    };
+    let keys = world.open_with("vn", vec![rule], Bound { per_second: 1_000, burst: 1_000 });
+    let viettel = account("viettel-otp");
+    let made = keys.make_inbound("carrier", &viettel, tenant("acme")).await.unwrap();
+    assert_eq!((made.wrap.bucket.as_str(), made.wrap.tenant.as_str()), ("inbound/2026-11-28", "acme"));
+    assert_eq!(made.seal_until, NOW.plus(5 * MINUTE));
+
+    for other in ["ingress", "routing", "identity", "privacy", "audit", "operator", "provisioner"] {
+        let made = keys.make_inbound(other, &viettel, tenant("acme")).await;
+        assert!(matches!(refused(made), KeyError::NotThisService), "{other}");
+    }
+    for (account, tenant) in [(&viettel, tenant("globex")), (&account("vina"), tenant("acme"))] {
+        let made = keys.make_inbound("carrier", account, tenant).await;
+        assert!(matches!(refused(made), KeyError::NotThisTenant));
+    }
+    assert!(keys.make_inbound("carrier", &account("vina"), tenant("unowned")).await.is_ok());
+
+    // As what it is, and disguised as a wrap of each class.
+    for class in MessageClass::ALL {
+        let day = keys.make("ingress", tenant("acme"), class, NOW.plus(10 * MINUTE)).await.unwrap().wrap;
+        for bucket in [made.wrap.bucket.clone(), day.bucket] {
+            let wrap = KeyWrap {
+                key_id: made.wrap.key_id,
+                tenant: tenant("acme"),
+                class,
+                bucket: bucket.clone(),
+                wrapped: made.wrap.wrapped.clone(),
+            };
+            assert_eq!(refusal(&keys, &wrap).await, Some(Refusal::Invalid), "{class} {bucket}");
+        }
+    }
+    let told = world.told.take();
+    assert!(told.contains(&"session_key.made class=inbound,keys=1 not_allowed".to_owned()), "{told:?}");
+
+    world.clock.set(made.seal_until.plus(Duration::from_secs(4 * 86_400)));
+    assert!(keys.sweep().await.unwrap() > 0);
+    assert!(world.told.take().iter().any(|told| told.contains("inbound/2026-11-28")), "destroyed");
+}
+
+#[tokio::test]
 async fn a_wrap_opens_only_as_it_was_made() {
     let world = World::new();
     let keys = world.open();

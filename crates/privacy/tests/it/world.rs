@@ -33,6 +33,7 @@ pub(crate) const RETENTION: Retention = Retention {
     transactional: Duration::from_secs(72 * 3600),
     promotional: Duration::from_secs(72 * 3600),
     ad_invite: Duration::from_secs(72 * 3600),
+    inbound: Duration::from_secs(72 * 3600),
     submit_margin: Duration::from_secs(120),
     session: Duration::from_secs(300),
 };

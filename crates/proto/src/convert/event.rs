@@ -1,8 +1,9 @@
 //! Events.
 
 use sotto_core::{
-    AccountId, MessageId, Timestamp,
+    AccountId, MessageId, TenantId, Timestamp,
     delivery::{Event, EventKind, ReceiptState, RejectCause},
+    inbound::OptOut,
 };
 
 use super::{WireError, attempt_number, parse, part_number};
@@ -25,6 +26,19 @@ pub enum LogEvent {
         state: ReceiptState,
         /// The carrier's error code.
         error: String,
+    },
+    /// Somebody asked by SMS to be left alone.
+    OptOut {
+        /// The message from the handset.
+        message: MessageId,
+        /// When.
+        at: Timestamp,
+        /// The owner of the number that was written to.
+        tenant: TenantId,
+        /// The account that brought it.
+        account: AccountId,
+        /// The word.
+        keyword: OptOut,
     },
 }
 
@@ -173,6 +187,15 @@ impl From<&LogEvent> for wire::Event {
                     error: error.clone(),
                 })),
             },
+            LogEvent::OptOut { message, at, tenant, account, keyword } => Self {
+                message_id: message.as_bytes().to_vec().into(),
+                at_ms: at.unix_millis(),
+                kind: Some(Kind::OptOut(wire::OptOutEvent {
+                    tenant: tenant.to_string(),
+                    account: account.to_string(),
+                    keyword: keyword.to_string(),
+                })),
+            },
         }
     }
 }
@@ -243,7 +266,7 @@ fn delivery_kind(kind: Kind) -> Result<EventKind, WireError> {
         Kind::Rejected(it) => EventKind::Rejected { cause: it.cause().try_into()? },
         Kind::Cancelled(_) => EventKind::Cancelled,
         Kind::ClosedUnknown(_) => EventKind::ClosedUnknown,
-        Kind::ParkedReceipt(_) => return Err(WireError::Invalid("kind")),
+        Kind::ParkedReceipt(_) | Kind::OptOut(_) => return Err(WireError::Invalid("kind")),
     })
 }
 
@@ -258,6 +281,14 @@ impl TryFrom<wire::Event> for LogEvent {
                 state: it.state().try_into()?,
                 carrier_id: token("parked_receipt.carrier_id", 65, it.carrier_id)?,
                 error: token("parked_receipt.error", 10, it.error)?,
+            }),
+            Kind::OptOut(it) => Ok(Self::OptOut {
+                message: MessageId::from_bytes(&event.message_id)
+                    .map_err(|_| WireError::Invalid("message_id"))?,
+                at,
+                tenant: parse("opt_out.tenant", &it.tenant)?,
+                account: parse("opt_out.account", &it.account)?,
+                keyword: it.keyword.parse().map_err(|_| WireError::Invalid("opt_out.keyword"))?,
             }),
             kind @ (Kind::Accepted(_)
             | Kind::Routed(_)

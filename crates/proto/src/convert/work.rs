@@ -5,7 +5,7 @@ use sotto_core::{
     work::{Attempt, AttemptEnd, Envelope, KeyWrap, WorkItem},
 };
 
-use super::{WireError, attempt_number, parse, part_number};
+use super::{WireError, attempt_number, bucket_name, parse, part_number, wrapped_key};
 use crate::{message::v1 as public, pipeline::v1 as wire};
 
 /// The session key id in an envelope's header: bytes 2 to 17 (docs/formats/envelope.md).
@@ -33,12 +33,8 @@ impl TryFrom<wire::KeyWrap> for KeyWrap {
             key_id: wrap.key_id.as_ref().try_into().map_err(|_| WireError::Invalid("key_wrap.key_id"))?,
             tenant: parse("key_wrap.tenant", &wrap.tenant)?,
             class,
-            bucket: Some(wrap.bucket)
-                .filter(|bucket| !bucket.is_empty() && bucket.len() <= 64)
-                .ok_or(WireError::Invalid("key_wrap.bucket"))?,
-            wrapped: Some(wrap.wrapped)
-                .filter(|wrapped| !wrapped.is_empty() && wrapped.len() <= 1024)
-                .ok_or(WireError::Invalid("key_wrap.wrapped"))?,
+            bucket: bucket_name(wrap.bucket)?,
+            wrapped: wrapped_key(wrap.wrapped)?,
         })
     }
 }

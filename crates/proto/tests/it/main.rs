@@ -10,10 +10,13 @@ use prost::Message as _;
 use sotto_core::{
     AccountId, Facts, MessageClass, MessageId, Timestamp, WorkItem,
     delivery::{Event, EventKind, ReceiptState, RejectCause},
+    inbound::{Inbound, InboundWrap, OptOut},
     text::Encoding,
     work::{Attempt, AttemptEnd, Envelope, KeyWrap},
 };
-use sotto_proto::{Batch, LogEvent, WireError, WorkDelivery, message::v1 as public, pipeline::v1 as wire};
+use sotto_proto::{
+    Batch, InboundDelivery, LogEvent, WireError, WorkDelivery, message::v1 as public, pipeline::v1 as wire,
+};
 
 fn facts() -> impl Strategy<Value = Facts> {
     (any::<[u8; 16]>(), 1_u8..=10, any::<Option<[u8; 32]>>(), 0_i64..4_000_000_000_000).prop_map(
@@ -170,6 +173,55 @@ fn parked_receipts_survive_the_wire() {
     };
     let batch = wire::EventBatch::from_items(std::slice::from_ref(&parked));
     assert_eq!(batch.into_items(), [Ok(parked)]);
+}
+
+#[test]
+fn messages_from_handsets_survive_the_wire() {
+    let mut envelope = vec![1, 1];
+    envelope.extend_from_slice(&[7; 16]);
+    let wrap = InboundWrap {
+        key_id: [7; 16],
+        tenant: "acme".parse().unwrap(),
+        bucket: "inbound/2026-11-30".to_owned(),
+        wrapped: bytes::Bytes::from_static(b"wrap"),
+    };
+    let item = |opt_out| InboundDelivery {
+        item: Inbound {
+            id: MessageId::from_keyed_hash([3; 16]),
+            tenant: "acme".parse().unwrap(),
+            account: account(),
+            received_at: Timestamp::from_unix_millis(5),
+            envelope: Envelope(envelope.clone().into()),
+            opt_out,
+        },
+        wrap: Arc::new(wrap.clone()),
+    };
+    let items: Vec<_> = OptOut::ALL.into_iter().map(Some).chain([None]).map(item).collect();
+    let batch = wire::InboundBatch::from_items(&items);
+    assert_eq!(batch.key_wraps.len(), 1);
+    assert_eq!(batch.clone().into_items(), items.into_iter().map(Ok).collect::<Vec<_>>());
+    let mut alone = batch.clone();
+    alone.key_wraps.clear();
+    assert!(alone.into_items().iter().all(|item| *item == Err(WireError::Missing("key_wraps"))));
+    let mut unknown = batch;
+    unknown.items.truncate(1);
+    unknown.items[0].opt_out = "HELLO".to_owned();
+    assert_eq!(unknown.into_items(), [Err(WireError::Invalid("inbound.opt_out"))]);
+}
+
+#[test]
+fn an_opt_out_survives_the_wire() {
+    for keyword in OptOut::ALL {
+        let event = LogEvent::OptOut {
+            message: MessageId::from_keyed_hash([3; 16]),
+            at: Timestamp::from_unix_millis(5),
+            tenant: "acme".parse().unwrap(),
+            account: account(),
+            keyword,
+        };
+        let batch = wire::EventBatch::from_items(std::slice::from_ref(&event));
+        assert_eq!(batch.into_items(), [Ok(event)]);
+    }
 }
 
 #[test]

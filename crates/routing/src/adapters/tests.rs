@@ -182,7 +182,7 @@ impl TestCell {
             for event in stored.batch.into_items() {
                 match event.unwrap() {
                     LogEvent::Delivery(event) if event.message == message => names.push(event.kind.name()),
-                    LogEvent::Delivery(_) | LogEvent::ParkedReceipt { .. } => {}
+                    LogEvent::Delivery(_) | LogEvent::ParkedReceipt { .. } | LogEvent::OptOut { .. } => {}
                 }
             }
         }

@@ -39,6 +39,11 @@ async fn tells_and_sets() {
     let (status, error) = ask(&simulator, "POST", "/behaviour", r#"{"refuse":1}"#).await;
     assert_eq!(status, 400);
     assert!(error["error"].as_str().unwrap().contains("refuse"));
+    let hello = r#"{"partner":"sotto","from":"84912345678","to":"9029","text":"hello"}"#;
+    assert_eq!(ask(&simulator, "POST", "/write", hello).await, (200, json!({"parts": 1})));
+    let (status, error) = ask(&simulator, "POST", "/write", &hello.replace("sotto", "other")).await;
+    assert_eq!(status, 400);
+    assert!(error["error"].as_str().unwrap().contains("partner"));
     assert_eq!(ask(&simulator, "POST", "/reset", "").await.0, 204);
     assert_eq!(ask(&simulator, "GET", "/counters", "").await.1["submits"], json!(0));
     assert_eq!(ask(&simulator, "GET", "/behaviour", "").await.1["refuse_share"], json!(0.0));

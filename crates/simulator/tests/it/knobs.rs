@@ -2,8 +2,10 @@
 
 use crate::support::{SOON, bind, message, start, try_bind, until};
 use serde_json::json;
+use sotto_simulator::Written;
 use sotto_smpp::{BindKind, CloseReason, CommandStatus, MessageState, SubmitError, client::BindOptions};
 use std::time::Duration;
+use tokio::time::timeout;
 
 #[tokio::test]
 async fn a_submit_is_answered_remembered_and_receipted() {
@@ -320,4 +322,35 @@ async fn receipts_that_wait_for_their_time_are_counted_and_forgotten_by_a_reset(
     let id = partner.answered(message("1", "new")).await.message_id.unwrap();
     assert_eq!(partner.receipt().await.id, id.as_str().unwrap(), "the old one never comes");
     until(&handle, |counters| (counters.receipts_sent, counters.receipts_waiting) == (1, 0)).await;
+}
+
+#[tokio::test]
+async fn what_a_handset_writes_is_sent_until_it_is_taken() {
+    let simulator = start(json!({})).await;
+    let handle = simulator.handle();
+    let written = Written {
+        partner: "sotto".to_owned(),
+        from: "84912345678".to_owned(),
+        to: "9029".to_owned(),
+        text: "x".repeat(161),
+    };
+    // Nobody is bound yet.
+    assert_eq!(handle.write(&written), Ok(2));
+    let mut partner = bind(&simulator).await;
+    for (status, taken) in
+        [(CommandStatus::ESME_RX_T_APPN, 0), (CommandStatus::ESME_ROK, 1), (CommandStatus::ESME_ROK, 2)]
+    {
+        let (sm, responder) = timeout(SOON, partner.incoming.recv()).await.unwrap().unwrap();
+        assert_eq!(
+            (sm.source.value.as_str(), sm.destination.value.as_str()),
+            (Some("84912345678"), Some("9029"))
+        );
+        assert_eq!(sm.split_header().0.len(), 6);
+        responder.respond(status);
+        until(&handle, |counters| counters.written_acked == taken).await;
+    }
+    let counters = handle.counters();
+    assert_eq!((counters.written, counters.written_failed, counters.written_lost), (2, 1, 0));
+    assert_eq!((counters.receipts_sent, counters.receipts_waiting), (0, 0));
+    simulator.stop().await;
 }

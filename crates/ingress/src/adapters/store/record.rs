@@ -49,7 +49,7 @@ fn read(recorded: RecordedEvent, facts: Option<&Facts>) -> Option<Recorded> {
     }
     match LogEvent::try_from(event).ok()? {
         LogEvent::Delivery(event) => Some(Recorded { event, sequence: recorded.sequence }),
-        LogEvent::ParkedReceipt { .. } => None,
+        LogEvent::ParkedReceipt { .. } | LogEvent::OptOut { .. } => None,
     }
 }
 
