@@ -9,6 +9,7 @@ const SENSITIVE: &[&str] = &[
     ".sotto.message.v1.OutboundMessage",
     ".sotto.message.v1.SendRequest",
     ".sotto.message.v1.SendStreamRequest",
+    ".sotto.message.v1.Submission",
     ".sotto.pipeline.v1.SealedContent",
     ".sotto.pipeline.v1.InboundContent",
     ".sotto.privacy.v1.CreateSessionKeyResponse",
@@ -21,10 +22,11 @@ const SENSITIVE: &[&str] = &[
 ];
 
 /// What clients see. Its services decode with `crate::ClosedCodec`, which refuses what the schema does not have.
-const PUBLIC_FILES: &[&str] = &["sotto/message/v1/message.proto"];
+const PUBLIC_FILES: &[&str] = &["sotto/message/v1/message.proto", "sotto/message/v1/submission.proto"];
 
 const FILES: &[&str] = &[
     "sotto/message/v1/message.proto",
+    "sotto/message/v1/submission.proto",
     "sotto/pipeline/v1/pipeline.proto",
     "sotto/privacy/v1/privacy.proto",
     "sotto/identity/v1/identity.proto",

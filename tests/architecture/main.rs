@@ -40,6 +40,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("async-nats", &["sotto-bus", "sotto-testkit"]),
     ("redis", &["sotto-runtime", "sotto-testkit"]),
     ("ring", &["sotto-crypto"]),
+    ("hpke", &["sotto-crypto"]),
     ("cryptoki", &["sotto-keystore"]),
 ];
 

@@ -96,7 +96,7 @@ pub enum ConnectError {
         source: async_nats::ConnectError,
     },
     /// The broker does not know this nkey.
-    #[error("the broker at {url} refused this service's nkey")]
+    #[error("the broker at {url} refused this nkey")]
     Unauthorized {
         /// Where.
         url: String,
@@ -284,7 +284,7 @@ impl Bus {
 }
 
 /// The seed, from a file that is closed to other users, as every secret's file must be.
-fn read_seed(file: &Path) -> Result<String, ConnectError> {
+pub(crate) fn read_seed(file: &Path) -> Result<String, ConnectError> {
     let path = file.display().to_string();
     let read = || {
         let mut text = String::new();
@@ -325,18 +325,23 @@ async fn connect_client(
             std::future::ready(())
         })
         .connect(config.urls().collect::<Vec<_>>());
-    let unreachable = |source| ConnectError::Unreachable { url: config.url.clone(), source };
-    connecting.await.map_err(|source| match source.kind() {
+    connecting.await.map_err(|source| connect_error(config, source))
+}
+
+/// What a failed attempt to connect means.
+pub(crate) fn connect_error(config: &NatsConfig, source: async_nats::ConnectError) -> ConnectError {
+    let url = config.url.clone();
+    match source.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-            ConnectError::Unauthorized { url: config.url.clone(), source }
+            ConnectError::Unauthorized { url, source }
         }
         ConnectErrorKind::ServerParse
         | ConnectErrorKind::Dns
         | ConnectErrorKind::TimedOut
         | ConnectErrorKind::Tls
         | ConnectErrorKind::Io
-        | ConnectErrorKind::MaxReconnects => unreachable(source),
-    })
+        | ConnectErrorKind::MaxReconnects => ConnectError::Unreachable { url, source },
+    }
 }
 
 fn check_version(found: &str) -> Result<(), ConnectError> {

@@ -180,6 +180,20 @@ impl fmt::Display for Subject {
     }
 }
 
+/// What clients ask, without the cell's prefix. It is answered and never kept, so it is no [`Subject`].
+pub(crate) const SUBMIT: &str = "client.*.submit";
+
+/// The whole subject of a tenant's submissions.
+pub(crate) fn submit(cell: &CellId, tenant: &TenantId) -> String {
+    format!("{}client.{tenant}.submit", prefix(cell))
+}
+
+/// Whose submissions a whole subject carries.
+pub(crate) fn submitter(cell: &CellId, subject: &str) -> Option<TenantId> {
+    let rest = subject.strip_prefix(&prefix(cell))?.strip_prefix("client.")?;
+    rest.strip_suffix(".submit")?.parse().ok()
+}
+
 /// `sotto.v1.<cell>.`
 pub(crate) fn prefix(cell: &CellId) -> String {
     format!("sotto.v1.{cell}.")
@@ -209,6 +223,19 @@ mod tests {
             let text = subject.in_cell(&cell);
             assert!(text.starts_with("sotto.v1.vn."));
             assert_eq!(Subject::parse(&cell, shards, &text), Some(subject));
+        }
+    }
+
+    #[test]
+    fn submissions_name_their_tenant() {
+        let cell: CellId = "vn".parse().unwrap();
+        let tenant: TenantId = "acme".parse().unwrap();
+        assert_eq!(submit(&cell, &tenant), "sotto.v1.vn.client.acme.submit");
+        assert_eq!(submitter(&cell, "sotto.v1.vn.client.acme.submit"), Some(tenant));
+        for bad in
+            ["sotto.v1.de.client.acme.submit", "sotto.v1.vn.client.a.b.submit", "sotto.v1.vn.client.submit"]
+        {
+            assert_eq!(submitter(&cell, bad), None, "{bad}");
         }
     }
 

@@ -16,8 +16,10 @@ use crate::Service;
 pub(crate) use apply::verify_consumer;
 pub use apply::{Applied, SetupError, apply, check_ack_wait, verify};
 pub use expand::{Cell, ConsumerSpec, StreamSpec, consumer_name, stream_name};
-pub use permissions::{Permissions, permissions};
-pub use server_conf::{MAX_PAYLOAD, ServerOptions, nats_server_conf};
+pub use permissions::{Permissions, client_permissions, permissions};
+pub use server_conf::{
+    CLIENTS_FILE, ClientUser, MAX_PAYLOAD, ServerOptions, nats_clients_conf, nats_server_conf,
+};
 
 /// The list that is built in.
 const EMBEDDED: &str = include_str!("../../../deploy/streams.toml");
@@ -60,6 +62,9 @@ pub struct Topology {
     /// The streams.
     #[serde(rename = "stream")]
     pub streams: Vec<Stream>,
+    /// What clients ask.
+    #[serde(rename = "request")]
+    pub requests: Vec<Asked>,
     /// Seconds until redelivery of the consumers of single accounts, where they are not those of the list.
     #[serde(skip)]
     pub(crate) ack_waits: BTreeMap<AccountId, u64>,
@@ -85,6 +90,16 @@ pub enum Retention {
     Limits,
     /// The latest message of each subject is kept, and makes the one before it go: a register.
     Latest,
+}
+
+/// What clients ask, and who answers. It is never kept.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    /// Its subject without the cell's prefix.
+    pub subject: String,
+    /// Who answers.
+    pub service: Service,
 }
 
 /// A stream as written.
@@ -241,6 +256,15 @@ impl Topology {
             if name.is_empty() || !name.bytes().all(|b| b.is_ascii_uppercase()) {
                 return invalid(format!("stream {name}: a name is A to Z"));
             }
+            // What clients ask is in the broker's memory for a moment, and nowhere else.
+            let first = |subject: &str| subject.split('.').next().map(ToOwned::to_owned);
+            let kept = |subject: &&String| {
+                subject.starts_with(['*', '>'])
+                    || self.requests.iter().any(|asked| first(&asked.subject) == first(subject))
+            };
+            if let Some(kept) = stream.subjects.iter().find(kept) {
+                return invalid(format!("stream {name}: {kept} would keep what clients ask"));
+            }
             if stream.max_bytes <= 0 {
                 return invalid(format!("stream {name}: max_bytes must bound it"));
             }
@@ -300,6 +324,12 @@ mod tests {
     fn contradictions_are_refused() {
         for (from, to) in [
             ("subjects = [\"event.*\"]\nretention", "subjects = [\"other.*\"]\nretention"),
+            ("subjects = [\"inbound.*\"]\nretention", "subjects = [\"inbound.*\", \"client.>\"]\nretention"),
+            (
+                "subjects = [\"inbound.*\"]\nretention",
+                "subjects = [\"inbound.*\", \"*.acme.submit\"]\nretention",
+            ),
+            ("subjects = [\"inbound.*\"]\nretention", "subjects = [\"inbound.*\", \">\"]\nretention"),
             ("name = \"AUDIT\"", "name = \"EVENTS\""),
             ("name = \"AUDIT\"", "name = \"audit\""),
             ("max_ack_pending = 1024", "max_ack_pending = 0"),

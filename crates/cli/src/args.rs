@@ -104,6 +104,24 @@ pub(crate) enum Client {
         /// Its id
         client_id: String,
     },
+    /// Which clients may ask over NATS
+    #[command(subcommand)]
+    Nats(ClientNats),
+}
+
+/// `sotto client nats …`
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum ClientNats {
+    /// Make a client's keys for the broker, and have the broker let it in
+    Add {
+        /// The name given to `sotto client create`
+        name: String,
+    },
+    /// Have the broker let a client in no more, and cut its connections
+    Remove {
+        /// The name given to `sotto client create`
+        name: String,
+    },
 }
 
 /// `sotto message …`

@@ -21,7 +21,7 @@ use clap::Parser as _;
 use sotto_core::{Clock, SystemClock};
 
 use crate::{
-    args::{Args, Audit, Client, Command, Ledger, Message, Owner, Quarantine},
+    args::{Args, Audit, Client, ClientNats, Command, Ledger, Message, Owner, Quarantine},
     init::NewCell,
     up::UpOptions,
 };
@@ -72,6 +72,12 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
         Command::Client(Client::List) => commands::client::list(&dir, clock, output).await,
         Command::Client(Client::Disable { client_id }) => {
             commands::client::disable(&dir, client_id, clock, output).await
+        }
+        Command::Client(Client::Nats(ClientNats::Add { name })) => {
+            commands::nats::add(&dir, &name, clock, output).await
+        }
+        Command::Client(Client::Nats(ClientNats::Remove { name })) => {
+            commands::nats::remove(&dir, &name, output)
         }
         Command::Send(message) => commands::send::send(&dir, message, clock, output).await,
         Command::Message(Message::Show { message_id, client, wait }) => {

@@ -15,4 +15,7 @@ pub enum CryptoError {
     /// The tag does not fit: wrong key, wrong context or altered bytes. Which of them is not knowable.
     #[error("the ciphertext was not made with this key and context")]
     Refused,
+    /// The bytes are no key of this kind.
+    #[error("not a key of this kind")]
+    Key,
 }

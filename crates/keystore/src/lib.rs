@@ -19,7 +19,8 @@ mod slot;
 use std::fmt;
 
 use sotto_crypto::{
-    AeadKey,
+    AeadKey, Zeroizing,
+    hpke::{Sealed, SealingKey, SubmissionBinding},
     sign::{PublicKey, SIGNATURE_LEN},
     wrap::{WRAPPED_LEN, WrapBinding},
 };
@@ -78,6 +79,17 @@ pub trait Keystore: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`KeystoreError::UnknownKey`], [`KeystoreError::Kind`].
     fn mac(&self, key_id: &str, purpose: &str, fields: &[&[u8]]) -> Result<[u8; 32], KeystoreError>;
+
+    /// Opens a submission that was sealed to the key of this id, as `sotto_crypto::hpke` does.
+    ///
+    /// # Errors
+    /// [`KeystoreError::UnknownKey`], [`KeystoreError::Kind`], [`KeystoreError::Crypto`] when it does not open.
+    fn open_submission(
+        &self,
+        key_id: &str,
+        binding: &SubmissionBinding<'_>,
+        sealed: &Sealed,
+    ) -> Result<Zeroizing<Vec<u8>>, KeystoreError>;
 }
 
 /// Bucket keys: each dies at a time that its maker fixed, and everything wrapped under it with it.
@@ -132,6 +144,8 @@ pub enum KeyKind {
     Ed25519,
     /// Makes HMAC-SHA-256 tags; its id is random.
     HmacSha256,
+    /// Opens what is sealed to its public half by HPKE; its id is the JWK thumbprint of that (RFC 7638).
+    X25519,
 }
 
 /// A key's place in its ring.
@@ -158,6 +172,8 @@ pub struct KeyInfo {
     pub created_at_ms: i64,
     /// The public half of a signing key.
     pub public: Option<PublicKey>,
+    /// The public half of an opening key.
+    pub sealing: Option<SealingKey>,
 }
 
 /// The public facts of a living bucket.

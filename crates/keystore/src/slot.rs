@@ -9,6 +9,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sotto_crypto::{
     MacKey, Zeroizing,
+    hpke::{OpeningKey, Sealed, SubmissionBinding},
     random::random_array,
     sign::{SIGNATURE_LEN, SigningKey},
 };
@@ -50,6 +51,7 @@ struct Entry {
 enum Key {
     Ed25519(Arc<SigningKey>),
     HmacSha256(Arc<MacKey>),
+    X25519(Arc<OpeningKey>),
 }
 
 impl SoftKeystore {
@@ -182,14 +184,28 @@ impl Keystore for SoftKeystore {
     fn sign(&self, key_id: &str, message: &[u8]) -> Result<[u8; SIGNATURE_LEN], KeystoreError> {
         match self.key(key_id)? {
             Key::Ed25519(key) => key.sign(message).map_err(KeystoreError::Sign),
-            Key::HmacSha256(_) => Err(KeystoreError::Kind),
+            Key::HmacSha256(_) | Key::X25519(_) => Err(KeystoreError::Kind),
         }
     }
 
     fn mac(&self, key_id: &str, purpose: &str, fields: &[&[u8]]) -> Result<[u8; 32], KeystoreError> {
         match self.key(key_id)? {
             Key::HmacSha256(key) => Ok(key.mac(purpose, fields)),
-            Key::Ed25519(_) => Err(KeystoreError::Kind),
+            Key::Ed25519(_) | Key::X25519(_) => Err(KeystoreError::Kind),
+        }
+    }
+
+    fn open_submission(
+        &self,
+        key_id: &str,
+        binding: &SubmissionBinding<'_>,
+        sealed: &Sealed,
+    ) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
+        match self.key(key_id)? {
+            Key::X25519(key) => key
+                .open_submission(binding, &sealed.encapsulated_key, &sealed.ciphertext)
+                .map_err(KeystoreError::Crypto),
+            Key::Ed25519(_) | Key::HmacSha256(_) => Err(KeystoreError::Kind),
         }
     }
 }
@@ -215,6 +231,10 @@ impl Key {
                 let key = MacKey::generate().map_err(KeystoreError::Crypto)?;
                 Ok((URL_SAFE_NO_PAD.encode(id), Self::HmacSha256(Arc::new(key))))
             }
+            KeyKind::X25519 => {
+                let key = OpeningKey::generate().map_err(KeystoreError::Crypto)?;
+                Ok((key.public().thumbprint(), Self::X25519(Arc::new(key))))
+            }
         }
     }
 
@@ -222,6 +242,7 @@ impl Key {
         match self {
             Self::Ed25519(_) => KeyKind::Ed25519,
             Self::HmacSha256(_) => KeyKind::HmacSha256,
+            Self::X25519(_) => KeyKind::X25519,
         }
     }
 
@@ -229,15 +250,17 @@ impl Key {
         match self {
             Self::Ed25519(key) => key.expose_seed(),
             Self::HmacSha256(key) => key.expose(),
+            Self::X25519(key) => key.expose(),
         }
     }
 }
 
 impl Entry {
     fn info(&self) -> KeyInfo {
-        let public = match &self.key {
-            Key::Ed25519(key) => Some(key.public()),
-            Key::HmacSha256(_) => None,
+        let (public, sealing) = match &self.key {
+            Key::Ed25519(key) => (Some(key.public()), None),
+            Key::HmacSha256(_) => (None, None),
+            Key::X25519(key) => (None, Some(key.public())),
         };
         KeyInfo {
             id: self.id.clone(),
@@ -245,6 +268,7 @@ impl Entry {
             role: self.role,
             created_at_ms: self.created_at_ms,
             public,
+            sealing,
         }
     }
 
@@ -263,6 +287,7 @@ impl Entry {
         let key = match kind {
             1 => Key::Ed25519(Arc::new(SigningKey::from_seed(&bytes).ok()?)),
             2 => Key::HmacSha256(Arc::new(MacKey::from_bytes(*bytes))),
+            3 => Key::X25519(Arc::new(OpeningKey::from_bytes(*bytes).ok()?)),
             _ => return None,
         };
         Some(Self { label, id, role, created_at_ms, key })
@@ -288,6 +313,7 @@ impl State {
             writer.u8(match entry.key.kind() {
                 KeyKind::Ed25519 => 1,
                 KeyKind::HmacSha256 => 2,
+                KeyKind::X25519 => 3,
             });
             writer.u8(match entry.role {
                 KeyRole::Next => 1,

@@ -3,7 +3,8 @@
 //! prost drops unknown fields in silence, so a client that misspells a field, or talks to an older cell, would have
 //! its message sent without it (PRV-8). [`ClosedCodec`] walks the wire bytes of every request of the public package
 //! against the descriptor before decoding, and names the field that is unknown, of another wire type or not UTF-8.
-//! Responses, and requests between services, stay tolerant, so that two versions can run side by side.
+//! Responses, and requests between services, stay tolerant, so that two versions can run side by side. Requests that
+//! come over the broker are held to the same by [`decode_closed`].
 
 use std::{collections::HashMap, fmt, marker::PhantomData, sync::OnceLock};
 
@@ -19,6 +20,8 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+use crate::message::v1::{FieldViolation as WireViolation, SendError};
 
 /// The package whose requests come from clients; `build.rs` gives this codec to its services.
 const PUBLIC_PACKAGE: &str = "sotto.message.v1";
@@ -75,14 +78,22 @@ impl<U: Message + Name + Default> Decoder for ClosedDecoder<U> {
             return self.inner.decode(buf);
         }
         let bytes = buf.copy_to_bytes(buf.remaining());
-        check(&U::full_name(), &bytes).map_err(Status::from)?;
-        U::decode(bytes).map(Some).map_err(|_| Unknown::Malformed.into())
+        decode_closed(&bytes).map(Some).map_err(Status::from)
     }
+}
+
+/// Decodes a message that may hold nothing but what its schema has.
+///
+/// # Errors
+/// What is not in the schema, or not protobuf at all; no value of it.
+pub fn decode_closed<M: Message + Name + Default>(bytes: &[u8]) -> Result<M, NotInSchema> {
+    check(&M::full_name(), bytes)?;
+    M::decode(bytes).map_err(|_| NotInSchema::Malformed)
 }
 
 /// Why a request is not what its schema says. Paths lead from the request to the field: `message.to`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unknown {
+pub enum NotInSchema {
     /// A field that the schema does not have.
     #[error(
         "field {path} is not in this version of the schema: remove it or check the client's .proto files"
@@ -108,15 +119,32 @@ pub(crate) enum Unknown {
     Malformed,
 }
 
-impl From<Unknown> for Status {
-    fn from(unknown: Unknown) -> Self {
+impl NotInSchema {
+    /// The path of the field, and the stable name of the rule that it breaks.
+    fn place(self) -> (String, &'static str) {
+        match self {
+            Self::Field { path } => (path, "UNKNOWN_FIELD"),
+            Self::WireType { path } => (path, "WIRE_TYPE"),
+            Self::NotUtf8 { path } => (path, "NOT_UTF8"),
+            Self::Malformed => (String::new(), "MALFORMED"),
+        }
+    }
+}
+
+impl From<NotInSchema> for SendError {
+    fn from(unknown: NotInSchema) -> Self {
+        let message = unknown.to_string();
+        let (field, reason) = unknown.place();
+        let violation = WireViolation { field, reason: reason.to_owned(), description: message.clone() };
+        let code = tonic::Code::InvalidArgument.into();
+        Self { code, message, field_violations: vec![violation], retry_after: None }
+    }
+}
+
+impl From<NotInSchema> for Status {
+    fn from(unknown: NotInSchema) -> Self {
         let description = unknown.to_string();
-        let (field, reason) = match unknown {
-            Unknown::Field { path } => (path, "UNKNOWN_FIELD"),
-            Unknown::WireType { path } => (path, "WIRE_TYPE"),
-            Unknown::NotUtf8 { path } => (path, "NOT_UTF8"),
-            Unknown::Malformed => (String::new(), "MALFORMED"),
-        };
+        let (field, reason) = unknown.place();
         let mut details = ErrorDetails::new();
         details.set_bad_request(vec![FieldViolation {
             field,
@@ -210,50 +238,50 @@ fn collect(scope: &str, message: &prost_types::DescriptorProto, schema: &mut Sch
 }
 
 /// Checks that the bytes hold only what the message, and the messages in it, have.
-pub(crate) fn check(full_name: &str, bytes: &[u8]) -> Result<(), Unknown> {
+pub(crate) fn check(full_name: &str, bytes: &[u8]) -> Result<(), NotInSchema> {
     walk(full_name, "", bytes, 0)
 }
 
-fn walk(full_name: &str, path: &str, mut bytes: &[u8], depth: usize) -> Result<(), Unknown> {
-    let fields = schema().get(full_name).filter(|_| depth < MAX_DEPTH).ok_or(Unknown::Malformed)?;
+fn walk(full_name: &str, path: &str, mut bytes: &[u8], depth: usize) -> Result<(), NotInSchema> {
+    let fields = schema().get(full_name).filter(|_| depth < MAX_DEPTH).ok_or(NotInSchema::Malformed)?;
     let place = |name: &dyn fmt::Display| {
         if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
     };
     while !bytes.is_empty() {
         let key = varint(&mut bytes)?;
         let (number, wire_type) = (key >> 3, key & 7);
-        let field = fields.get(&number).ok_or_else(|| Unknown::Field { path: place(&number) })?;
+        let field = fields.get(&number).ok_or_else(|| NotInSchema::Field { path: place(&number) })?;
         if !field.comes_as(wire_type) {
-            return Err(Unknown::WireType { path: place(&field.name) });
+            return Err(NotInSchema::WireType { path: place(&field.name) });
         }
         match wire_type {
             0 => drop(varint(&mut bytes)?),
             1 => drop(take(&mut bytes, 8)?),
             5 => drop(take(&mut bytes, 4)?),
             2 => {
-                let length = usize::try_from(varint(&mut bytes)?).map_err(|_| Unknown::Malformed)?;
+                let length = usize::try_from(varint(&mut bytes)?).map_err(|_| NotInSchema::Malformed)?;
                 let content = take(&mut bytes, length)?;
                 match &field.kind {
                     Kind::Message(message) => walk(message, &place(&field.name), content, depth + 1)?,
                     Kind::Text if std::str::from_utf8(content).is_err() => {
-                        return Err(Unknown::NotUtf8 { path: place(&field.name) });
+                        return Err(NotInSchema::NotUtf8 { path: place(&field.name) });
                     }
                     Kind::Text | Kind::Bytes | Kind::Varint | Kind::Fixed32 | Kind::Fixed64 => {}
                 }
             }
             // Groups are not in proto3.
-            _ => return Err(Unknown::Malformed),
+            _ => return Err(NotInSchema::Malformed),
         }
     }
     Ok(())
 }
 
-fn varint(bytes: &mut &[u8]) -> Result<u64, Unknown> {
-    decode_varint(bytes).map_err(|_| Unknown::Malformed)
+fn varint(bytes: &mut &[u8]) -> Result<u64, NotInSchema> {
+    decode_varint(bytes).map_err(|_| NotInSchema::Malformed)
 }
 
-fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], Unknown> {
-    let (taken, rest) = bytes.split_at_checked(length).ok_or(Unknown::Malformed)?;
+fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], NotInSchema> {
+    let (taken, rest) = bytes.split_at_checked(length).ok_or(NotInSchema::Malformed)?;
     *bytes = rest;
     Ok(taken)
 }
@@ -292,14 +320,14 @@ mod tests {
     fn an_unknown_field_is_named_at_any_depth() {
         let mut bytes = request().encode_to_vec();
         bytes.extend([0x98, 0x06, 1]);
-        let outer = Unknown::Field { path: "99".to_owned() };
+        let outer = NotInSchema::Field { path: "99".to_owned() };
         assert_eq!(check(REQUEST, &bytes), Err(outer));
 
         let mut message = request().message.unwrap().encode_to_vec();
         message.extend([0x7a, 1, b'x']);
         let mut bytes = vec![0x0a, u8::try_from(message.len()).unwrap()];
         bytes.extend(message);
-        let inner = Unknown::Field { path: "message.15".to_owned() };
+        let inner = NotInSchema::Field { path: "message.15".to_owned() };
         assert_eq!(check(REQUEST, &bytes), Err(inner.clone()));
         assert!(Status::from(inner).message().contains("field message.15"));
     }
@@ -309,11 +337,11 @@ mod tests {
         let path = || "message.text".to_owned();
         // message { text: <bytes> }, message { text: varint }, idempotency_key: fixed32, a field cut short, a group.
         for (bytes, why) in [
-            (&[0x0a, 4, 0x1a, 2, 0xc3, 0x28][..], Unknown::NotUtf8 { path: path() }),
-            (&[0x0a, 2, 0x18, 1], Unknown::WireType { path: path() }),
-            (&[0x15, 0, 0, 0, 0], Unknown::WireType { path: "idempotency_key".to_owned() }),
-            (&[0x0a, 4, 0x1a, 2, b'h'], Unknown::Malformed),
-            (&[0x0b, 0x0c], Unknown::WireType { path: "message".to_owned() }),
+            (&[0x0a, 4, 0x1a, 2, 0xc3, 0x28][..], NotInSchema::NotUtf8 { path: path() }),
+            (&[0x0a, 2, 0x18, 1], NotInSchema::WireType { path: path() }),
+            (&[0x15, 0, 0, 0, 0], NotInSchema::WireType { path: "idempotency_key".to_owned() }),
+            (&[0x0a, 4, 0x1a, 2, b'h'], NotInSchema::Malformed),
+            (&[0x0b, 0x0c], NotInSchema::WireType { path: "message".to_owned() }),
         ] {
             assert_eq!(check(REQUEST, bytes), Err(why), "{bytes:x?}");
         }

@@ -8,7 +8,7 @@ mod convert;
 mod redacted;
 
 pub use batch::{Batch, InboundDelivery, WorkDelivery};
-pub use closed::ClosedCodec;
+pub use closed::{ClosedCodec, NotInSchema, decode_closed};
 pub use convert::{LogEvent, WireError, from_wire_time, to_wire_time};
 
 /// The serialized `FileDescriptorSet` of every package: for reflection and for the check of unknown fields.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     identity::v1::{CreateClientResponse, RedeemInvitationRequest, RedeemInvitationResponse},
-    message::v1::{OutboundMessage, SendRequest, SendStreamRequest},
+    message::v1::{OutboundMessage, SendRequest, SendStreamRequest, Submission},
     pipeline::v1::{InboundContent, SealedContent},
     privacy::v1::{CreateInboundKeyResponse, CreateSessionKeyResponse, UnwrappedKey, unwrapped_key},
 };
@@ -28,6 +28,12 @@ impl fmt::Debug for SendStreamRequest {
             .field("reference", &self.reference)
             .field("message", &self.message)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Submission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Submission").field("messages", &self.messages).finish_non_exhaustive()
     }
 }
 

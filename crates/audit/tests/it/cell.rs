@@ -68,6 +68,8 @@ impl TestCell {
         let text = topology::nats_server_conf(&topology, &options);
         let kept: Vec<_> = text.lines().filter(|line| !line.contains("store_dir")).collect();
         fs::write(&config, kept.join("\n")).unwrap();
+        let clients = topology::nats_clients_conf(&options.cell.id, &[]);
+        fs::write(pki.dir().join(topology::CLIENTS_FILE), clients).unwrap();
         let server =
             NatsServer::start(NatsOptions { config_file: Some(config), ..NatsOptions::default() }).await;
         let secret = UnlockSecret::create(&folder.path().join("unlock")).unwrap();

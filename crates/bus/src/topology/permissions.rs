@@ -6,7 +6,8 @@ use super::{
     Topology,
     expand::{Cell, stream_name, whole},
 };
-use crate::Service;
+use crate::{Service, requests::QUEUE, subject};
+use sotto_core::{CellId, TenantId};
 
 /// What a NATS user may do. Everything else is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,10 +64,32 @@ pub fn permissions(topology: &Topology, service: Service, cell: &Cell) -> Permis
             publish.insert(format!("$JS.API.STREAM.INFO.{name}"));
         }
     }
-    Permissions {
-        publish: publish.into_iter().collect(),
-        subscribe: vec![format!("{}.>", inbox_prefix(service))],
+    let mut subscribe = vec![format!("{}.>", inbox_prefix(service))];
+    for asked in topology.requests.iter().filter(|asked| asked.service == service) {
+        // Only as one of those who share them, so that no process can listen beside them.
+        for subject in whole(&cell.id, std::slice::from_ref(&asked.subject)) {
+            subscribe.push(format!("{subject} {QUEUE}"));
+        }
+        publish.insert(ANSWERS.to_owned());
     }
+    Permissions { publish: publish.into_iter().collect(), subscribe }
+}
+
+/// Where answers to another account go: the broker puts a subject of its own in the place of the client's inbox, so that
+/// who answers can reach nothing but that inbox, whatever a client named as one.
+const ANSWERS: &str = "_R_.>";
+
+/// What the NATS user of a client may do: ask as its tenant, and hear its own answers.
+pub fn client_permissions(cell: &CellId, tenant: &TenantId, client: &str) -> Permissions {
+    Permissions {
+        publish: vec![subject::submit(cell, tenant)],
+        subscribe: vec![format!("{}.>", client_inbox(client))],
+    }
+}
+
+/// The inboxes of a client.
+pub(crate) fn client_inbox(client: &str) -> String {
+    format!("_INBOX.{client}")
 }
 
 /// Each service has inboxes of its own: nobody hears another's answers.

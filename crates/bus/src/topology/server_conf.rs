@@ -2,12 +2,45 @@
 
 use std::{fmt::Write as _, path::PathBuf};
 
-use super::{Cell, Topology, permissions};
+use sotto_core::{CellId, TenantId};
+
+use super::{Cell, Permissions, Topology, client_permissions, expand::whole, permissions};
 use crate::Service;
 
 /// The largest message the broker takes, bytes. A batch is cut at 512 KiB, so the double leaves room for headers, one
 /// largest item and key wraps; more would only let one client hold more of the broker's memory.
 pub const MAX_PAYLOAD: usize = 1_048_576;
+
+/// The file beside the broker's configuration that lists the clients; it changes while the cell runs.
+pub const CLIENTS_FILE: &str = "clients.conf";
+
+/// A client that may ask over NATS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientUser {
+    /// Its public nkey (`U…`).
+    pub nkey: String,
+    /// The tenant that it acts for.
+    pub tenant: TenantId,
+    /// Its id, a token of its inboxes: no dots, blanks or wildcards.
+    pub client: String,
+}
+
+/// The text of [`CLIENTS_FILE`].
+pub fn nats_clients_conf(cell: &CellId, clients: &[ClientUser]) -> String {
+    let mut conf = String::new();
+    // Writing to a String cannot fail.
+    let _written = write_clients(&mut conf, cell, clients);
+    conf
+}
+
+fn write_clients(out: &mut String, cell: &CellId, clients: &[ClientUser]) -> std::fmt::Result {
+    writeln!(out, "# Who may ask over NATS in cell {cell}. Made by `sotto client nats`. Do not edit.")?;
+    writeln!(out, "users: [")?;
+    for ClientUser { nkey, tenant, client } in clients {
+        write_user(out, client, nkey, &client_permissions(cell, tenant, client))?;
+    }
+    writeln!(out, "]")
+}
 
 /// What the configuration needs to know beyond the list of streams.
 #[derive(Clone, Debug)]
@@ -77,23 +110,32 @@ fn write_conf(out: &mut String, topology: &Topology, options: &ServerOptions) ->
     writeln!(out, "    users: [")?;
     for (service, keys) in &options.users {
         for key in keys {
-            write_user(out, *service, key, topology, options)?;
+            write_user(out, service.name(), key, &permissions(topology, *service, &options.cell))?;
         }
+    }
+    writeln!(out, "    ]")?;
+    let asked = topology.requests.iter().map(|asked| asked.subject.clone()).collect::<Vec<_>>();
+    let asked = whole(&options.cell.id, &asked);
+    writeln!(out, "    exports: [")?;
+    for subject in &asked {
+        writeln!(out, "      {{ service: {}, accounts: [CLIENTS] }}", quoted(subject))?;
+    }
+    writeln!(out, "    ]")?;
+    writeln!(out, "  }}")?;
+    writeln!(out, "  # Clients: no JetStream, and of the cell's subjects only what they may ask.")?;
+    writeln!(out, "  CLIENTS {{")?;
+    writeln!(out, "    include {}", quoted(CLIENTS_FILE))?;
+    writeln!(out, "    imports: [")?;
+    for subject in &asked {
+        writeln!(out, "      {{ service: {{ account: SOTTO, subject: {} }} }}", quoted(subject))?;
     }
     writeln!(out, "    ]")?;
     writeln!(out, "  }}")?;
     writeln!(out, "}}")
 }
 
-fn write_user(
-    out: &mut String,
-    service: Service,
-    key: &str,
-    topology: &Topology,
-    options: &ServerOptions,
-) -> std::fmt::Result {
-    let allowed = permissions(topology, service, &options.cell);
-    writeln!(out, "      # {service}")?;
+fn write_user(out: &mut String, name: &str, key: &str, allowed: &Permissions) -> std::fmt::Result {
+    writeln!(out, "      # {name}")?;
     writeln!(out, "      {{ nkey: {}, permissions: {{", quoted(key))?;
     for (verb, subjects) in [("publish", &allowed.publish), ("subscribe", &allowed.subscribe)] {
         writeln!(out, "        {verb}: {{ allow: [")?;

@@ -16,7 +16,7 @@ use async_nats::{ConnectOptions, Event};
 use sotto_bus::{
     Bus, BusOptions, Delivery, Handler, NatsConfig, Outcome, Publisher, PublisherConfig, Quarantine,
     Quarantined, Service, Subject, Topology, Worker, WorkerConfig,
-    topology::{self, Cell, ServerOptions},
+    topology::{self, Cell, ClientUser, ServerOptions},
 };
 use sotto_core::{AccountId, Lane, ManualClock, Shards, SystemClock};
 use sotto_proto::{Batch, WireError};
@@ -49,11 +49,21 @@ pub(crate) fn accounts() -> Vec<AccountId> {
 pub(crate) struct Users {
     seeds: BTreeMap<Service, PathBuf>,
     public: Vec<(Service, Vec<String>)>,
+    clients: Vec<ClientUser>,
 }
+
+/// Clients of the broker: a name and the tenant it acts for.
+pub(crate) const CLIENTS: [(&str, &str); 2] = [("shop", "acme"), ("rival", "zanzibar")];
 
 impl Users {
     pub(crate) fn new(pki: &Pki) -> Self {
-        let mut users = Self { seeds: BTreeMap::new(), public: Vec::new() };
+        let mut users = Self { seeds: BTreeMap::new(), public: Vec::new(), clients: Vec::new() };
+        for (name, tenant) in CLIENTS {
+            let keys = nkeys::KeyPair::new_user();
+            sotto_testkit::write_secret(&pki.dir().join(format!("{name}.nkey")), keys.seed().unwrap());
+            let tenant = tenant.parse().unwrap();
+            users.clients.push(ClientUser { nkey: keys.public_key(), tenant, client: name.to_owned() });
+        }
         for service in Service::ALL {
             let keys = nkeys::KeyPair::new_user();
             let file = pki.dir().join(format!("{service}.nkey"));
@@ -103,6 +113,8 @@ pub(crate) fn server_conf(
     lines.push(more);
     let file = pki.dir().join(format!("{name}.conf"));
     fs::write(&file, lines.join("\n")).unwrap();
+    let clients = topology::nats_clients_conf(&options.cell.id, &users.clients);
+    fs::write(pki.dir().join(topology::CLIENTS_FILE), clients).unwrap();
     file
 }
 
@@ -151,6 +163,19 @@ impl TestCell {
 
     pub(crate) fn config(&self, service: Service) -> NatsConfig {
         self.users.config(&self.pki, service, self.server.tls_url())
+    }
+
+    /// How a client connects.
+    pub(crate) fn client_config(&self, name: &str) -> NatsConfig {
+        let files = self.pki.named(name, &[&format!("{name}.client.sotto.internal")]);
+        NatsConfig {
+            url: self.server.tls_url(),
+            ca_file: files.ca,
+            cert_file: files.cert,
+            key_file: files.key,
+            nkey_seed_file: self.pki.dir().join(format!("{name}.nkey")),
+            connect_timeout_ms: 5_000,
+        }
     }
 
     pub(crate) fn options(&self, service: Service) -> BusOptions {
@@ -207,10 +232,10 @@ pub(crate) fn options(service: Service, instance: u64, cell: Cell, topology: Top
 }
 
 /// A bare client with a service's certificate, nkey and inboxes, and the subjects that the broker refuses it.
-pub(crate) async fn raw(config: NatsConfig, service: Service) -> Raw {
+pub(crate) async fn raw(config: NatsConfig, user: impl std::fmt::Display) -> Raw {
     let (events, refused) = mpsc::unbounded_channel();
     let client = ConnectOptions::with_nkey(fs::read_to_string(&config.nkey_seed_file).unwrap())
-        .custom_inbox_prefix(format!("_INBOX.{service}.raw"))
+        .custom_inbox_prefix(format!("_INBOX.{user}.raw"))
         .require_tls(true)
         .tls_first()
         .add_root_certificates(config.ca_file)

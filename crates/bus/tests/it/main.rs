@@ -3,6 +3,7 @@
 
 mod acts;
 mod cell;
+mod clients;
 mod cluster;
 mod connect;
 mod faults;

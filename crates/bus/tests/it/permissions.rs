@@ -47,6 +47,16 @@ const BUSINESS: &[(&str, &str)] = &[
 
 const STREAMS: &[&str] = &["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "QUARANTINE"];
 
+/// Subjects that nobody who asks or answers may publish to, or listen to: the cell's own, and the broker's.
+pub(crate) fn inside() -> impl Iterator<Item = String> {
+    let business = BUSINESS.iter().map(|(_, subject)| format!("sotto.v1.vn.{subject}"));
+    let apis = STREAMS.iter().flat_map(|stream| {
+        ["STREAM.INFO", "DIRECT.GET", "STREAM.CREATE", "CONSUMER.CREATE", "STREAM.MSG.GET"]
+            .map(|api| format!("$JS.API.{api}.VN_{stream}"))
+    });
+    business.chain(apis)
+}
+
 /// Whether a NATS pattern matches a subject.
 pub(crate) fn matches(pattern: &str, subject: &str) -> bool {
     let (mut pattern, mut subject) = (pattern.split('.'), subject.split('.'));
@@ -125,6 +135,10 @@ fn publish_matrix(service: Service) -> Vec<(String, bool)> {
     for other in Service::ALL {
         matrix.push((format!("_INBOX.{other}.t.1"), false));
     }
+    matrix.push(("sotto.v1.vn.client.acme.submit".to_owned(), false));
+    // Inboxes of clients: under names that the broker makes up, never under theirs.
+    matrix.push(("_INBOX.shop.x".to_owned(), false));
+    matrix.push(("_R_.x.y".to_owned(), service == Service::Ingress));
     matrix
 }
 
@@ -138,6 +152,9 @@ fn subscribe_matrix(service: Service) -> Vec<(String, bool)> {
         ("$JS.>".to_owned(), false),
         ("$SYS.>".to_owned(), false),
         ("client.>".to_owned(), false),
+        ("sotto.v1.vn.client.*.submit".to_owned(), false),
+        ("sotto.v1.vn.client.>".to_owned(), false),
+        ("_R_.>".to_owned(), false),
     ];
     matrix.extend(BUSINESS.iter().map(|(_, subject)| (format!("sotto.v1.vn.{subject}"), false)));
     matrix.push((format!("sotto.v1.vn.audit.{service}.keys"), false));
@@ -174,8 +191,8 @@ async fn every_service_against_every_subject() {
 }
 
 /// Compares what the broker refused before the fence with the table.
-async fn check(
-    service: Service,
+pub(crate) async fn check(
+    user: impl std::fmt::Display,
     verb: &str,
     group: &[(String, bool)],
     raw: &mut Raw,
@@ -194,7 +211,7 @@ async fn check(
     for (subject, may) in group {
         if *may == refused.contains(subject) {
             let found = if *may { "refused" } else { "allowed" };
-            wrong.push(format!("{service} {verb} {subject}: {found}"));
+            wrong.push(format!("{user} {verb} {subject}: {found}"));
         }
         *allowed += usize::from(*may);
     }

@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod doctor;
 pub(crate) mod ledger;
 pub(crate) mod message;
+pub(crate) mod nats;
 pub(crate) mod owner;
 pub(crate) mod quarantine;
 pub(crate) mod rebuild;

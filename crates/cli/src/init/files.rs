@@ -5,12 +5,12 @@ use std::{fs, io::Write as _, path::Path};
 use crate::{CliError, error::at};
 
 /// Writes a file that anybody may read.
-pub(super) fn public(path: &Path, content: &[u8]) -> Result<(), CliError> {
+pub(crate) fn public(path: &Path, content: &[u8]) -> Result<(), CliError> {
     write(path, content, 0o644)
 }
 
 /// Writes a file that only its owner may read.
-pub(super) fn secret(path: &Path, content: &[u8]) -> Result<(), CliError> {
+pub(crate) fn secret(path: &Path, content: &[u8]) -> Result<(), CliError> {
     write(path, content, 0o600)
 }
 
@@ -23,6 +23,14 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), CliError> {
     let file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     let mut file = file.map_err(at(path))?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(at(path))
+}
+
+/// Puts a file that anybody may read in the place of what is there: a reader meets the old one or the new one, whole.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), CliError> {
+    let draft = path.with_added_extension("new");
+    let _left_over = fs::remove_file(&draft);
+    public(&draft, content)?;
+    fs::rename(&draft, path).map_err(at(path))
 }
 
 /// Makes a folder that only its owner may enter.

@@ -3,12 +3,26 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use sotto_core::{CellId, Timestamp};
-use sotto_crypto::{hash::sha256, random::random_array, sign::PublicKey};
+use sotto_crypto::{hash::sha256, hpke::SealingKey, random::random_array, sign::PublicKey};
 use sotto_keystore::{KeyKind, Keystore as _, KeystoreError, SoftBuckets, SoftKeystore, UnlockSecret};
 use sotto_tlog::VerifierKey;
 
 use super::{files, hex, services::log_origin};
 use crate::{CliError, cell::CellDir, commands::audit::KEY_FILE};
+
+/// The ring of ingress's keystore that opens what clients seal.
+pub(crate) const INTAKE_RING: &str = "intake";
+
+/// The public half of the key that clients seal to.
+pub(crate) const INTAKE_KEY: &str = "nats/intake-key.json";
+
+/// A key that clients seal to, as a JWK (RFC 7517, RFC 8037).
+pub(crate) fn intake_jwk(key: &SealingKey) -> String {
+    let jwk = serde_json::json!({
+        "kty": "OKP", "crv": "X25519", "x": key.jwk_x(), "kid": key.thumbprint(), "use": "enc",
+    });
+    format!("{jwk}\n")
+}
 
 /// How long the owner's invitation is good for.
 const INVITATION: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -37,7 +51,7 @@ pub(super) fn nats(dir: &CellDir) -> Result<BTreeMap<String, Vec<String>>, CliEr
 /// Makes the keystores: a slot each for ingress, identity and audit, and privacy's buckets.
 pub(super) fn keystores(dir: &CellDir, cell: &CellId, now: Timestamp) -> Result<(), CliError> {
     let slots = [
-        ("ingress", &[("idempotency", KeyKind::HmacSha256)][..]),
+        ("ingress", &[("idempotency", KeyKind::HmacSha256), (INTAKE_RING, KeyKind::X25519)][..]),
         (
             "identity",
             &[
@@ -56,6 +70,9 @@ pub(super) fn keystores(dir: &CellDir, cell: &CellId, now: Timestamp) -> Result<
             let key = keystore.generate(label, *kind, now.unix_millis()).map_err(failed)?;
             if slot == "audit" {
                 pin_log(dir, cell, key.public)?;
+            }
+            if let Some(sealing) = key.sealing {
+                files::public(&dir.path(INTAKE_KEY), intake_jwk(&sealing).as_bytes())?;
             }
         }
     }

@@ -3,9 +3,9 @@
 //! A certificate authority and a certificate for every process, two nkeys for each of the broker's users, Redis users,
 //! keystores with their unlock secrets, a configuration file for each service, and the owner's one-time invitation.
 
-mod files;
-mod keys;
-mod pki;
+pub(crate) mod files;
+pub(crate) mod keys;
+pub(crate) mod pki;
 mod redis;
 mod services;
 

@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use sotto_bus::{
     Service, Topology,
-    topology::{Cell, ServerOptions, nats_server_conf},
+    topology::{CLIENTS_FILE, Cell, ServerOptions, nats_clients_conf, nats_server_conf},
 };
 
 use sotto_core::CellId;
 
-use super::{NewCell, files};
+use super::{NewCell, files, pki};
 use crate::{
     CliError,
     cell::{CellDir, SERVICES},
@@ -63,11 +63,12 @@ fn broker(dir: &CellDir, new: &NewCell, users: &BTreeMap<String, Vec<String>>) -
         server_name: format!("{}-1", new.id),
         listen: "127.0.0.1:4222".to_owned(),
         store_dir: PathBuf::from("data/nats"),
-        ca_file: PathBuf::from("tls/ca.pem"),
+        ca_file: PathBuf::from(pki::BROKER_CA),
         cert_file: PathBuf::from("tls/nats.pem"),
         key_file: PathBuf::from("tls/nats.key"),
         users,
     };
+    files::public(&dir.path("nats").join(CLIENTS_FILE), nats_clients_conf(&new.id, &[]).as_bytes())?;
     files::public(&dir.path("nats/nats-server.conf"), nats_server_conf(&topology, &options).as_bytes())
 }
 

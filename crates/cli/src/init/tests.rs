@@ -62,6 +62,24 @@ fn the_broker_has_two_keys_for_everybody() {
 }
 
 #[test]
+fn the_key_that_clients_seal_to_is_that_of_ingress() {
+    use sotto_keystore::{Keystore as _, SoftKeystore, UnlockSecret};
+    let folder = tempfile::tempdir().unwrap();
+    let dir = CellDir::new(folder.path().join("cell"));
+    init(&dir, &new_cell(), &clock()).unwrap();
+    let jwk = std::fs::read(dir.path(keys::INTAKE_KEY)).unwrap();
+    let jwk: serde_json::Value = serde_json::from_slice(&jwk).unwrap();
+    let secret = UnlockSecret::read(&dir.path("secrets/unlock-ingress")).unwrap();
+    let keystore = SoftKeystore::open(&dir.path("keystore/ingress.sks"), secret, "ingress").unwrap();
+    let key = keystore.current(keys::INTAKE_RING).unwrap();
+    assert_eq!(
+        (jwk["kid"].as_str(), jwk["x"].as_str()),
+        (Some(&*key.id), Some(&*key.sealing.unwrap().jwk_x()))
+    );
+    assert_eq!((&jwk["kty"], &jwk["crv"], &jwk["use"]), (&"OKP".into(), &"X25519".into(), &"enc".into()));
+}
+
+#[test]
 fn what_is_not_a_cell_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let error = CellDir::new(folder.path()).open().unwrap_err();

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod envelope;
+mod hpke;
 mod keys;
 mod sign;
 mod wrap;

@@ -104,6 +104,7 @@ mod tests {
                         role,
                         created_at_ms: now.unix_millis(),
                         public: None,
+                        sealing: None,
                     });
                 }
                 Step::Promote => {

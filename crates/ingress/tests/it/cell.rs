@@ -172,6 +172,8 @@ impl Broker {
         let kept: Vec<_> = text.lines().filter(|line| !line.contains("store_dir")).collect();
         let file = pki.dir().join("nats-server.conf");
         fs::write(&file, kept.join("\n")).unwrap();
+        let clients = topology::nats_clients_conf(&options.cell.id, &[]);
+        fs::write(pki.dir().join(topology::CLIENTS_FILE), clients).unwrap();
         let server =
             NatsServer::start(NatsOptions { config_file: Some(file), ..NatsOptions::default() }).await;
         let broker = Self { server, seeds, instances: AtomicU32::new(0) };

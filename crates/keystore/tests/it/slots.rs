@@ -1,4 +1,4 @@
-use sotto_crypto::MacKey;
+use sotto_crypto::{MacKey, hpke::SubmissionBinding};
 use sotto_keystore::{KeyKind, KeyRole, Keystore, KeystoreError, SoftKeystore};
 
 use crate::{Home, contains};
@@ -22,6 +22,9 @@ fn keys_survive_a_restart() {
     let token = first.generate("token", KeyKind::Ed25519, 1_000).unwrap();
     let ids = first.generate("ids", KeyKind::HmacSha256, -1).unwrap();
     let tag = first.mac(&ids.id, "sotto.test.v1", &[b"a", b"b"]).unwrap();
+    let intake = first.generate("intake", KeyKind::X25519, 2_000).unwrap();
+    let binding = SubmissionBinding { cell: "vn", tenant: "acme" };
+    let sealed = intake.sealing.unwrap().seal_submission(&binding, b"text").unwrap();
 
     let second = open(&home);
     assert_eq!(second.current("token").unwrap(), token);
@@ -30,6 +33,11 @@ fn keys_survive_a_restart() {
     let signature = second.sign(&token.id, b"text").unwrap();
     token.public.unwrap().verify(b"text", &signature).unwrap();
     assert_eq!(second.mac(&ids.id, "sotto.test.v1", &[b"a", b"b"]).unwrap(), tag);
+    assert_eq!(second.current("intake").unwrap(), intake);
+    assert_eq!(intake.id, intake.sealing.unwrap().thumbprint());
+    assert_eq!(second.open_submission(&intake.id, &binding, &sealed).unwrap().as_slice(), b"text");
+    let elsewhere = SubmissionBinding { tenant: "other", ..binding };
+    assert!(matches!(second.open_submission(&intake.id, &elsewhere, &sealed), Err(KeystoreError::Crypto(_))));
 }
 
 #[test]
@@ -76,6 +84,12 @@ fn rings_do_not_mix_and_kinds_do_not_change() {
     assert!(matches!(keys.generate("token", KeyKind::HmacSha256, 3), Err(KeystoreError::Kind)));
     assert!(matches!(keys.sign(&ids.id, b"text"), Err(KeystoreError::Kind)));
     assert!(matches!(keys.mac(&token.id, "sotto.test.v1", &[]), Err(KeystoreError::Kind)));
+    let intake = keys.generate("intake", KeyKind::X25519, 1).unwrap();
+    assert!(matches!(keys.sign(&intake.id, b"text"), Err(KeystoreError::Kind)));
+    assert!(matches!(keys.mac(&intake.id, "sotto.test.v1", &[]), Err(KeystoreError::Kind)));
+    let binding = SubmissionBinding { cell: "vn", tenant: "acme" };
+    let sealed = intake.sealing.unwrap().seal_submission(&binding, b"text").unwrap();
+    assert!(matches!(keys.open_submission(&token.id, &binding, &sealed), Err(KeystoreError::Kind)));
     assert!(matches!(keys.current("nothing"), Err(KeystoreError::UnknownKey)));
 }
 

@@ -54,6 +54,8 @@ impl Broker {
         let kept: Vec<_> = text.lines().filter(|line| !line.contains("store_dir")).collect();
         let file = pki.dir().join("nats-server.conf");
         fs::write(&file, kept.join("\n")).unwrap();
+        let clients = topology::nats_clients_conf(&options.cell.id, &[]);
+        fs::write(pki.dir().join(topology::CLIENTS_FILE), clients).unwrap();
         let options = NatsOptions { config_file: Some(file), ..NatsOptions::default() };
         let broker = Self { server: NatsServer::start(options).await, seeds };
         topology::apply(&broker.bus(pki, Party::Provisioner).await, &list, &[]).await.unwrap();

@@ -258,13 +258,15 @@ fn sensitive_messages_print_nothing() {
         message: request.message.clone(),
         idempotency_key: request.idempotency_key.clone(),
     };
+    let submission =
+        public::Submission { access_token: "eyJhbGciOi".to_owned(), messages: vec![streamed.clone()] };
     let content = wire::SealedContent {
         to: "84912345678".to_owned(),
         from: "ACMEBANK".to_owned(),
         text: "482913".to_owned(),
     };
-    let printed = format!("{request:?} {streamed:?} {content:?}");
-    for secret in ["84912345678", "ACMEBANK", "482913"] {
+    let printed = format!("{request:?} {streamed:?} {submission:?} {content:?}");
+    for secret in ["84912345678", "ACMEBANK", "482913", "eyJhbGciOi"] {
         assert!(!printed.contains(secret), "{printed}");
     }
 }

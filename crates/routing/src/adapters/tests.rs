@@ -82,6 +82,8 @@ impl TestCell {
         let kept: Vec<_> = text.lines().filter(|line| !line.contains("store_dir")).collect();
         let file = pki.dir().join("nats-server.conf");
         fs::write(&file, kept.join("\n")).unwrap();
+        let clients = topology::nats_clients_conf(&options.cell.id, &[]);
+        fs::write(pki.dir().join(topology::CLIENTS_FILE), clients).unwrap();
         let options = NatsOptions { config_file: Some(file), ..NatsOptions::default() };
         let server = NatsServer::start(options).await;
         let clock = Arc::new(ManualClock::new(NOW));

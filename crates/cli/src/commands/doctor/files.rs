@@ -36,6 +36,9 @@ fn modes(dir: &CellDir) -> Vec<Finding> {
     let keys =
         list(&dir.path("tls")).into_iter().filter(|path| path.extension().is_some_and(|it| it == "key"));
     let secrets = SECRET_FOLDERS.iter().flat_map(|folder| list(&dir.path(folder)));
+    // Each client's keys for the broker.
+    let folders = std::fs::read_dir(dir.path("clients")).into_iter().flatten().flatten();
+    let secrets = secrets.chain(folders.flat_map(|folder| list(&folder.path())));
     let files = SECRET_FILES.iter().map(|file| dir.path(file)).filter(|path| path.exists());
     let mut open = Vec::new();
     for path in keys.chain(secrets).chain(files) {
@@ -60,7 +63,14 @@ fn list(folder: &Path) -> Vec<PathBuf> {
 
 fn missing(dir: &CellDir) -> Vec<Finding> {
     let configs = SERVICES.map(|service| format!("config/{service}.toml"));
-    let files = ["nats/nats-server.conf", "redis/redis.conf", "tls/ca.pem"].map(str::to_owned);
+    let files = [
+        "nats/nats-server.conf",
+        "nats/clients.conf",
+        "nats/intake-key.json",
+        "redis/redis.conf",
+        "tls/ca.pem",
+    ]
+    .map(str::to_owned);
     let buckets = "keystore/buckets.sks".to_owned();
     let restore = "restore it from a backup";
     let mut findings: Vec<_> = configs
