@@ -22,6 +22,8 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("sotto-keystore", BTreeSet::from(["sotto-crypto"])),
         ("sotto-tlog", BTreeSet::from(["sotto-crypto"])),
         ("sotto-bus", BTreeSet::from(["sotto-core", "sotto-proto"])),
+        // For clients' programs: docs/adr/0008.
+        ("sotto-publisher", BTreeSet::from(["sotto-core", "sotto-proto", "sotto-crypto"])),
         ("sotto-runtime", BTreeSet::from(["sotto-core", "sotto-crypto"])),
         ("sotto-ingress", service(&["sotto-keystore"])),
         ("sotto-routing", service(&[])),
@@ -30,8 +32,8 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("sotto-privacy", service(&["sotto-keystore"])),
         ("sotto-audit", service(&["sotto-keystore", "sotto-tlog"])),
         ("sotto-simulator", BTreeSet::from(["sotto-core", "sotto-runtime", "sotto-smpp"])),
-        // The tool for people: bus and keystore by docs/adr/0002, tlog by docs/adr/0004.
-        ("sotto-cli", service(&["sotto-keystore", "sotto-tlog"])),
+        // The tool for people: bus and keystore by docs/adr/0002, tlog by docs/adr/0004, publisher by docs/adr/0008.
+        ("sotto-cli", service(&["sotto-keystore", "sotto-tlog", "sotto-publisher"])),
     ])
 }
 

@@ -77,6 +77,10 @@ async fn no_number_sender_or_text_is_found_at_rest() {
         client.send(with_token(request, &token)).await.unwrap();
         eventually(BOUND, "nothing to wait", async || cell.ledger().await["waiting"] == 0).await;
     }
+    // The same over NATS: what the broker carries is sealed.
+    cell.run(["client", "nats", "add", "zanzibar"]).await;
+    let over_nats = ["nats-send", "--client", "zanzibar", "--from", SENDER, "--to", NUMBER, "--text", TEXT];
+    cell.run(over_nats.into_iter().chain(["--idempotency-key", KEY])).await;
     cell.redis(&["FLUSHALL"]).await;
     cell.run(["rebuild"]).await;
     cell.run(["quarantine", "list"]).await;

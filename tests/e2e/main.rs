@@ -17,6 +17,7 @@ mod inbound;
 mod journey;
 mod lanes;
 mod load;
+mod nats;
 mod noise;
 mod python;
 mod quarantine;

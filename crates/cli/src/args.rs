@@ -55,6 +55,9 @@ pub(crate) enum Command {
         /// Where tokens are asked for (HTTPS); port 0 lets the system choose
         #[arg(long, default_value = "127.0.0.1:7444")]
         token_listen: SocketAddr,
+        /// Where clients over NATS connect (TLS with a client certificate); port 0 lets the system choose
+        #[arg(long, default_value = "127.0.0.1:0")]
+        nats_listen: SocketAddr,
         /// Folder of the services' programs; default: beside this program
         #[arg(long, value_name = "DIR")]
         programs: Option<PathBuf>,
@@ -67,6 +70,8 @@ pub(crate) enum Command {
     Client(Client),
     /// Send a message
     Send(NewMessage),
+    /// Send a message over NATS, sealed; the client is let in by `sotto client nats add`
+    NatsSend(NewMessage),
     /// Look at messages
     #[command(subcommand)]
     Message(Message),

@@ -64,8 +64,9 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
             output.line("keep ca/ca.key and secrets/ safe; keystore/buckets.sks must never be backed up")?;
             output.line(format!("next: sotto up --cell {}", dir.root().display()))
         }
-        Command::Up { carriers, listen, token_listen, programs } => {
-            up::up(&dir, &UpOptions { carriers, listen, token_listen, programs }, output).await
+        Command::Up { carriers, listen, token_listen, nats_listen, programs } => {
+            let options = UpOptions { carriers, listen, token_listen, nats_listen, programs };
+            up::up(&dir, &options, output).await
         }
         Command::Owner(Owner::Claim) => commands::owner::claim(&dir, output).await,
         Command::Client(Client::Create(new)) => commands::client::create(&dir, new, clock, output).await,
@@ -80,6 +81,7 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
             commands::nats::remove(&dir, &name, output)
         }
         Command::Send(message) => commands::send::send(&dir, message, clock, output).await,
+        Command::NatsSend(message) => Box::pin(commands::nats_send::send(&dir, message, clock, output)).await,
         Command::Message(Message::Show { message_id, client, wait }) => {
             commands::message::show(&dir, &client, &message_id, wait, clock, output).await
         }

@@ -5,5 +5,7 @@ mod breaker;
 pub mod broker;
 pub mod grpc;
 pub mod keys;
+pub mod publishers;
+pub mod room;
 pub mod store;
 pub mod tokens;

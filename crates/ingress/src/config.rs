@@ -1,9 +1,10 @@
 //! `default.toml` as types. Its text is the reference.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 use sotto_bus::NatsConfig;
+use sotto_core::{TenantId, Timestamp};
 use sotto_runtime::{
     config::{
         AdminConfig, CellConfig, ConfigDuration, ConfigError, ConfigErrors, KeyPath, RedisConfig,
@@ -15,6 +16,7 @@ use sotto_runtime::{
 use crate::domain::{
     pace::Pace,
     request::{MIN_VALIDITY, Validities, Validity},
+    waiver::Waivers,
 };
 
 /// The embedded defaults.
@@ -43,6 +45,8 @@ pub struct Config {
     pub rate: RateConfig,
     /// `[load]`
     pub load: LoadConfig,
+    /// `[publishers]`
+    pub publishers: PublishersConfig,
     /// `[projection]`
     pub projection: ProjectionConfig,
     /// `[nats]`
@@ -159,6 +163,31 @@ pub struct LoadConfig {
     pub idle: ConfigDuration,
 }
 
+/// Clients over the broker.
+#[derive(Clone, Debug, Deserialize)]
+pub struct PublishersConfig {
+    /// Requests under way.
+    pub in_flight: usize,
+    /// Requests of one tenant.
+    pub in_flight_of_tenant: usize,
+    /// Tenants that may ask in clear, each until a time.
+    pub clear_until: BTreeMap<TenantId, Until>,
+}
+
+/// A time as people write it (RFC 3339): `2027-01-31T00:00:00Z`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Until(Timestamp);
+
+impl<'de> Deserialize<'de> for Until {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let at: jiff::Timestamp = text.parse().map_err(|_| {
+            serde::de::Error::custom("must be a time in RFC 3339, such as \"2027-01-31T00:00:00Z\"")
+        })?;
+        Ok(Self(Timestamp::from_unix_millis(at.as_millisecond())))
+    }
+}
+
 /// How messages are followed.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ProjectionConfig {
@@ -180,6 +209,11 @@ impl Config {
             otp: Validity { default: otp_default.get(), max: otp_max.get() },
             other: Validity { default: default.get(), max: max.get() },
         }
+    }
+
+    /// Who may ask in clear over the broker.
+    pub fn waivers(&self) -> Waivers {
+        Waivers::new(self.publishers.clear_until.iter().map(|(tenant, until)| (tenant.clone(), until.0)))
     }
 
     /// The pace of a tenant in the whole cell.
@@ -220,6 +254,7 @@ impl Validate for Config {
         self.validity.validate(&at.key("validity"), errors);
         self.rate.validate(&at.key("rate"), errors);
         self.load.validate(&at.key("load"), errors);
+        self.publishers.validate(&at.key("publishers"), errors);
         self.projection.validate(&at.key("projection"), errors);
         for fault in self.nats.faults() {
             let (key, problem) = fault.split_once(": ").unwrap_or(("", &fault));
@@ -312,6 +347,13 @@ impl Validate for LoadConfig {
         errors.in_range(at, "streams_of_tenant", self.streams_of_tenant, 1..=100_000, "streams");
         errors.duration_in(at, "stall", self.stall, SECOND..=600 * SECOND);
         errors.duration_in(at, "idle", self.idle, SECOND..=HOUR);
+    }
+}
+
+impl Validate for PublishersConfig {
+    fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
+        errors.in_range(at, "in_flight", self.in_flight, 1..=10_000, "requests");
+        errors.in_range(at, "in_flight_of_tenant", self.in_flight_of_tenant, 1..=10_000, "requests");
     }
 }
 

@@ -5,3 +5,4 @@ pub mod journal;
 pub mod pace;
 pub mod request;
 pub mod token;
+pub mod waiver;

@@ -86,6 +86,9 @@ pub enum IngressError {
     /// Redis may throw keys away.
     #[error("Redis may throw keys away: set its maxmemory-policy to noeviction")]
     RedisEvicts,
+    /// Requests over the broker cannot be taken.
+    #[error("clients over NATS cannot be answered")]
+    Requests(#[source] sotto_bus::RequestsError),
     /// The projection cannot read events.
     #[error("the projection cannot start")]
     Projection(#[source] sotto_bus::WorkError),
@@ -101,7 +104,7 @@ impl Classified for IngressError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::Keystore(_) | Self::Redis(_) | Self::RedisEvicts | Self::Address(_) => ErrorClass::Reject,
-            Self::Random(_) | Self::Reflection(_) => ErrorClass::Bug,
+            Self::Random(_) | Self::Reflection(_) | Self::Requests(_) => ErrorClass::Bug,
             Self::Tls(error) => error.class(),
             Self::Grpc(error) => error.class(),
             Self::Topology(error) => error.class(),

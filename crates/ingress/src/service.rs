@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use rustls_pki_types::ServerName;
-use sotto_bus::{Bus, BusOptions, Topology, Worker, WorkerConfig, topology};
+use sotto_bus::{Bus, BusOptions, Requests, Topology, Worker, WorkerConfig, topology};
 use sotto_core::{Classified as _, ErrorClass, ShardId};
 use sotto_keystore::{Keystore, SoftKeystore, UnlockSecret};
 use sotto_proto::message::v1::message_service_server::MessageServiceServer;
@@ -17,6 +17,7 @@ use sotto_runtime::{
     tls::{ClientAuth, Tls},
 };
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic_health::ServingStatus;
 
@@ -24,8 +25,10 @@ use crate::{
     adapters::{
         audit::{AuditTrail, Category, SUM_OVER},
         broker::BrokerLog,
-        grpc::{Bounds, Messages, Operations},
+        grpc::{Bounds, Load, Messages, Operations},
         keys::{SessionKeys, WIPE_EVERY},
+        publishers::{self, INTAKE_RING, Publishers},
+        room::Rooms,
         store::{Answers, Store, StoreOptions, Terms},
         tokens::{JwksSource, Tokens},
     },
@@ -156,10 +159,13 @@ impl Parts {
             stall: config.load.stall.get(),
             idle: config.load.idle.get(),
         };
+        let load = Load::new(config.load.in_flight);
+        let publishers = self.publishers(intake.clone(), tokens.clone(), load.clone());
         let messages = Messages::new(
             intake,
             tokens.clone(),
             self.trail.clone(),
+            load,
             bounds,
             context.tasks.clone(),
             context.stop.clone(),
@@ -208,16 +214,53 @@ impl Parts {
             .build_v1()
             .map_err(IngressError::Reflection)?;
         let service = messages.service();
+        let requests = Requests::open(&self.bus).await.map_err(IngressError::Requests)?;
         listening.set(true);
-        let served = server
-            .serve(stop, |server| {
-                server.add_service(health_service).add_service(reflection).add_service(service)
-            })
-            .await;
+        // Both ways in end together, and each waits for what it has begun.
+        let over = CancellationToken::new();
+        let serving = async {
+            let served = server
+                .serve(stop, |server| {
+                    server.add_service(health_service).add_service(reflection).add_service(service)
+                })
+                .await;
+            over.cancel();
+            served
+        };
+        let answering = publishers.run(requests, async {
+            tokio::select! { () = stop.requested() => {} () = over.cancelled() => {} }
+        });
+        let (served, ()) = tokio::join!(serving, answering);
         for worker in workers {
             worker.stop(LAST_WORDS).await;
         }
         served.map_err(IngressError::Grpc)
+    }
+
+    /// The way in over the broker. Who may use it in clear is told at each start.
+    fn publishers(&self, intake: Intake, tokens: Tokens, load: Load) -> Publishers {
+        let Self { config, context, .. } = self;
+        let waivers = config.waivers();
+        let now = context.clock.now();
+        for (tenant, until) in waivers.iter() {
+            let living = waivers.allow(tenant, now);
+            let outcome = if living { "ok" } else { "expired" };
+            tracing::warn!(%tenant, %until, living, "this tenant may send requests in clear over NATS");
+            let object = format!("until={until}");
+            self.trail.tell(Category::Configuration, "sealing.waived", "", Some(tenant), object, outcome);
+        }
+        Publishers::new(publishers::Parts {
+            cell: config.cell.id.clone(),
+            intake,
+            tokens,
+            keystore: Arc::clone(&self.keystore),
+            load,
+            rooms: Rooms::new(config.publishers.in_flight, config.publishers.in_flight_of_tenant),
+            waivers,
+            clock: Arc::clone(&context.clock),
+            audit: self.trail.clone(),
+            tasks: context.tasks.clone(),
+        })
     }
 
     fn store(&self) -> Result<Store, IngressError> {
@@ -279,8 +322,9 @@ impl Parts {
 fn open(config: &KeystoreConfig) -> Result<Arc<SoftKeystore>, IngressError> {
     let secret = UnlockSecret::read(&config.unlock_secret_file).map_err(IngressError::Keystore)?;
     let keystore = SoftKeystore::open(&config.file, secret, SLOT).map_err(IngressError::Keystore)?;
-    // Without a key no keyed send could ever be accepted: say so now.
+    // Without keys no keyed send could ever be accepted, and nothing over the broker: say so now.
     keystore.current(IDEMPOTENCY_RING).map_err(IngressError::Keystore)?;
+    keystore.current(INTAKE_RING).map_err(IngressError::Keystore)?;
     Ok(Arc::new(keystore))
 }
 

@@ -14,6 +14,12 @@ pub use convert::{LogEvent, WireError, from_wire_time, to_wire_time};
 /// The serialized `FileDescriptorSet` of every package: for reflection and for the check of unknown fields.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sotto_descriptor.bin"));
 
+/// The largest request over the broker (`SubmitRequest`), in bytes.
+pub const MAX_SUBMIT_BYTES: usize = 256 * 1024;
+
+/// The most messages in one of them.
+pub const MAX_SUBMIT_MESSAGES: usize = 100;
+
 /// `sotto.message`: the public interface.
 pub mod message {
     /// Version 1.

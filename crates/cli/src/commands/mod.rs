@@ -6,6 +6,7 @@ pub(crate) mod doctor;
 pub(crate) mod ledger;
 pub(crate) mod message;
 pub(crate) mod nats;
+pub(crate) mod nats_send;
 pub(crate) mod owner;
 pub(crate) mod quarantine;
 pub(crate) mod rebuild;

@@ -200,7 +200,7 @@ fn keys(
     Ok(key.public_key())
 }
 
-fn tenant(credentials: &Credentials) -> Result<TenantId, CliError> {
+pub(super) fn tenant(credentials: &Credentials) -> Result<TenantId, CliError> {
     credentials.tenant.parse().map_err(|error| CliError::caused_by("the client's credentials", &error))
 }
 

@@ -4,7 +4,8 @@ use std::io::Read as _;
 
 use sotto_core::Clock;
 use sotto_proto::message::v1::{
-    Encoding, MessageClass, OutboundMessage, SendRequest, message_service_client::MessageServiceClient,
+    Encoding, MessageClass, OutboundMessage, SendRequest, SendResponse,
+    message_service_client::MessageServiceClient,
 };
 
 use super::{authorised, channel, refused};
@@ -18,7 +19,7 @@ const MAX_TEXT: u64 = 64 * 1024;
 pub(crate) struct NewMessage {
     /// Client that sends: the name given to `sotto client create`
     #[arg(long)]
-    client: String,
+    pub(super) client: String,
     /// Recipient in E.164: +84912345678; `-` reads it from the first line of standard input, where other users of the
     /// machine cannot see it
     #[arg(long)]
@@ -40,10 +41,10 @@ pub(crate) struct NewMessage {
     transliterate: bool,
     /// Only check: tell encoding and parts, send nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// The same key sends once, however often it is asked
     #[arg(long, default_value = "")]
-    idempotency_key: String,
+    pub(super) idempotency_key: String,
 }
 
 impl std::fmt::Debug for NewMessage {
@@ -63,6 +64,19 @@ pub(crate) async fn send(
 ) -> Result<(), CliError> {
     let credentials = client(dir, &new.client)?;
     let token = credentials.token(dir, "message:send", clock).await?;
+    let (idempotency_key, validate_only) = (new.idempotency_key.clone(), new.dry_run);
+    let request = SendRequest { message: Some(outbound(new)?), idempotency_key, validate_only };
+    let mut ingress = MessageServiceClient::new(channel(dir, "ingress")?);
+    let sent = ingress
+        .send(authorised(request, &token)?)
+        .await
+        .map_err(|status| refused("the message was refused", &status))?
+        .into_inner();
+    accepted(&sent, if validate_only { "would be accepted" } else { "accepted" }, output)
+}
+
+/// The message that the command line and standard input tell.
+pub(super) fn outbound(new: NewMessage) -> Result<OutboundMessage, CliError> {
     let (to, text) = content(new.to, new.text, standard_input)?;
     let class = match new.class.as_str() {
         "otp" => MessageClass::Otp,
@@ -70,25 +84,18 @@ pub(crate) async fn send(
         "promotional" => MessageClass::Promotional,
         _ => MessageClass::AdInvite,
     };
-    let message = OutboundMessage {
+    Ok(OutboundMessage {
         to,
         from: new.from,
         text,
         class: class.into(),
         validity: new.validity.map(|seconds| prost_types::Duration { seconds: i64::from(seconds), nanos: 0 }),
         transliterate: new.transliterate,
-    };
-    let request = SendRequest {
-        message: Some(message),
-        idempotency_key: new.idempotency_key,
-        validate_only: new.dry_run,
-    };
-    let mut ingress = MessageServiceClient::new(channel(dir, "ingress")?);
-    let sent = ingress
-        .send(authorised(request, &token)?)
-        .await
-        .map_err(|status| refused("the message was refused", &status))?
-        .into_inner();
+    })
+}
+
+/// Tells what an accepted message costs.
+pub(super) fn accepted(sent: &SendResponse, done: &str, output: &Output) -> Result<(), CliError> {
     let encoding = match sent.encoding() {
         Encoding::Unspecified => "",
         Encoding::Gsm7 => "GSM-7",
@@ -98,7 +105,6 @@ pub(crate) async fn send(
         "message_id": sent.message_id, "encoding": encoding, "parts": sent.parts, "units": sent.units,
         "repeated": sent.repeated, "transliterated": sent.transliterated,
     }))?;
-    let done = if new.dry_run { "would be accepted" } else { "accepted" };
     let written = if sent.transliterated { ", written without marks" } else { "" };
     output.line(format!(
         "{} {}  {} part(s), {encoding}, {} units{written}",

@@ -61,7 +61,7 @@ pub(crate) fn init(dir: &CellDir, new: &NewCell, clock: &dyn Clock) -> Result<()
     std::fs::File::open(root).and_then(|folder| folder.sync_all()).map_err(at(root))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing to a String cannot fail.
         let _written = write!(text, "{byte:02x}");

@@ -54,6 +54,8 @@ pub(crate) struct UpOptions {
     pub(crate) listen: std::net::SocketAddr,
     /// Where tokens are asked for; port 0 lets the system choose.
     pub(crate) token_listen: std::net::SocketAddr,
+    /// Where the broker listens; port 0 lets the system choose.
+    pub(crate) nats_listen: std::net::SocketAddr,
     /// Where the folder of the services' programs is; none: beside this program.
     pub(crate) programs: Option<PathBuf>,
 }

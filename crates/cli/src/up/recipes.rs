@@ -88,8 +88,14 @@ impl Recipes {
         let arguments = vec![
             "--config".to_owned(),
             "nats/nats-server.conf".to_owned(),
+            "--addr".to_owned(),
+            self.options.nats_listen.ip().to_string(),
             "--port".to_owned(),
-            "-1".to_owned(),
+            // To the broker, 0 means its usual port.
+            match self.options.nats_listen.port() {
+                0 => "-1".to_owned(),
+                port => port.to_string(),
+            },
             "--ports_file_dir".to_owned(),
             self.nats_ports_dir().display().to_string(),
         ];

@@ -21,9 +21,9 @@ pub struct AuditTrail {
     denials: Arc<Denials>,
 }
 
-/// Denied calls, by reason.
+/// Denied calls and refused requests, by action and reason.
 #[derive(Debug, Default)]
-struct Denials(Mutex<BTreeMap<&'static str, u64>>);
+struct Denials(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
 
 impl AuditTrail {
     /// A trail of this process.
@@ -47,23 +47,28 @@ impl AuditTrail {
 
     /// Counts a denied call; a flood of them makes one record in ten seconds for each reason.
     pub fn denied(&self, reason: &'static str) {
-        self.denials.count(reason);
+        self.denials.count("token.denied", reason);
+    }
+
+    /// Counts a request over the broker that was refused as a whole, in the same way.
+    pub fn refused(&self, reason: &'static str) {
+        self.denials.count("submission.refused", reason);
     }
 
     /// Tells the denials since the last time. Called every [`SUM_OVER`] and at the end.
     pub fn tell_denied(&self) {
-        for (reason, times) in self.denials.take() {
-            self.tell(Category::Authentication, "token.denied", "", None, format!("calls={times}"), reason);
+        for ((action, reason), times) in self.denials.take() {
+            self.tell(Category::Authentication, action, "", None, format!("calls={times}"), reason);
         }
     }
 }
 
 impl Denials {
-    fn count(&self, reason: &'static str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_insert(0) += 1;
+    fn count(&self, action: &'static str, reason: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry((action, reason)).or_insert(0) += 1;
     }
 
-    fn take(&self) -> BTreeMap<&'static str, u64> {
+    fn take(&self) -> BTreeMap<(&'static str, &'static str), u64> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -76,10 +81,12 @@ mod tests {
     fn denials_are_summed_up_and_told_once() {
         let denials = Denials::default();
         for _ in 0..1000 {
-            denials.count("expired");
+            denials.count("token.denied", "expired");
         }
-        denials.count("signature");
-        assert_eq!(denials.take(), BTreeMap::from([("expired", 1000), ("signature", 1)]));
+        denials.count("submission.refused", "expired");
+        let summed =
+            BTreeMap::from([(("token.denied", "expired"), 1000), (("submission.refused", "expired"), 1)]);
+        assert_eq!(denials.take(), summed);
         assert!(denials.take().is_empty());
     }
 }

@@ -3,11 +3,11 @@
 mod door;
 mod load;
 mod ops;
-mod refusal;
+pub(super) mod refusal;
 mod stream;
 mod view;
 
-use std::{collections::HashMap, str::FromStr as _, sync::Arc, time::Duration};
+use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use http::{HeaderMap, header::AUTHORIZATION};
 use sotto_core::{MessageClass, MessageId, TenantId};
@@ -18,17 +18,19 @@ use sotto_proto::message::v1::{
 };
 use sotto_proto::to_wire_time;
 use sotto_runtime::{Stop, Tasks};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
-};
+use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 
 pub use door::Door;
+pub use load::Load;
 pub use ops::Operations;
 
 use crate::{
-    adapters::{audit::AuditTrail, tokens::Tokens},
+    adapters::{
+        audit::AuditTrail,
+        room::{Room, Rooms},
+        tokens::Tokens,
+    },
     app::intake::{Accepted, Intake, Seen, Valid},
     domain::{
         pace::{LocalPace, Pace},
@@ -38,12 +40,10 @@ use crate::{
     error::Refusal,
 };
 
-use load::Load;
-
 /// The largest request, in bytes: ten parts of text have at most 6 KiB, also with every accent a character of its own.
 const MAX_REQUEST: usize = 16 * 1024;
 
-const SEND: &str = "message:send";
+pub(super) const SEND: &str = "message:send";
 const READ: &str = "message:read";
 
 /// What one process carries.
@@ -83,18 +83,18 @@ struct Inner {
     reads: Semaphore,
     reading: std::sync::Mutex<LocalPace>,
     started: Instant,
-    streams: Arc<Semaphore>,
-    of_tenant: std::sync::Mutex<HashMap<TenantId, Arc<Semaphore>>>,
+    streams: Rooms,
     tasks: Tasks,
     stop: Stop,
 }
 
 impl Messages {
-    /// The service on these parts.
+    /// The service on these parts; `load` holds the places of messages.
     pub fn new(
         intake: Intake,
         tokens: Tokens,
         audit: AuditTrail,
+        load: Load,
         bounds: Bounds,
         tasks: Tasks,
         stop: Stop,
@@ -104,13 +104,12 @@ impl Messages {
             tokens,
             audit,
             bounds,
-            load: Load::new(bounds.in_flight),
+            load,
             calls: Semaphore::new(bounds.in_flight.saturating_add(bounds.reads_in_flight)),
             reads: Semaphore::new(bounds.reads_in_flight),
             reading: std::sync::Mutex::new(LocalPace::new(bounds.reading)),
             started: Instant::now(),
-            streams: Arc::new(Semaphore::new(bounds.streams)),
-            of_tenant: std::sync::Mutex::default(),
+            streams: Rooms::new(bounds.streams, bounds.streams_of_tenant),
             tasks,
             stop,
         }))
@@ -144,19 +143,8 @@ impl Messages {
     }
 
     /// Room for one more stream of this tenant.
-    fn room(&self, tenant: &TenantId) -> Result<[OwnedSemaphorePermit; 2], Refusal> {
-        let of_tenant = {
-            let mut all = self.0.of_tenant.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            // Tenants without a stream are forgotten.
-            all.retain(|_, streams| streams.available_permits() < self.0.bounds.streams_of_tenant);
-            let full = || Arc::new(Semaphore::new(self.0.bounds.streams_of_tenant));
-            Arc::clone(all.entry(tenant.clone()).or_insert_with(full)).try_acquire_owned()
-        };
-        let any = Arc::clone(&self.0.streams).try_acquire_owned();
-        match (of_tenant, any) {
-            (Ok(of_tenant), Ok(any)) => Ok([of_tenant, any]),
-            (Err(_), _) | (_, Err(_)) => Err(Refusal::Overloaded),
-        }
+    fn room(&self, tenant: &TenantId) -> Result<Room, Refusal> {
+        self.0.streams.try_take(tenant).ok_or(Refusal::Overloaded)
     }
 }
 
@@ -175,7 +163,7 @@ fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
 }
 
 /// Takes a request apart; its strings move into memory that is wiped.
-fn asked(message: Option<OutboundMessage>, key: String) -> Asked {
+pub(super) fn asked(message: Option<OutboundMessage>, key: String) -> Asked {
     let Some(message) = message else { return Asked { key: key.into(), ..Asked::default() } };
     let class = public::MessageClass::try_from(message.class).ok();
     Asked {
@@ -190,7 +178,7 @@ fn asked(message: Option<OutboundMessage>, key: String) -> Asked {
     }
 }
 
-fn response(accepted: Accepted) -> SendResponse {
+pub(super) fn response(accepted: Accepted) -> SendResponse {
     SendResponse {
         message_id: accepted.id.to_string(),
         encoding: public::Encoding::from(accepted.encoding).into(),

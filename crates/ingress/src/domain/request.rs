@@ -150,6 +150,13 @@ pub fn validity_too_long(max: Duration) -> Violation {
     Violation { field: "message.validity", reason: "VALIDITY_TOO_LONG", description }
 }
 
+/// The violation for a message without an idempotency key on a way where each needs one.
+pub fn key_missing() -> Violation {
+    let description =
+        "over NATS each message needs an idempotency key: a captured request may come again".to_owned();
+    Violation { field: "idempotency_key", reason: "IDEMPOTENCY_KEY_MISSING", description }
+}
+
 fn keep<T>(violations: &mut Vec<Violation>, checked: Result<T, Violation>) -> Option<T> {
     checked.map_err(|violation| violations.push(violation)).ok()
 }

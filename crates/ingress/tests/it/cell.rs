@@ -14,13 +14,16 @@ use std::{
 };
 
 use sotto_bus::{
-    Bus, BusOptions, NatsConfig, Service as Party, Topology,
-    topology::{self, ServerOptions},
+    Bus, BusOptions, ClientConnection, ClientIdentity, NatsConfig, Service as Party, Topology,
+    topology::{self, ClientUser, ServerOptions},
 };
 use sotto_core::{Clock as _, Shards, SystemClock, Timestamp, work::KeyWrap};
 use sotto_crypto::hash::sha256;
 use sotto_ingress::{
-    adapters::store::{Store, StoreOptions, Terms},
+    adapters::{
+        publishers::INTAKE_RING,
+        store::{Store, StoreOptions, Terms},
+    },
     app::intake::IDEMPOTENCY_RING,
     config::{Config, DEFAULT_TOML},
     domain::pace::Pace,
@@ -112,6 +115,7 @@ pub(crate) fn config(pki: &Pki, lines: &str) -> Config {
         let secret = UnlockSecret::create(&pki.dir().join("unlock")).unwrap();
         let keystore = SoftKeystore::create(&pki.dir().join("ingress.sks"), secret, "ingress").unwrap();
         keystore.generate(IDEMPOTENCY_RING, KeyKind::HmacSha256, 0).unwrap();
+        keystore.generate(INTAKE_RING, KeyKind::X25519, 0).unwrap();
     }
     load_text::<Config>(DEFAULT_TOML, &text).unwrap().config
 }
@@ -136,6 +140,9 @@ pub(crate) fn store(pki: &Pki, port: u16, clock: Arc<dyn sotto_core::Clock>) -> 
         patience: Duration::from_secs(1),
     })
 }
+
+/// Tenants with a client that may ask over the broker.
+const TENANTS: [&str; 2] = ["acme", "other"];
 
 /// A broker set up as a cell has it.
 pub(crate) struct Broker {
@@ -172,13 +179,35 @@ impl Broker {
         let kept: Vec<_> = text.lines().filter(|line| !line.contains("store_dir")).collect();
         let file = pki.dir().join("nats-server.conf");
         fs::write(&file, kept.join("\n")).unwrap();
-        let clients = topology::nats_clients_conf(&options.cell.id, &[]);
+        let clients = TENANTS.map(|tenant| {
+            let keys = nkeys::KeyPair::new_user();
+            sotto_testkit::write_secret(&pki.dir().join(format!("of-{tenant}.nkey")), keys.seed().unwrap());
+            let (nkey, client) = (keys.public_key(), format!("of-{tenant}"));
+            ClientUser { nkey, tenant: tenant.parse().unwrap(), client }
+        });
+        let clients = topology::nats_clients_conf(&options.cell.id, &clients);
         fs::write(pki.dir().join(topology::CLIENTS_FILE), clients).unwrap();
         let server =
             NatsServer::start(NatsOptions { config_file: Some(file), ..NatsOptions::default() }).await;
         let broker = Self { server, seeds, instances: AtomicU32::new(0) };
         topology::apply(&broker.bus(pki, Party::Provisioner).await, &list, &[]).await.unwrap();
         broker
+    }
+
+    /// The tenant's client.
+    pub(crate) async fn client(&self, pki: &Pki, tenant: &str) -> ClientConnection {
+        let name = format!("of-{tenant}");
+        let CertFiles { ca, cert, key } = pki.named(&name, &[&format!("{name}.client.sotto.internal")]);
+        let nats = NatsConfig {
+            url: self.server.tls_url(),
+            ca_file: ca,
+            cert_file: cert,
+            key_file: key,
+            nkey_seed_file: pki.dir().join(format!("{name}.nkey")),
+            connect_timeout_ms: 5_000,
+        };
+        let identity = ClientIdentity { cell: vn().id, tenant: tenant.parse().unwrap(), client: name };
+        ClientConnection::connect(&nats, identity).await.unwrap()
     }
 
     pub(crate) async fn bus(&self, pki: &Pki, party: Party) -> Bus {

@@ -8,6 +8,7 @@ mod fakes;
 mod intake;
 mod keys;
 mod outages;
+mod publishers;
 mod rebuild;
 mod store;
 mod streams;

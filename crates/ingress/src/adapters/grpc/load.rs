@@ -6,27 +6,29 @@ use std::sync::Arc;
 use sotto_core::{Lane, MessageClass};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-#[derive(Debug)]
-pub(super) struct Load {
+/// The places of messages. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Load {
     all: Arc<Semaphore>,
     promotional: Arc<Semaphore>,
 }
 
 /// The place of one message, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub struct Place {
     _promotional: Option<OwnedSemaphorePermit>,
     _any: OwnedSemaphorePermit,
 }
 
 impl Load {
-    pub(super) fn new(in_flight: usize) -> Self {
+    /// So many, of which promotional messages get half.
+    pub fn new(in_flight: usize) -> Self {
         let places = |count: usize| Arc::new(Semaphore::new(count));
         Self { all: places(in_flight), promotional: places(in_flight.div_ceil(2)) }
     }
 
     /// A place now, if there is one. A request whose class is not known is refused soon and takes any.
-    pub(super) fn try_take(&self, class: Option<MessageClass>) -> Option<Place> {
+    pub fn try_take(&self, class: Option<MessageClass>) -> Option<Place> {
         let promotional = if is_promotional(class) {
             Some(Arc::clone(&self.promotional).try_acquire_owned().ok()?)
         } else {

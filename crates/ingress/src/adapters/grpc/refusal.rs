@@ -41,8 +41,8 @@ pub(super) fn status(refused: &Refusal) -> Status {
     Status::with_error_details(code(refused), refused.to_string(), details)
 }
 
-/// The same on a stream.
-pub(super) fn error(refused: &Refusal) -> SendError {
+/// The same on a stream, and over the broker.
+pub(in crate::adapters) fn error(refused: &Refusal) -> SendError {
     let field_violations = match refused {
         Refusal::Invalid(violations) => violations
             .iter()

@@ -22,7 +22,10 @@ use tokio::{
 use tonic::{Status, Streaming};
 
 use super::{Messages, asked, load::Place, refusal, response};
-use crate::domain::{request::Asked, token::Caller};
+use crate::{
+    adapters::room::Room,
+    domain::{request::Asked, token::Caller},
+};
 
 /// A result and the permit of its request.
 struct Outgoing {
@@ -36,9 +39,6 @@ struct Incoming {
     asked: Asked,
     permit: OwnedSemaphorePermit,
 }
-
-/// Room for one stream.
-type Room = [OwnedSemaphorePermit; 2];
 
 /// The results of a stream, as tonic sends them. The stream keeps its room until they are read or the client is gone.
 #[derive(Debug)]
