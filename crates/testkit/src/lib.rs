@@ -44,8 +44,11 @@ pub fn write_secret(path: &Path, secret: impl AsRef<[u8]>) {
     wait::must("a secret's file", file.write_all(secret.as_ref()));
 }
 
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
+/// A port that was free a moment ago, for servers that cannot pick one themselves.
+///
+/// # Panics
+/// When there is none.
+pub fn free_port() -> u16 {
     let listener = wait::must("a free port", TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
     wait::must("a free port", listener.local_addr()).port()
 }

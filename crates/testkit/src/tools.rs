@@ -45,6 +45,18 @@ pub fn python() -> PathBuf {
     installed("python").unwrap_or_else(|| missing("python (with grpcio)"))
 }
 
+/// A program that `make interop` installs: from `.tools/interop/bin`, the PATH or `/usr/sbin`.
+///
+/// # Panics
+/// When there is none.
+pub fn foreign(name: &str) -> PathBuf {
+    let own = Some(workspace().join(".tools/interop/bin").join(name)).filter(|path| path.exists());
+    let system = || Some(Path::new("/usr/sbin").join(name)).filter(|path| path.is_file());
+    own.or_else(|| on_path(name)).or_else(system).unwrap_or_else(|| {
+        panic!("{name} is not installed on this machine. Install it with: deploy/tools/setup.sh interop")
+    })
+}
+
 /// `buf`, from `.tools/bin` or the PATH.
 ///
 /// # Panics
@@ -67,9 +79,12 @@ pub fn built(name: &str) -> PathBuf {
 }
 
 fn find(name: &str) -> PathBuf {
+    installed(name).or_else(|| on_path(name)).unwrap_or_else(|| missing(name))
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = || std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file());
-    installed(name).or_else(on_path).unwrap_or_else(|| missing(name))
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 fn installed(name: &str) -> Option<PathBuf> {
