@@ -53,6 +53,37 @@ async fn connect(cell: &Cell, client: &str) -> ClientConnection {
 }
 
 #[tokio::test]
+async fn a_key_is_replaced_without_a_gap_and_gone_when_it_is_retired() {
+    let mut cell = Cell::start().await;
+    cell.run(["client", "nats", "add", "shop"]).await;
+    let held = cell.root().join("clients/shop.nats/intake-key.json");
+    let old = std::fs::read(&held).unwrap();
+    let rotated = cell.json(["intake-key", "rotate"]).await;
+    let new = std::fs::read(&held).unwrap();
+    assert_ne!(old, new);
+    send(&cell, "shop", &number(1), "").await;
+    // A client that nobody told yet.
+    std::fs::write(&held, &old).unwrap();
+    send(&cell, "shop", &number(2), "").await;
+
+    let keys = cell.json(["intake-key", "list"]).await;
+    let of = |role: &str| keys.iter().find(|key| key["role"] == role).unwrap()["key_id"].as_str().unwrap();
+    assert_eq!((of("current"), keys.len()), (rotated[0]["key_id"].as_str().unwrap(), 2));
+    let current = cell.try_run(["intake-key", "retire", of("current")]).await;
+    assert!(!current.status.success(), "clients seal to it");
+    cell.run(["intake-key", "retire", of("previous")]).await;
+    // Ingress forgets it at its next look into the keystore.
+    eventually(BOUND, "the old key to be gone", async || {
+        let output = cell.try_run(arguments("shop", &number(3), "")).await;
+        !output.status.success() && text(&output.stderr).contains("sealed.key_id")
+    })
+    .await;
+    std::fs::write(&held, &new).unwrap();
+    send(&cell, "shop", &number(4), "").await;
+    cell.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_over_nats_sends_one_sms_a_key() {
     let mut cell = Cell::start().await;
     let early = refused(&cell, "shop", &number(1)).await;

@@ -72,6 +72,9 @@ pub(crate) enum Command {
     Send(NewMessage),
     /// Send a message over NATS, sealed; the client is let in by `sotto client nats add`
     NatsSend(NewMessage),
+    /// The key that clients over NATS seal to
+    #[command(subcommand)]
+    IntakeKey(IntakeKey),
     /// Look at messages
     #[command(subcommand)]
     Message(Message),
@@ -126,6 +129,20 @@ pub(crate) enum ClientNats {
     Remove {
         /// The name given to `sotto client create`
         name: String,
+    },
+}
+
+/// `sotto intake-key …`
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum IntakeKey {
+    /// List the keys that requests are opened with
+    List,
+    /// Make another key the one to seal to; the one before still opens
+    Rotate,
+    /// Destroy a key that clients do not seal to any more
+    Retire {
+        /// Its id, as `sotto intake-key list` tells it
+        key_id: String,
     },
 }
 

@@ -21,7 +21,7 @@ use clap::Parser as _;
 use sotto_core::{Clock, SystemClock};
 
 use crate::{
-    args::{Args, Audit, Client, ClientNats, Command, Ledger, Message, Owner, Quarantine},
+    args::{Args, Audit, Client, ClientNats, Command, IntakeKey, Ledger, Message, Owner, Quarantine},
     init::NewCell,
     up::UpOptions,
 };
@@ -81,6 +81,11 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
             commands::nats::remove(&dir, &name, output)
         }
         Command::Send(message) => commands::send::send(&dir, message, clock, output).await,
+        Command::IntakeKey(IntakeKey::List) => commands::intake_key::list(&dir, output),
+        Command::IntakeKey(IntakeKey::Rotate) => commands::intake_key::rotate(&dir, clock, output).await,
+        Command::IntakeKey(IntakeKey::Retire { key_id }) => {
+            commands::intake_key::retire(&dir, &key_id, output)
+        }
         Command::NatsSend(message) => Box::pin(commands::nats_send::send(&dir, message, clock, output)).await,
         Command::Message(Message::Show { message_id, client, wait }) => {
             commands::message::show(&dir, &client, &message_id, wait, clock, output).await

@@ -53,7 +53,7 @@ const ACKNOWLEDGED: Duration = Duration::from_secs(10);
 const REDIS_SLACK: u32 = 2;
 
 /// How often the keystore is read again.
-const RELOAD_EVERY: Duration = Duration::from_secs(60);
+const RELOAD_EVERY: Duration = Duration::from_secs(5);
 
 /// How long audit records may take to be stored after everything else has ended.
 const LAST_WORDS: Duration = Duration::from_secs(3);

@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod client;
 pub(crate) mod doctor;
+pub(crate) mod intake_key;
 pub(crate) mod ledger;
 pub(crate) mod message;
 pub(crate) mod nats;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sotto_core::Clock;
 use sotto_crypto::random::random_array;
 use sotto_proto::message::v1::{SendStreamRequest, send_stream_response::Result as Answer};
-use sotto_publisher::{Destination, IntakeKey, request, results};
+use sotto_publisher::{AnswerError, Destination, IntakeKey, request, results};
 
 use super::{
     nats,
@@ -57,10 +57,13 @@ pub(crate) async fn send(
         .submit(request.into(), PATIENCE)
         .await
         .map_err(|error| CliError::caused_by("the message was not answered", &error).fix(again.clone()))?;
-    let result = results(&answer)
-        .map_err(|error| CliError::caused_by("the message was not accepted", &error))?
-        .pop()
-        .and_then(|result| result.result);
+    let result = match results(&answer) {
+        Ok(mut results) => results.pop().and_then(|result| result.result),
+        Err(AnswerError::Refused(error)) => Some(Answer::Error(error)),
+        Err(error @ AnswerError::Unreadable) => {
+            return Err(CliError::caused_by("the message may not be accepted", &error).fix(again));
+        }
+    };
     match result {
         Some(Answer::Accepted(sent)) => accepted(&sent, "accepted", output),
         Some(Answer::Error(refused)) => {
