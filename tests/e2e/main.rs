@@ -20,6 +20,7 @@ mod lanes;
 mod load;
 mod nats;
 mod noise;
+mod operators;
 mod peer;
 mod python;
 mod quarantine;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Request, client::RequestErrorKind};
+use async_nats::{Message, Request, client::RequestErrorKind};
 use serde::Deserialize;
 use serde_json::Value;
 use sotto_core::{Classified, ErrorClass};
@@ -77,8 +77,8 @@ pub(crate) struct ApiRefusal {
 }
 
 impl Bus {
-    /// Sends a request to `$JS.API.<api>`.
-    pub(crate) async fn api(&self, api: &str, request: &Value) -> Result<Value, ApiError> {
+    /// Sends a request to `$JS.API.<api>`; its answer as it came.
+    pub(crate) async fn api_message(&self, api: &str, request: &Value) -> Result<Message, ApiError> {
         let subject = format!("$JS.API.{api}");
         let payload = if request.as_object().is_some_and(|map| map.is_empty()) {
             Vec::new()
@@ -90,13 +90,19 @@ impl Bus {
             answer = self.client().send_request(subject.clone(), request) => answer,
             () = self.connection().refused(&subject) => return Err(ApiError::NotAllowed { subject }),
         };
-        let message = answer.map_err(|error| match error.kind() {
+        answer.map_err(|error| match error.kind() {
             RequestErrorKind::TimedOut
             | RequestErrorKind::NoResponders
             | RequestErrorKind::InvalidSubject
             | RequestErrorKind::MaxPayloadExceeded
             | RequestErrorKind::Other => ApiError::NoAnswer { subject: subject.clone() },
-        })?;
+        })
+    }
+
+    /// Sends a request to `$JS.API.<api>`.
+    pub(crate) async fn api(&self, api: &str, request: &Value) -> Result<Value, ApiError> {
+        let subject = format!("$JS.API.{api}");
+        let message = self.api_message(api, request).await?;
         let mut value: Value = serde_json::from_slice(&message.payload)
             .map_err(|source| ApiError::Unreadable { subject: subject.clone(), source })?;
         match value.get_mut("error").map(Value::take) {

@@ -175,6 +175,18 @@ impl<B: prost::Message + Default> StreamReader<B> {
         Ok(held.into_iter().flatten().filter_map(read).collect())
     }
 
+    /// The oldest message on a subject, if there is one and it can be read.
+    pub async fn oldest(&self, subject: &Subject) -> Result<Option<B>, ReadError> {
+        let api = format!("DIRECT.GET.{}", self.stream);
+        let request = json!({ "seq": 1, "next_by_subj": subject.in_cell(&self.bus.cell().id) });
+        let message = self.bus.api_message(&api, &request).await;
+        let message = message.map_err(|source| ReadError::Api { stream: self.stream.clone(), source })?;
+        if message.status == Some(StatusCode::NOT_FOUND) {
+            return Ok(None);
+        }
+        Ok(B::decode(message.payload).ok())
+    }
+
     /// Reads messages from sequence `from` up to and including `to`; gaps are skipped.
     pub fn read(&self, from: u64, to: u64) -> Reading<B> {
         Reading {

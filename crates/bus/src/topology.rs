@@ -317,7 +317,10 @@ mod tests {
     fn the_built_in_list_is_valid() {
         let topology = Topology::embedded().unwrap();
         let names: Vec<_> = topology.streams.iter().map(|stream| stream.name.as_str()).collect();
-        assert_eq!(names, ["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "QUARANTINE"]);
+        assert_eq!(
+            names,
+            ["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "CONTROL", "QUARANTINE"]
+        );
     }
 
     #[test]

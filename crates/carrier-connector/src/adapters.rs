@@ -5,3 +5,4 @@ pub(crate) mod ledger;
 pub(crate) mod ops;
 pub(crate) mod privacy;
 pub(crate) mod smpp;
+pub(crate) mod traffic;

@@ -2,6 +2,7 @@
 
 pub(crate) mod account;
 mod batch;
+pub(crate) mod conduct;
 mod gate;
 mod inbound;
 pub(crate) mod keyring;
@@ -10,6 +11,8 @@ pub(crate) mod rebuild;
 mod receipts;
 pub(crate) mod reliance;
 mod send;
+pub(crate) mod status;
+mod tally;
 pub(crate) mod tenure;
 
 #[cfg(test)]

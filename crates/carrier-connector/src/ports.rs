@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{future::BoxFuture, stream::BoxStream};
 use sotto_core::{
-    AccountId, Classified, ErrorClass, TenantId, Timestamp, inbound::InboundWrap, work::KeyWrap,
+    AccountId, Classified, ErrorClass, Lane, TenantId, Timestamp, inbound::InboundWrap, work::KeyWrap,
 };
 use sotto_crypto::{AeadKey, envelope::Sealer};
 use sotto_proto::{InboundDelivery, LogEvent, WorkDelivery};
@@ -44,6 +44,23 @@ pub(crate) trait Log: Send + Sync {
 
     /// Reads everything that is in the log at this moment, oldest first.
     fn history(&self) -> BoxFuture<'_, Result<History, LogError>>;
+}
+
+/// What waits for an account on one lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Queue {
+    /// The lane.
+    pub(crate) lane: Lane,
+    /// Batches.
+    pub(crate) batches: u64,
+    /// When the first message of the oldest was accepted.
+    pub(crate) oldest: Option<Timestamp>,
+}
+
+/// Looks at what waits.
+pub(crate) trait Queues: Send + Sync {
+    /// For an account, the most urgent lane first.
+    fn of<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, Result<Vec<Queue>, LogError>>;
 }
 
 /// What came of one wrap.
@@ -122,6 +139,10 @@ pub(crate) enum Act {
     Rebuilt,
     /// The way to a carrier is not encrypted, by an operator's decision.
     TlsWaived,
+    /// An operator stopped traffic, or paused or drained an account; the object says what.
+    Held,
+    /// And let it go again.
+    Released,
 }
 
 /// Tells acts to audit. Never waited for.

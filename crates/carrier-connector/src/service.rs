@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use sotto_bus::{
-    AuditTrail, Bus, BusOptions, Delivery, Handler, Leases, Outcome, Service as BusService, StreamReader,
-    Subject, Topology, Worker, WorkerConfig,
+    AuditTrail, Bus, BusOptions, ControlRegister, Delivery, Handler, Heard, Leases, Outcome,
+    Service as BusService, StreamReader, Subject, Topology, Worker, WorkerConfig,
     topology::{Cell, consumer_name},
 };
 use sotto_core::{AccountId, Lane, carriers::CarriersFile};
@@ -17,18 +17,21 @@ use sotto_runtime::{
     redis::Redis,
     tls::{ClientAuth, PeerService, Tls},
 };
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     adapters::{
-        broker::{AuditWitness, Broker},
+        broker::{AuditWitness, Broker, WaitingQueues},
         ledger::{Ledger, Store},
         ops::Ops,
         privacy::Privacy,
         smpp::{check_files, keep_bound},
+        traffic::Traffic,
     },
     app::{
         account::{Account, Shared},
+        conduct::conduct,
         keyring::KeepKeys,
         line::Line,
         rebuild::Rebuilder,
@@ -71,21 +74,36 @@ impl Service for Carrier {
         audit.tell(Act::Configured, &digest, "ok");
 
         let witness: Arc<dyn Witness> = Arc::new(audit);
-        let (accounts, rebuilder) = accounts(&config, &context, &carriers, &tls, &bus, Arc::clone(&witness))?;
+        let words = ControlRegister::new(&bus);
+        let (heard, following) = words.follow();
+        until_stop(&context, "operators' words", following);
+        let (accounts, rebuilder) =
+            accounts(&config, &context, &carriers, &tls, &bus, Arc::clone(&witness), heard.clone())?;
+        until_stop(&context, "conduct", conduct(accounts.clone(), heard));
         let watching = Arc::clone(&rebuilder).watch(reliable, context.stop.clone());
         context.tasks.spawn_critical("redis watch", watching);
         let server = GrpcServer::bind(config.grpc.listen, &tls, ClientAuth::Required, LIMITS).await;
         let server = server.map_err(CarrierError::Grpc)?;
         context.info.bound("grpc", server.local_addr());
         let ops = Ops::service(rebuilder, context.tasks.clone());
+        let folder = config.carriers.file.parent().unwrap_or(Path::new("")).to_owned();
+        let traffic = Traffic {
+            replica: replica(&config, &context),
+            accounts: accounts.clone(),
+            folder: folder.clone(),
+            queues: Arc::new(WaitingQueues::new(&bus).map_err(CarrierError::Waiting)?),
+            words,
+            witness: Arc::clone(&witness),
+            clock: Arc::clone(&context.clock),
+        }
+        .service();
         let stop = context.stop.clone();
         context.tasks.spawn_critical("operators' server", async move {
-            server.serve(&stop, |server| server.add_service(ops)).await
+            server.serve(&stop, |server| server.add_service(ops).add_service(traffic)).await
         });
 
         let (drained, ended, keepers) =
             (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
-        let folder = config.carriers.file.parent().unwrap_or(Path::new("")).to_owned();
         let fuses = Fuses::start().map_err(CarrierError::Fuses)?;
         let mut workers = Vec::new();
         for account in &accounts {
@@ -126,6 +144,14 @@ impl Service for Carrier {
     }
 }
 
+/// Runs something for as long as work is taken.
+fn until_stop(context: &Context, name: &str, work: impl Future<Output = ()> + Send + 'static) {
+    let stop = context.stop.clone();
+    context.tasks.spawn_critical(name, async move {
+        tokio::select! { () = work => {} () = stop.requested() => {} }
+    });
+}
+
 /// An unencrypted way is told at each start.
 fn tell_waiver(account: &Account) {
     if let sotto_core::carriers::Tls::Waived { reason } = &account.settings.tls {
@@ -136,9 +162,13 @@ fn tell_waiver(account: &Account) {
 
 /// What this replica holds of an account's binds: nothing yet.
 fn leases(config: &CarrierConfig, context: &Context, account: &Account) -> lease::Leases {
+    lease::Leases::new(replica(config, context), account.settings.binds, config.connector.lease.get())
+}
+
+/// The name of this replica.
+fn replica(config: &CarrierConfig, context: &Context) -> String {
     let name = &config.connector.replica;
-    let name = if name.is_empty() { context.instance.clone() } else { name.clone() };
-    lease::Leases::new(name, account.settings.binds, config.connector.lease.get())
+    if name.is_empty() { context.instance.clone() } else { name.clone() }
 }
 
 /// Reads the carriers file and its digest.
@@ -210,6 +240,7 @@ fn accounts(
     tls: &Tls,
     bus: &Bus,
     witness: Arc<dyn Witness>,
+    heard: watch::Receiver<Heard>,
 ) -> Result<(Vec<Arc<Account>>, Arc<Rebuilder>), CarrierError> {
     let redis = Redis::new(&config.redis, tls).map_err(CarrierError::Redis)?;
     let store = Store::new(redis, config.cell.shards);
@@ -223,6 +254,7 @@ fn accounts(
         keys: Arc::new(Privacy::new(channel, config.privacy.timeout.get())),
         witness,
         reliance: Arc::default(),
+        heard,
         skew: config.connector.skew.get(),
         keep_keys: KeepKeys {
             count: usize::try_from(config.connector.keys).unwrap_or(usize::MAX),

@@ -15,6 +15,7 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use prost::Message as _;
+use sotto_bus::Heard;
 use sotto_core::{
     AccountId, Clock as _, ErrorClass, Facts, ManualClock, MessageClass, MessageId, Shards, SystemClock,
     TenantId, Timestamp, WorkItem,
@@ -36,6 +37,7 @@ use sotto_runtime::{
     tls::Tls,
 };
 use sotto_testkit::{CertFiles, Pki, RedisOptions, RedisServer};
+use tokio::sync::watch;
 
 use crate::{
     adapters::ledger::{Ledger, Store},
@@ -46,7 +48,7 @@ use crate::{
         rebuild::Rebuilder,
         reliance::Reliance,
     },
-    domain::{pace::Slice, submit::SCHEMA},
+    domain::{course::Course, pace::Slice, submit::SCHEMA},
     ports::{Act, History, InboundSession, Keys, KeysError, Log, LogError, Unwrapped, Witness},
 };
 
@@ -343,6 +345,8 @@ pub(crate) struct World {
     pub(crate) keys: Arc<TestKeys>,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) stop: Stop,
+    /// What operators say. Courses are set by who tests them: [`Line::set_course`].
+    pub(crate) heard: watch::Sender<Heard>,
 }
 
 impl World {
@@ -353,6 +357,7 @@ impl World {
             keys: Arc::default(),
             clock: Arc::new(ManualClock::new(*NOW)),
             stop: Stop::default(),
+            heard: watch::Sender::default(),
         }
     }
 
@@ -364,6 +369,7 @@ impl World {
             keys: Arc::<TestKeys>::clone(&self.keys),
             witness: Arc::new(Deaf),
             reliance: Arc::new(Reliance::default()),
+            heard: self.heard.subscribe(),
             skew: Duration::from_millis(500),
             keep_keys: KeepKeys { count: 8, time: Duration::from_secs(60) },
         }
@@ -381,6 +387,7 @@ impl World {
             let ledger = Ledger::new(store.clone(), settings.id.clone(), settings.receipt_wait);
             let line =
                 Line::new(settings.window, settings.tps, Duration::from_millis(200), self.stop.clone());
+            line.set_course(Course::Run);
             Account::new(settings, Arc::new(ledger), line, shared.clone())
         };
         // Every process of a cell knows every account, whichever it is tested with.

@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Parser, Subcommand};
-use sotto_core::{CellId, Shards};
+use clap::{ArgGroup, Args as ArgsOf, Parser, Subcommand};
+use sotto_core::{AccountId, CellId, Shards};
 
-use crate::commands::{client::NewClient, send::NewMessage};
+use crate::commands::{carriers::Stopped, client::NewClient, send::NewMessage};
 
 /// Sotto: a self-hosted, confidential SMS aggregator.
 #[derive(Debug, Parser)]
@@ -89,8 +89,79 @@ pub(crate) enum Command {
     /// What could not be handled
     #[command(subcommand)]
     Quarantine(Quarantine),
+    /// Look at carrier accounts, try them, pause and drain them
+    Carriers {
+        /// Without one: the state of every account
+        #[command(subcommand)]
+        command: Option<Carriers>,
+    },
+    /// Stop traffic within five seconds, or lift a stop; what is stopped waits
+    Stop(Stop),
     /// Look for what is wrong with this machine, the cell and its processes
     Doctor,
+}
+
+/// `sotto carriers …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Carriers {
+    /// Try the way to a carrier: connection, TLS, and a sign of life on each bind that is up
+    Test {
+        /// The account
+        account: AccountId,
+    },
+    /// Give an account no more messages; what waits for it goes to others, receipts still come
+    Pause(Flow),
+    /// Give it messages again
+    Resume(Flow),
+    /// Pause it, and unbind once its answers are here
+    Drain(Flow),
+}
+
+/// An account, and why it is to be run so.
+#[derive(Debug, ArgsOf)]
+pub(crate) struct Flow {
+    /// The account
+    pub(crate) account: AccountId,
+    /// Why, for those who look later (at most 200 characters, no names or numbers of people)
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
+}
+
+/// `sotto stop`
+#[derive(Debug, ArgsOf)]
+#[command(group(ArgGroup::new("what").required(true).args(["all", "tenant", "sender", "carrier", "list"])))]
+pub(crate) struct Stop {
+    /// Everything
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// The messages of a tenant
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// The messages with a sender
+    #[arg(long)]
+    pub(crate) sender: Option<String>,
+    /// What goes to a carrier account; unlike a pause, it waits for that account
+    #[arg(long, value_name = "ACCOUNT")]
+    pub(crate) carrier: Option<String>,
+    /// Show what is stopped, paused or draining
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Lift the stop
+    #[arg(long, conflicts_with = "list")]
+    pub(crate) lift: bool,
+    /// Why, for those who look later (at most 200 characters, no names or numbers of people)
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
+}
+
+impl Stop {
+    /// What is to be stopped; none: only to be listed.
+    pub(crate) fn what(&self) -> Option<Stopped> {
+        let tenant = self.tenant.clone().map(Stopped::Tenant);
+        let sender = self.sender.clone().map(Stopped::Sender);
+        let carrier = self.carrier.clone().map(Stopped::Carrier);
+        tenant.or(sender).or(carrier).or_else(|| self.all.then_some(Stopped::All))
+    }
 }
 
 /// `sotto owner …`

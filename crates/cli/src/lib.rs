@@ -19,9 +19,13 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use sotto_core::{Clock, SystemClock};
+use sotto_proto::ops::v1::AccountFlow;
 
 use crate::{
-    args::{Args, Audit, Client, ClientNats, Command, IntakeKey, Ledger, Message, Owner, Quarantine},
+    args::{
+        Args, Audit, Carriers, Client, ClientNats, Command, Flow, IntakeKey, Ledger, Message, Owner,
+        Quarantine,
+    },
     init::NewCell,
     up::UpOptions,
 };
@@ -106,6 +110,23 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
         Command::Quarantine(Quarantine::Show { number }) => {
             commands::quarantine::show(&dir, number, output).await
         }
+        Command::Carriers { command: None } => commands::carriers::list(&dir, output).await,
+        Command::Carriers { command: Some(Carriers::Test { account }) } => {
+            commands::carriers::test(&dir, &account, output).await
+        }
+        Command::Carriers { command: Some(Carriers::Pause(Flow { account, reason })) } => {
+            commands::carriers::set_flow(&dir, &account, AccountFlow::Paused, reason, output).await
+        }
+        Command::Carriers { command: Some(Carriers::Resume(Flow { account, reason })) } => {
+            commands::carriers::set_flow(&dir, &account, AccountFlow::Running, reason, output).await
+        }
+        Command::Carriers { command: Some(Carriers::Drain(Flow { account, reason })) } => {
+            commands::carriers::set_flow(&dir, &account, AccountFlow::Draining, reason, output).await
+        }
+        Command::Stop(stop) => match stop.what() {
+            Some(what) => commands::carriers::stop(&dir, what, stop.lift, stop.reason, output).await,
+            None => commands::carriers::holds(&dir, output).await,
+        },
         Command::Doctor => commands::doctor::doctor(&dir, clock, output).await,
     }
 }

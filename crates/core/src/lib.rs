@@ -6,6 +6,7 @@
 
 pub mod carriers;
 pub mod clock;
+pub mod control;
 pub mod delivery;
 pub mod error;
 pub mod facts;

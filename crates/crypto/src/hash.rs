@@ -4,6 +4,8 @@ use std::fmt;
 
 use ring::digest;
 
+use crate::canonical;
+
 /// Bytes in a SHA-256 digest.
 pub const SHA256_LEN: usize = 32;
 
@@ -13,6 +15,17 @@ pub fn sha256(data: &[u8]) -> [u8; SHA256_LEN] {
     let mut hasher = Sha256::new();
     hasher.update(data);
     hasher.finish()
+}
+
+/// The first 16 bytes of SHA-256 over the fields `label` and `name` (docs/formats/envelope.md): a stable stand-in for a
+/// name that need not be told. Whoever can guess the name can check the guess.
+#[must_use]
+pub fn labelled_id(label: &str, name: &[u8]) -> [u8; 16] {
+    let mut hasher = Sha256::new();
+    canonical::each([label.as_bytes(), name], |piece| hasher.update(piece));
+    let mut id = [0; 16];
+    id.copy_from_slice(&hasher.finish()[..16]);
+    id
 }
 
 /// A SHA-256 digest over data that comes in pieces.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use rustls_pki_types::ServerName;
-use sotto_bus::{Bus, BusOptions, Requests, Topology, Worker, WorkerConfig, topology};
+use sotto_bus::{Bus, BusOptions, ControlRegister, Requests, Topology, Worker, WorkerConfig, topology};
 use sotto_core::{Classified as _, ErrorClass, ShardId};
 use sotto_keystore::{Keystore, SoftKeystore, UnlockSecret};
 use sotto_proto::message::v1::message_service_server::MessageServiceServer;
@@ -135,6 +135,7 @@ impl Parts {
         let log = Arc::new(BrokerLog::new(&self.bus, ACKNOWLEDGED));
         let tokens = self.tokens()?;
         let keys = self.session_keys(spare.condition("privacy"))?;
+        let (heard, following) = ControlRegister::new(&self.bus).follow();
         let intake = Intake::new(Deps {
             cell: config.cell.id.clone(),
             shards: config.cell.shards,
@@ -145,6 +146,7 @@ impl Parts {
             claims: Arc::new(store.clone()),
             records: Arc::new(store.clone()),
             gate: Arc::new(store.clone()),
+            heard,
             validities: config.validities(),
             margin: config.privacy.margin.get(),
             tasks: context.tasks.clone(),
@@ -191,6 +193,7 @@ impl Parts {
         };
         until_stop("identity's keys", Box::pin(async move { tokens.keep_fresh(refresh, keys_known).await }));
         until_stop("session keys", Box::pin(wipe(keys)));
+        until_stop("operators' words", Box::pin(following));
         until_stop("denials", Box::pin(tell_denied(self.trail.clone())));
         let redis = spare.condition("redis");
         let watched = Arc::clone(&rebuilder);

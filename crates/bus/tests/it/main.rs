@@ -6,6 +6,7 @@ mod cell;
 mod clients;
 mod cluster;
 mod connect;
+mod controls;
 mod faults;
 mod gate;
 mod lanes;

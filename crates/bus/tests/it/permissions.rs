@@ -10,7 +10,7 @@ use crate::cell::{BOUND, Raw, TestCell, vn};
 const MAY_PUBLISH: &[(Service, &[&str])] = &[
     (Service::Ingress, &["accepted", "event", "quarantine"]),
     (Service::Routing, &["retry", "waiting", "event", "quarantine"]),
-    (Service::Carrier, &["retry", "waiting", "event", "inbound", "lease", "quarantine"]),
+    (Service::Carrier, &["retry", "waiting", "event", "inbound", "lease", "control", "quarantine"]),
     (Service::Identity, &["quarantine"]),
     (Service::Privacy, &["quarantine"]),
     (Service::Audit, &["quarantine"]),
@@ -20,10 +20,13 @@ const MAY_PUBLISH: &[(Service, &[&str])] = &[
 
 /// Who reads which streams by direct get, and who pulls from which.
 const MAY_READ: &[(Service, &[&str])] = &[
-    (Service::Ingress, &["INTAKE", "EVENTS"]),
-    (Service::Carrier, &["INTAKE", "WAITING", "EVENTS", "LEASES"]),
+    (Service::Ingress, &["INTAKE", "EVENTS", "CONTROL"]),
+    (Service::Carrier, &["INTAKE", "WAITING", "EVENTS", "LEASES", "CONTROL"]),
     (Service::Audit, &["EVENTS", "AUDIT"]),
-    (Service::Operator, &["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "QUARANTINE"]),
+    (
+        Service::Operator,
+        &["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "CONTROL", "QUARANTINE"],
+    ),
 ];
 const MAY_PULL: &[(Service, &[(&str, &str)])] = &[
     (Service::Ingress, &[("EVENTS", "projection-0"), ("EVENTS", "projection-1")]),
@@ -42,10 +45,12 @@ const BUSINESS: &[(&str, &str)] = &[
     ("event", "event.1"),
     ("inbound", "inbound.acme"),
     ("lease", "lease.mobi.bind-1"),
+    ("control", "control.stop-tenant.acme"),
     ("quarantine", "quarantine.accepted"),
 ];
 
-const STREAMS: &[&str] = &["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "QUARANTINE"];
+const STREAMS: &[&str] =
+    &["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "CONTROL", "QUARANTINE"];
 
 /// Subjects that nobody who asks or answers may publish to, or listen to: the cell's own, and the broker's.
 pub(crate) fn inside() -> impl Iterator<Item = String> {
@@ -98,6 +103,7 @@ fn publish_matrix(service: Service) -> Vec<(String, bool)> {
         "EVENTS" => vec!["event"],
         "INBOUND" => vec!["inbound"],
         "LEASES" => vec!["lease"],
+        "CONTROL" => vec!["control"],
         _ => vec!["quarantine"],
     };
     for stream in STREAMS {

@@ -11,14 +11,14 @@ use sotto_bus::{
     Act as BusAct, AuditCategory, AuditTrail, Bus, PublishError, Publisher, PublisherConfig, ReadError,
     StreamReader, Subject,
 };
-use sotto_core::{AccountId, Classified, MessageId, Shards};
+use sotto_core::{AccountId, Classified, Lane, MessageId, Shards, Timestamp};
 use sotto_crypto::hash::Sha256;
 use sotto_proto::{
     Batch as _, InboundDelivery, LogEvent, WorkDelivery,
     pipeline::v1::{EventBatch, InboundBatch, WorkBatch},
 };
 
-use crate::ports::{Act, History, Log, LogError, Witness};
+use crate::ports::{Act, History, Log, LogError, Queue, Queues, Witness};
 
 /// Items and estimated bytes of one publish: below the publisher's bounds.
 const AT_A_TIME: usize = 500;
@@ -168,6 +168,41 @@ impl Log for Broker {
     }
 }
 
+/// What waits in WAITING.
+#[derive(Debug)]
+pub(crate) struct WaitingQueues(StreamReader<WorkBatch>);
+
+impl WaitingQueues {
+    pub(crate) fn new(bus: &Bus) -> Result<Self, ReadError> {
+        StreamReader::new(bus, "WAITING").map(Self)
+    }
+}
+
+impl Queues for WaitingQueues {
+    fn of<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, Result<Vec<Queue>, LogError>> {
+        async move {
+            let subjects = self.0.subjects().await.map_err(failed("what waits"))?;
+            let mut queues = Vec::new();
+            for lane in Lane::ALL {
+                let subject = Subject::Waiting(account.clone(), lane);
+                let batches = subjects.get(&subject).copied().unwrap_or(0);
+                let oldest = if batches > 0 { self.oldest(&subject).await? } else { None };
+                queues.push(Queue { lane, batches, oldest });
+            }
+            Ok(queues)
+        }
+        .boxed()
+    }
+}
+
+impl WaitingQueues {
+    async fn oldest(&self, subject: &Subject) -> Result<Option<Timestamp>, LogError> {
+        let batch = self.0.oldest(subject).await.map_err(failed("what waits"))?;
+        let items = batch.into_iter().flat_map(WorkBatch::into_items).filter_map(Result::ok);
+        Ok(items.map(|delivery| delivery.item.facts.accepted_at).min())
+    }
+}
+
 /// Tells acts to the audit log.
 #[derive(Debug)]
 pub(crate) struct AuditWitness(pub(crate) AuditTrail);
@@ -178,6 +213,8 @@ impl Witness for AuditWitness {
             Act::Started => (AuditCategory::Lifecycle, "service.started"),
             Act::Stopped => (AuditCategory::Lifecycle, "service.stopped"),
             Act::Configured => (AuditCategory::Configuration, "carriers.loaded"),
+            Act::Held => (AuditCategory::Configuration, "traffic.held"),
+            Act::Released => (AuditCategory::Configuration, "traffic.released"),
             Act::TlsWaived => (AuditCategory::Configuration, "carrier.tls_waived"),
             Act::BindUp => (AuditCategory::Lifecycle, "bind.up"),
             Act::BindDown => (AuditCategory::Lifecycle, "bind.down"),

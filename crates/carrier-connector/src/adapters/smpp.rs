@@ -261,6 +261,22 @@ async fn connect(
     bound.kind = kind;
     bound.tolerance = tolerance(settings);
     bound.system_type = COctets::from(settings.system_type.as_str());
+    let session = match reach(settings, folder, host).await? {
+        Reached::Tls(stream) => bind(*stream, bound, options).await,
+        Reached::Tcp(stream) => bind(stream, bound, options).await,
+    };
+    session.map(|(session, _)| session).map_err(ConnectError::Bind)
+}
+
+/// A connection to a carrier over which nothing of SMPP was said yet.
+enum Reached {
+    /// As it is.
+    Tcp(TcpStream),
+    /// Encrypted, to whom we wanted.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+async fn reach(settings: &Settings, folder: &Path, host: &Host) -> Result<Reached, ConnectError> {
     let safe = tls(settings, folder)?;
     let stream = async {
         let stream = TcpStream::connect((host.name.as_str(), host.port)).await?;
@@ -269,11 +285,16 @@ async fn connect(
     };
     let stream = timeout(CONNECT, stream).await.map_err(|_| ConnectError::TimedOut)?;
     let stream = stream.map_err(ConnectError::Connect)?;
-    let session = match safe {
-        Some(safe) => bind(safe.handshake(host, stream).await?, bound, options).await,
-        None => bind(stream, bound, options).await,
-    };
-    session.map(|(session, _)| session).map_err(ConnectError::Bind)
+    match safe {
+        Some(safe) => safe.handshake(host, stream).await.map(Box::new).map(Reached::Tls),
+        None => Ok(Reached::Tcp(stream)),
+    }
+}
+
+/// Tries the way to one place of a carrier: the connection, and TLS with it. Nobody knocks: a bind more than the contract
+/// has would be refused, and carriers lock accounts that knock too often.
+pub(crate) async fn try_host(settings: &Settings, folder: &Path, host: &Host) -> Result<(), ConnectError> {
+    reach(settings, folder, host).await.map(drop)
 }
 
 /// The sessions of one bind: that on which messages go out first.
@@ -314,8 +335,12 @@ pub(crate) async fn keep_bound(
             // What failed before says nothing about the next time that it is ours.
             reconnect.bound();
         }
+        let ours = async {
+            post.ours().await;
+            account.line.wanted().await;
+        };
         tokio::select! {
-            () = post.ours() => {}
+            () = ours => {}
             // It is to go to another replica, and is unbound by now.
             () = post.leaving() => {
                 post.left();
@@ -343,6 +368,7 @@ pub(crate) async fn keep_bound(
             Ok((sessions, guard)) => {
                 told = None;
                 reconnect.bound();
+                account.set_trouble(None);
                 serve(&account, &mut post, sessions, guard, &drained, &mut leftovers).await;
                 Failure::Link
             }
@@ -350,6 +376,7 @@ pub(crate) async fn keep_bound(
                 // The next place, if there is another.
                 tries += 1;
                 let failure = error.failure();
+                account.set_trouble(Some(chain(&error).to_string()));
                 if told != Some(failure) {
                     told = Some(failure);
                     tell(&account, post.number, &error, failure);
@@ -424,7 +451,7 @@ async fn serve(
                 reason = drain(&links, settings.response_timeout) => reason,
                 () = post.lost() => CloseReason::Aborted,
             },
-            () = post.leaving() => {
+            () = left(account, post) => {
                 // Nothing new goes this way, and what was let in is still written and answered.
                 account.line.down(number);
                 tokio::select! {
@@ -469,6 +496,14 @@ async fn serve(
     // Elapsed: they go on.
     let _in_time = timeout(LEFTOVERS, settle(account, leftovers, 0)).await;
     settle(account, leftovers, MOST_LEFTOVERS).await;
+}
+
+/// Resolves when the bind is to end in order: it goes to another replica, or the account is drained.
+async fn left(account: &Account, post: &Post) {
+    tokio::select! {
+        () = post.leaving() => {}
+        () = account.line.unwanted() => {}
+    }
 }
 
 async fn ended_all(links: &[Link<Submitted>]) {

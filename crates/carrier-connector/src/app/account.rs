@@ -6,19 +6,24 @@ use std::{
     time::Duration,
 };
 
+use sotto_bus::Heard;
 use sotto_core::{
     CellId, Clock, Lane, Timestamp, WorkItem,
     carriers::Account as Settings,
     delivery::{Event, EventKind},
 };
 use sotto_proto::{LogEvent, WorkDelivery};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::{
     inbound::Seals,
     keyring::{KeepKeys, KeyRing},
     line::Line,
     reliance::{Reliance, Rest},
+    tally::Tally,
 };
 use crate::{
     adapters::ledger::{Ended, Ledger, LedgerError, Match, Parts},
@@ -54,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) witness: Arc<dyn Witness>,
     /// Whether Redis can be relied on.
     pub(crate) reliance: Arc<Reliance>,
+    /// What operators hold back.
+    pub(crate) heard: watch::Receiver<Heard>,
     /// Allowance for clocks, pauses and slow disks.
     pub(crate) skew: Duration,
     /// Bounds of the cache of keys.
@@ -73,8 +80,12 @@ pub(crate) struct Account {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) line: Arc<Line>,
     pub(crate) shared: Shared,
+    /// What the carrier answered.
+    pub(crate) tally: Tally,
     pub(super) ring: KeyRing,
     pub(super) seals: tokio::sync::Mutex<Seals>,
+    /// Why there was no bind the last time it was tried; none while there is one.
+    trouble: Mutex<Option<String>>,
     /// Privacy is left alone while it does not answer.
     keys_rest: Mutex<Rest>,
 }
@@ -112,6 +123,8 @@ impl Account {
             ledger,
             line,
             shared,
+            tally: Tally::default(),
+            trouble: Mutex::default(),
             ring,
             seals: tokio::sync::Mutex::default(),
             keys_rest: Mutex::default(),
@@ -120,6 +133,16 @@ impl Account {
 
     pub(super) fn keys_rest(&self) -> MutexGuard<'_, Rest> {
         self.keys_rest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes why there is no bind.
+    pub(crate) fn set_trouble(&self, why: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Why there is none.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Resolves when at least one batch can be handled, and says how many. Nothing is taken while Redis cannot be

@@ -31,6 +31,8 @@ use crate::{
 
 /// The most items that are handed back at a time.
 const HAND_BACK: usize = 100;
+/// How long what is stopped is left alone before it is looked at again.
+const HELD: Duration = Duration::from_secs(5);
 /// How often a process that holds claims looks whether a lost Redis is rebuilt.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -132,6 +134,11 @@ impl Account {
         };
         let purposes: Vec<_> =
             jobs.iter().map(|job| self.purpose(&job.delivery, link.is_some(), &keys, now)).collect();
+        let mut done = Vec::new();
+        let (jobs, purposes) = self.set_aside(jobs, purposes, &mut done);
+        if jobs.is_empty() {
+            return done;
+        }
         let asks: Vec<_> = jobs
             .iter()
             .zip(&purposes)
@@ -152,7 +159,7 @@ impl Account {
         if claiming.not_ready || claiming.failed.is_some() {
             self.shared.reliance.doubt();
         }
-        let (mut done, mut leaving, mut sending) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut leaving, mut sending) = (Vec::new(), Vec::new());
         let mut lost = Vec::new();
         for ((job, purpose), answer) in jobs.into_iter().zip(purposes).zip(claiming.items) {
             match (answer, purpose) {
@@ -175,6 +182,18 @@ impl Account {
         done.extend(repeated);
         done.extend(sent);
         done
+    }
+
+    /// Takes out what operators stopped: it goes to the end of its queue, unclaimed.
+    fn set_aside(&self, jobs: Vec<Job>, purposes: Vec<Purpose>, held: &mut Done) -> (Vec<Job>, Vec<Purpose>) {
+        let stays = |job: &Job, purpose: &Purpose| match purpose {
+            Purpose::Submit(key) => self.is_held(&job.delivery.item, key),
+            Purpose::Expire | Purpose::Reject(_) | Purpose::Back(_) => false,
+        };
+        let (kept, goes): (Vec<_>, Vec<_>) =
+            jobs.into_iter().zip(purposes).partition(|(job, purpose)| stays(job, purpose));
+        held.extend(kept.into_iter().map(|(job, _)| (job.index, Outcome::Retry { after: HELD })));
+        goes.into_iter().unzip()
     }
 
     /// What is to become of an item that nobody else holds.

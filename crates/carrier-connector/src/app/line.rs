@@ -16,6 +16,7 @@ use tokio::{
 
 use super::gate::Gate;
 use crate::domain::{
+    course::Course,
     lease::Tenure,
     pace::{Pace, Slice},
     receipt::Submitted,
@@ -51,6 +52,8 @@ struct State {
     elsewhere: bool,
     /// Since when no bind is up, here or elsewhere.
     since: Instant,
+    /// What operators want.
+    course: Course,
 }
 
 impl State {
@@ -62,6 +65,54 @@ impl State {
     fn free(&self) -> usize {
         self.binds.iter().map(|bind| bind.link.free()).sum()
     }
+
+    /// What becomes of the next items, if anything but going out at their turn.
+    fn away(&self, failover_after: Duration, now: Instant) -> Option<Away> {
+        if self.course.holds() {
+            Some(Away::Hold)
+        } else if self.course.hands_back() {
+            Some(Away::HandBack)
+        } else if !self.binds.is_empty() {
+            None
+        } else if self.elsewhere {
+            Some(Away::Hold)
+        } else {
+            let at = self.since + failover_after;
+            Some(if at <= now { Away::HandBack } else { Away::NotYet { at } })
+        }
+    }
+}
+
+/// Why nothing goes out.
+#[derive(Clone, Copy, Debug)]
+enum Away {
+    /// It stays where it is: operators hold it, or another replica takes it.
+    Hold,
+    /// It goes back to routing.
+    HandBack,
+    /// It goes back at this time, unless a bind is up by then.
+    NotYet { at: Instant },
+}
+
+/// The line at a moment, for people.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    /// What operators want.
+    pub(crate) course: Course,
+    /// The binds that are up: number and free places.
+    pub(crate) binds: Vec<(u16, usize)>,
+    /// Places of each window.
+    pub(crate) window: usize,
+    /// Another replica has a bind up.
+    pub(crate) elsewhere: bool,
+    /// Parts written in the last second.
+    pub(crate) used: usize,
+    /// Parts a second that are ours now.
+    pub(crate) allowed: usize,
+    /// Parts that may go at once.
+    pub(crate) room: usize,
+    /// How long the carrier's wish to slow down still holds everything.
+    pub(crate) paused_for: Duration,
 }
 
 /// The way to one carrier account.
@@ -82,9 +133,9 @@ pub(crate) struct Line {
 pub(super) enum Admission {
     /// As many of them as there are places may be sent.
     Send(Link<Submitted>, Vec<Place>),
-    /// There is no link, and has not been for long: they go back.
+    /// There is no link, and has not been for long, or the account is paused: they go back.
     HandBack,
-    /// The process stops, or another replica has the binds: whoever runs next takes them.
+    /// The process stops, operators hold traffic, or another replica has the binds: whoever runs next takes them.
     Stop,
 }
 
@@ -109,7 +160,9 @@ pub(super) struct Place {
 
 impl Line {
     pub(crate) fn new(window: u16, tps: u16, failover_after: Duration, stop: Stop) -> Arc<Self> {
-        let state = State { binds: Vec::new(), elsewhere: false, since: Instant::now() };
+        // Nothing goes out before the operators' words are heard.
+        let course = Course::Unheard;
+        let state = State { binds: Vec::new(), elsewhere: false, since: Instant::now(), course };
         Arc::new(Self {
             state: watch::Sender::new(state),
             pace: Mutex::new(Pace::new(tps)),
@@ -154,6 +207,46 @@ impl Line {
         });
     }
 
+    /// What operators want of the account.
+    pub(crate) fn set_course(&self, course: Course) -> bool {
+        self.state.send_if_modified(|state| std::mem::replace(&mut state.course, course) != course)
+    }
+
+    /// Resolves when binds are wanted: always but while the account is drained.
+    pub(crate) async fn wanted(&self) {
+        let mut state = self.state.subscribe();
+        // The sender lives as long as this value.
+        let _gone = state.wait_for(|state| state.course != Course::Draining).await;
+    }
+
+    /// Resolves when they are not.
+    pub(crate) async fn unwanted(&self) {
+        let mut state = self.state.subscribe();
+        // The sender lives as long as this value.
+        let _gone = state.wait_for(|state| state.course == Course::Draining).await;
+    }
+
+    /// The line at this moment.
+    pub(crate) fn snapshot(&self, now: Instant) -> Snapshot {
+        let state = self.state.borrow().clone();
+        let pace = self.pace();
+        Snapshot {
+            course: state.course,
+            binds: state.binds.iter().map(|bind| (bind.number, bind.link.free())).collect(),
+            window: self.window,
+            elsewhere: state.elsewhere,
+            used: pace.used(now),
+            allowed: pace.allowed(now),
+            room: pace.room(now),
+            paused_for: pace.paused_for(now),
+        }
+    }
+
+    /// The links of the binds that are up, by number.
+    pub(crate) fn links(&self) -> Vec<(u16, Link<Submitted>)> {
+        self.state.borrow().binds.iter().map(|bind| (bind.number, bind.link.clone())).collect()
+    }
+
     /// The numbers of the binds that are up.
     pub(crate) fn bound(&self) -> Vec<u16> {
         self.state.borrow().binds.iter().map(|bind| bind.number).collect()
@@ -189,17 +282,17 @@ impl Line {
         loop {
             let now = Instant::now();
             let current = state.borrow_and_update().clone();
-            if current.binds.is_empty() && current.elsewhere {
-                self.changed(&mut state).await;
-                continue;
-            }
-            if current.binds.is_empty() {
-                let hand_back = current.since + self.failover_after;
-                if hand_back <= now {
-                    return HAND_BACK;
+            match current.away(self.failover_after, now) {
+                None => {}
+                Some(Away::Hold) => {
+                    self.changed(&mut state).await;
+                    continue;
                 }
-                self.wait(&mut state, hand_back).await;
-                continue;
+                Some(Away::HandBack) => return HAND_BACK,
+                Some(Away::NotYet { at }) => {
+                    self.wait(&mut state, at).await;
+                    continue;
+                }
             }
             let (room, room_at) = {
                 let pace = self.pace();
@@ -232,16 +325,17 @@ impl Line {
         let admission = loop {
             let now = Instant::now();
             let current = state.borrow_and_update().clone();
-            if self.stop.is_requested() || (current.elsewhere && current.binds.is_empty()) {
+            if self.stop.is_requested() {
                 break Admission::Stop;
             }
-            if current.binds.is_empty() {
-                let hand_back = current.since + self.failover_after;
-                if hand_back <= now {
-                    break Admission::HandBack;
+            match current.away(self.failover_after, now) {
+                None => {}
+                Some(Away::Hold) => break Admission::Stop,
+                Some(Away::HandBack) => break Admission::HandBack,
+                Some(Away::NotYet { at }) => {
+                    self.wait(&mut state, at).await;
+                    continue;
                 }
-                self.wait(&mut state, hand_back).await;
-                continue;
             }
             let (room, room_at) = {
                 let pace = self.pace();
@@ -370,7 +464,7 @@ impl Place {
             None => link.reserve().await.ok()?,
         };
         loop {
-            if !self.bind.may_write() {
+            if !self.bind.may_write() || self.line.state.borrow().course != Course::Run {
                 return None;
             }
             let now = Instant::now();

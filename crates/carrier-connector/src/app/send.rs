@@ -6,6 +6,7 @@ use futures::future::join_all;
 use sotto_bus::Outcome;
 use sotto_core::{
     WorkItem,
+    control::SenderMark,
     delivery::{Event, EventKind, RejectCause},
     work::AttemptEnd,
 };
@@ -40,13 +41,16 @@ enum UnusableError {
     Open(#[source] envelope::OpenError),
     #[error("the content cannot be submitted")]
     Content(#[source] ContentError),
+    #[error("it is stopped by an operator")]
+    Stopped,
 }
 
 impl UnusableError {
     const fn cause(&self) -> RejectCause {
         match self {
             Self::Open(_) => RejectCause::Unopenable,
-            Self::Content(_) => RejectCause::Content,
+            // Never asked: what is stopped is not rejected.
+            Self::Content(_) | Self::Stopped => RejectCause::Content,
         }
     }
 }
@@ -75,6 +79,12 @@ impl Account {
                 let settled = settle(item, &self.settings.id, &ends, self.now());
                 (ends, settled)
             }
+            // Stopped since it was claimed: it comes back, and is held then.
+            Err(UnusableError::Stopped) => {
+                let ends = unsent(item, AttemptEnd::LinkDown);
+                let settled = settle(item, &self.settings.id, &ends, self.now());
+                (ends, settled)
+            }
             Err(error) => {
                 tracing::error!(account = %self.settings.id, message = %item.facts.message,
                     error = chain(&error), "a message cannot be submitted");
@@ -88,6 +98,29 @@ impl Account {
 
     /// Opens an item and writes its messages. Everything in clear is wiped when it is dropped.
     fn open(&self, item: &WorkItem, key: &AeadKey) -> Result<Vec<(u8, Box<Sm>)>, UnusableError> {
+        let content = self.content(item, key)?;
+        if self.is_stopped(item, content.sender()) {
+            return Err(UnusableError::Stopped);
+        }
+        content.messages(item, &self.settings).map_err(UnusableError::Content)
+    }
+
+    /// Whether operators stopped what this item is, wherever it goes.
+    fn is_stopped(&self, item: &WorkItem, sender: Option<SenderMark>) -> bool {
+        let heard = self.shared.heard.borrow();
+        let tenant = &item.facts.tenant;
+        sender
+            .map_or_else(|| heard.controls.stop_tenant(tenant), |sender| heard.controls.stop(tenant, &sender))
+    }
+
+    /// Whether an item stays where it is. It is opened only if the stop of a sender may concern it.
+    pub(super) fn is_held(&self, item: &WorkItem, key: &AeadKey) -> bool {
+        let stops_senders = self.shared.heard.borrow().controls.stops_senders();
+        let content = if stops_senders { self.content(item, key).ok() } else { None };
+        self.is_stopped(item, content.and_then(|content| content.sender()))
+    }
+
+    fn content(&self, item: &WorkItem, key: &AeadKey) -> Result<Content, UnusableError> {
         let facts = &item.facts;
         let binding = Binding {
             cell: self.shared.cell.as_str(),
@@ -97,8 +130,7 @@ impl Account {
             schema: SCHEMA,
         };
         let opened = envelope::open(key, &binding, &item.envelope.0).map_err(UnusableError::Open)?;
-        let content = Content::read(&opened).map_err(UnusableError::Content)?;
-        content.messages(item, &self.settings).map_err(UnusableError::Content)
+        Content::read(&opened).map_err(UnusableError::Content)
     }
 
     /// Writes the parts, consecutively, and waits for their answers.
@@ -157,11 +189,13 @@ impl Account {
 
     /// What an answer, or its absence, says of a part.
     fn end(&self, answer: Result<Response, SubmitError>) -> PartEnd {
-        match answer {
+        let end = match answer {
             Ok(response) => self.answered(&response),
             Err(SubmitError::NotWritten(_)) => PartEnd::Unsent { end: AttemptEnd::LinkDown },
             Err(SubmitError::TimedOut | SubmitError::LinkLost(_)) => PartEnd::NoResponse,
-        }
+        };
+        self.tally.note(&end);
+        end
     }
 
     fn answered(&self, response: &Response) -> PartEnd {

@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod binds;
+mod holds;
 mod inbound;
 
 /// A connector process of one account.

@@ -108,6 +108,22 @@ impl Pace {
         window.saturating_sub(recent).min(rate.saturating_sub(in_second)).saturating_sub(self.admitted)
     }
 
+    /// Parts written in the last second.
+    pub(crate) fn used(&self, now: Instant) -> usize {
+        let second = Duration::from_secs(1);
+        self.written.iter().rev().take_while(|written| **written + second > now).count()
+    }
+
+    /// Parts a second that may be written at this moment.
+    pub(crate) fn allowed(&self, now: Instant) -> usize {
+        if self.paused_for(now).is_zero() { self.rate(now) } else { 0 }
+    }
+
+    /// How long the pause that the carrier asked for still lasts.
+    pub(crate) fn paused_for(&self, now: Instant) -> Duration {
+        self.paused_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+    }
+
     /// When [`Self::room`] is worth asking again, if nothing else changes.
     pub(crate) fn room_at(&self, now: Instant) -> Instant {
         self.next(now).max(now + Duration::from_millis(1))

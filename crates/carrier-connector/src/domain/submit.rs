@@ -7,10 +7,11 @@ use prost::Message as _;
 use sotto_core::{
     Facts, MessageId, Timestamp, WorkItem,
     carriers::{Account, Concatenation, DefaultAlphabet},
+    control::{SENDER_LABEL, SenderMark},
     sender::SenderId,
     text::{self, Encoding, Part},
 };
-use sotto_crypto::Zeroizing;
+use sotto_crypto::{Zeroizing, hash::labelled_id};
 use sotto_proto::pipeline::v1::SealedContent;
 use sotto_smpp::{Address, COctets, Sm, Tlvs, pdu::esm_class, tlv::tag};
 
@@ -64,6 +65,11 @@ impl Content {
         Ok(Self { to: Zeroizing::new(to), from: Zeroizing::new(from), text: Zeroizing::new(text) })
     }
 
+    /// Stands for the sender in the operators' words; none if it is no sender.
+    pub(crate) fn sender(&self) -> Option<SenderMark> {
+        SenderId::parse(&self.from).ok().map(|sender| mark(&sender))
+    }
+
     /// The messages of the parts that the item is for, in order.
     pub(crate) fn messages(
         &self,
@@ -103,6 +109,11 @@ impl Content {
             .map(|(number, part)| Ok((number, Box::new(message(number, part)?))))
             .collect()
     }
+}
+
+/// What stands for a sender in the operators' words.
+pub(crate) fn mark(sender: &SenderId) -> SenderMark {
+    SenderMark(labelled_id(SENDER_LABEL, sender.address().as_bytes()))
 }
 
 /// Octets in clear that are wiped when the last holder drops them.

@@ -1,6 +1,7 @@
 //! What people ask of a running cell, one file a command.
 
 pub(crate) mod audit;
+pub(crate) mod carriers;
 pub(crate) mod client;
 pub(crate) mod doctor;
 pub(crate) mod intake_key;

@@ -8,14 +8,18 @@ use std::{
 };
 
 use prost::Message as _;
+use sotto_bus::Heard;
 use sotto_core::{
     CellId, Classified as _, Clock, Facts, MessageClass, MessageId, Shards, TenantId, Timestamp, WorkItem,
+    control::{SENDER_LABEL, SenderMark},
+    sender::SenderId,
     text::{Count, Encoding},
     work::Envelope,
 };
 use sotto_crypto::{
     Zeroizing,
     envelope::{Binding, SealError},
+    hash::labelled_id,
     random::random_array,
 };
 use sotto_keystore::{KeyRole, Keystore, KeystoreError};
@@ -43,6 +47,9 @@ const SCHEMA: u16 = 1;
 /// For how long after its making a message without a journal is said to be on its way.
 const FRESH: Duration = Duration::from_secs(60);
 
+/// How long a client waits before it tries again what is stopped.
+const STOPPED: Duration = Duration::from_secs(30);
+
 /// How long a client waits before it asks again while something of ours is away.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -67,6 +74,8 @@ pub struct Deps {
     pub records: Arc<dyn Records>,
     /// The pace of tenants.
     pub gate: Arc<dyn Gate>,
+    /// What operators hold back.
+    pub heard: watch::Receiver<Heard>,
     /// Validity of each class.
     pub validities: Validities,
     /// What a key must outlive a message's validity by.
@@ -194,6 +203,7 @@ impl Intake {
         // First what costs nobody anything: a request at fault must not use up the pace of those that are not.
         let request = request::check(asked, caller, &deps.validities).map_err(Refusal::Invalid)?;
         deps.gate.pass(&caller.tenant).await.map_err(|after| Refusal::TooFast { after })?;
+        self.running(caller, &request)?;
         let now = deps.clock.now();
         let times = (now, now.plus(request.validity));
         match self.identify(caller, &request, times).await? {
@@ -219,9 +229,25 @@ impl Intake {
         let deps = &self.0.deps;
         let request = request::check(asked, caller, &deps.validities).map_err(Refusal::Invalid)?;
         deps.gate.pass(&caller.tenant).await.map_err(|after| Refusal::TooFast { after })?;
+        self.running(caller, &request)?;
         let expires_at = deps.clock.now().plus(request.validity);
         self.session(&caller.tenant, request.class, expires_at).await?;
         Ok(Valid { count: request.count, expires_at, transliterated: request.transliterated })
+    }
+
+    /// Refuses what operators have stopped. What was heard last counts, however old: connectors hold by themselves what may
+    /// have been stopped since.
+    fn running(&self, caller: &Caller, request: &Checked) -> Result<(), Refusal> {
+        let controls = Arc::clone(&self.0.deps.heard.borrow().controls);
+        let sender = SenderId::parse(request.from.expose()).map_err(|_| Refusal::Internal)?;
+        let mark = SenderMark(labelled_id(SENDER_LABEL, sender.address().as_bytes()));
+        if controls.stop(&caller.tenant, &mark) {
+            return Err(Refusal::Unavailable {
+                what: "an operator has stopped this traffic",
+                after: STOPPED,
+            });
+        }
+        Ok(())
     }
 
     /// A session key for a message that expires at this time.

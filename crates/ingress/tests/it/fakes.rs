@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
+use sotto_bus::Heard;
 use sotto_core::{
     Facts, ManualClock, MessageClass, MessageId, ShardId, Shards, TenantId, Timestamp, delivery::Event,
     work::KeyWrap,
@@ -31,7 +32,7 @@ use sotto_keystore::{KeyKind, Keystore as _, SoftKeystore, UnlockSecret};
 use sotto_proto::WorkDelivery;
 use sotto_runtime::{Stop, Tasks};
 use tempfile::TempDir;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::tokens;
 
@@ -253,6 +254,8 @@ pub(crate) struct World {
     pub(crate) redis: Arc<FakeRedis>,
     pub(crate) keys: Arc<FakeKeys>,
     pub(crate) gate: Arc<FakeGate>,
+    /// What operators say.
+    pub(crate) heard: watch::Sender<Heard>,
     pub(crate) tasks: Tasks,
     pub(crate) caller: Caller,
 }
@@ -270,6 +273,7 @@ impl World {
             redis: Arc::default(),
             keys: Arc::default(),
             gate: Arc::new(FakeGate(Semaphore::new(1_000))),
+            heard: watch::Sender::default(),
             tasks: Tasks::new(Stop::default()),
             caller: tokens::caller("acme", NOW),
         };
@@ -299,6 +303,7 @@ impl World {
             claims: self.redis.clone(),
             records: self.redis.clone(),
             gate: self.gate.clone(),
+            heard: self.heard.subscribe(),
             validities: Validities { otp: validity(300, 900), other: validity(86_400, 259_200) },
             margin: Duration::from_secs(90),
             tasks: self.tasks.clone(),

@@ -4,7 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::join_all};
 use proptest::{prelude::*, test_runner::TestCaseError};
-use sotto_core::{MessageClass, MessageId};
+use sotto_bus::Heard;
+use sotto_core::{
+    MessageClass, MessageId,
+    control::{Control, SENDER_LABEL, SenderMark, Target},
+};
+use sotto_crypto::hash::labelled_id;
 use sotto_ingress::{
     app::intake::{Accepted, IDEMPOTENCY_RING, Intake, Seen},
     domain::{idempotency::Entry, journal::Journal, request::Asked},
@@ -49,6 +54,32 @@ async fn a_repeat_is_told_what_the_first_was_told_and_sends_nothing() {
     assert_eq!(again, Accepted { repeated: true, ..first });
     assert_eq!(world.log.ids(), [first.id]);
     assert_ne!(send(&world, &one, "k2").await.unwrap().id, first.id);
+}
+
+#[tokio::test]
+async fn what_operators_stopped_is_refused_for_now() {
+    let world = World::new();
+    let intake = world.intake();
+    let mark = |sender: &str| SenderMark(labelled_id(SENDER_LABEL, sender.as_bytes()));
+    let say = |target: Target| {
+        let controls = [Control::Stop { target, stopped: true }].into_iter().collect();
+        world.heard.send_replace(Heard { controls: Arc::new(controls), at: None });
+    };
+    for target in [Target::All, Target::Tenant("acme".parse().unwrap()), Target::Sender(mark("ACME"))] {
+        say(target.clone());
+        let refused = send(&world, &intake, "").await.unwrap_err();
+        assert!(matches!(refused, Refusal::Unavailable { what, .. } if what.contains("stopped")), "{target}");
+        assert!(intake.validate(&world.caller, asked("")).await.is_err());
+    }
+    assert!(world.log.ids().is_empty());
+    for target in [
+        Target::Tenant("globex".parse().unwrap()),
+        Target::Sender(mark("OTHER")),
+        Target::Account("viettel-otp".parse().unwrap()),
+    ] {
+        say(target);
+        send(&world, &intake, "").await.unwrap();
+    }
 }
 
 #[tokio::test]

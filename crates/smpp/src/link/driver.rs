@@ -283,6 +283,8 @@ fn enquiry_answered<T>(shared: &Shared<T>, sequence: u32) {
     let mut state = shared.lock();
     if state.enquiry.is_some_and(|(enquiry, _)| enquiry == sequence) {
         state.enquiry = None;
+        drop(state);
+        shared.progress.notify_waiters();
     }
 }
 
@@ -349,11 +351,8 @@ async fn keep_time<T>(shared: &Shared<T>) -> CloseReason {
                 Some((_, deadline)) if deadline > now => deadline,
                 Some(_) => now + shared.options.response_timeout,
                 None if idle_until <= now && !state.paused && state.closing.is_none() => {
-                    let sequence = state.take_sequence();
                     let deadline = now + shared.options.response_timeout;
-                    state.enquiry = Some((sequence, deadline));
-                    let status = CommandStatus::ESME_ROK;
-                    Header { id: CommandId::ENQUIRE_LINK, status, sequence }.encode_alone(&mut state.out);
+                    state.enquire(deadline);
                     shared.work.notify_one();
                     deadline
                 }

@@ -22,7 +22,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, WriteHalf},
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::codec::FramedRead;
 
@@ -150,6 +150,33 @@ impl<T: Send + 'static> Link<T> {
     /// Queues octets as they are, between PDUs. For peers that misbehave on purpose.
     pub fn send_raw(&self, octets: &[u8]) {
         self.shared.queue_octets(|out| out.put_slice(octets));
+    }
+
+    /// Asks the peer for a sign of life (`enquire_link`) now, and waits for it. False: none came within the response
+    /// timeout, or the session ended.
+    pub async fn enquire(&self) -> bool {
+        {
+            let mut state = self.shared.lock();
+            if state.closing.is_some() {
+                return false;
+            }
+            if state.enquiry.is_none() {
+                state.enquire(Instant::now() + self.shared.options.response_timeout);
+            }
+        }
+        self.shared.work.notify_one();
+        let answered = async {
+            loop {
+                let mut progress = std::pin::pin!(self.shared.progress.notified());
+                progress.as_mut().enable();
+                if self.shared.lock().enquiry.is_none() {
+                    return;
+                }
+                progress.await;
+            }
+        };
+        let answered = timeout(self.shared.options.response_timeout, answered).await;
+        answered.is_ok() && !self.is_closed()
     }
 
     /// Cuts the connection after what is queued was written, without `unbind`.

@@ -395,6 +395,14 @@ impl<T> Shared<T> {
 }
 
 impl<T> State<T> {
+    /// Queues an `enquire_link`, to be answered by this time.
+    pub(super) fn enquire(&mut self, deadline: Instant) {
+        let sequence = self.take_sequence();
+        self.enquiry = Some((sequence, deadline));
+        let status = CommandStatus::ESME_ROK;
+        Header { id: CommandId::ENQUIRE_LINK, status, sequence }.encode_alone(&mut self.out);
+    }
+
     /// Hands the queued octets to the writer by swapping them with `spare`, which must be empty.
     /// From here on the requests among them count as written.
     pub(super) fn take_out(&mut self, spare: &mut BytesMut) -> bool {

@@ -211,6 +211,21 @@ async fn a_live_peer_is_kept_and_answered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sign_of_life_is_asked_for_on_command() {
+    let mut bound = bound().await;
+    let asked = tokio::time::Instant::now();
+    let link = bound.link.clone();
+    let (alive, ()) = tokio::join!(link.enquire(), async {
+        let (sequence, _) = bound.peer.expect(CommandId::ENQUIRE_LINK).await;
+        bound.peer.say(&ok(sequence, Pdu::EnquireLinkResp)).await;
+    });
+    assert!(alive && asked.elapsed().is_zero(), "at once");
+    assert!(!link.enquire().await, "none came");
+    assert_eq!(bound.ended().await, CloseReason::EnquireTimeout);
+    assert!(!link.enquire().await, "it has ended");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_does_not_read_is_given_up() {
     let (ours, theirs) = duplex(64);
     let mut bound = bound_over(ours, theirs, OPTIONS).await;

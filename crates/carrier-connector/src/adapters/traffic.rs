@@ -1,0 +1,259 @@
+//! What operators see of carriers, and how they hold traffic back, by gRPC over mutual TLS.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use sotto_bus::{ControlRegister, ControlWord};
+use sotto_core::{
+    AccountId, Clock,
+    control::{Control, Flow, Target},
+    sender::SenderId,
+};
+use sotto_proto::ops::v1::{
+    AccountFlow, AccountState, Answers, BindState, Hold, ListAccountsRequest, ListAccountsResponse,
+    ListHoldsRequest, ListHoldsResponse, QueueState, SetAccountFlowRequest, SetAccountFlowResponse,
+    SetStopRequest, SetStopResponse, TestAccountRequest, TestAccountResponse, TestStep,
+    stop_target::Target as WireTarget,
+    traffic_service_server::{TrafficService, TrafficServiceServer},
+};
+use sotto_runtime::{grpc::peer_service, telemetry::chain, tls::PeerService};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::smpp::try_host;
+use crate::{
+    app::{
+        account::Account,
+        status::{Status as AccountStatus, statuses},
+    },
+    domain::submit::mark,
+    ports::{Act, Queues, Witness},
+};
+
+/// The most characters of a reason.
+const REASON: usize = 200;
+
+/// The most things that there may be a word on: as many as a register is read of at a time.
+const MOST_WORDS: usize = 1_000;
+
+/// Serves `sotto.ops.v1.TrafficService`.
+pub(crate) struct Traffic {
+    pub(crate) replica: String,
+    pub(crate) accounts: Vec<Arc<Account>>,
+    pub(crate) folder: PathBuf,
+    pub(crate) queues: Arc<dyn Queues>,
+    pub(crate) words: ControlRegister,
+    pub(crate) witness: Arc<dyn Witness>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Traffic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Traffic").field("replica", &self.replica).finish_non_exhaustive()
+    }
+}
+
+impl Traffic {
+    pub(crate) fn service(self) -> TrafficServiceServer<Self> {
+        TrafficServiceServer::new(self)
+    }
+
+    fn account(&self, name: &str) -> Result<&Arc<Account>, Status> {
+        let found = self.accounts.iter().find(|account| account.settings.id.as_str() == name);
+        found.ok_or_else(|| wrong("account", "is not in the carriers file: list them with sotto carriers"))
+    }
+
+    /// Stores an operator's word and tells it to audit.
+    async fn say(&self, control: Control, reason: String) -> Result<(), Status> {
+        if reason.chars().count() > REASON || reason.contains(char::is_control) {
+            return Err(wrong("reason", "has more than 200 characters, or control characters: shorten it"));
+        }
+        let known = self.words.all().await.map_err(|error| unavailable(&error))?;
+        if known.len() >= MOST_WORDS && !known.iter().any(|word| same_thing(&word.control, &control)) {
+            return Err(Status::resource_exhausted(
+                "there are words on a thousand things: lift a stop of another one instead",
+            ));
+        }
+        let (act, object) = match &control {
+            Control::Stop { target, stopped: true } => (Act::Held, format!("{target},stopped")),
+            Control::Stop { target, stopped: false } => (Act::Released, target.to_string()),
+            Control::Flow { account, flow: Flow::Running } => (Act::Released, format!("carrier={account}")),
+            Control::Flow { account, flow } => (Act::Held, format!("carrier={account},{}", flow.name())),
+        };
+        let word = ControlWord { control, at: self.clock.now(), reason };
+        let said = self.words.say(&word).await;
+        let outcome = if said.is_ok() { "ok" } else { "not_stored" };
+        self.witness.tell(act, &object, outcome);
+        tracing::info!(object, outcome, "an operator's word");
+        said.map_err(|error| unavailable(&error))
+    }
+}
+
+fn same_thing(one: &Control, other: &Control) -> bool {
+    match (one, other) {
+        (Control::Stop { target: one, .. }, Control::Stop { target: other, .. }) => one == other,
+        (Control::Flow { account: one, .. }, Control::Flow { account: other, .. }) => one == other,
+        (Control::Stop { .. }, Control::Flow { .. }) | (Control::Flow { .. }, Control::Stop { .. }) => false,
+    }
+}
+
+fn wrong(field: &'static str, problem: &str) -> Status {
+    let details = ErrorDetails::with_bad_request_violation(field, problem);
+    Status::with_error_details(tonic::Code::InvalidArgument, format!("{field} {problem}"), details)
+}
+
+fn unavailable(error: &(dyn std::error::Error + 'static)) -> Status {
+    Status::unavailable(format!("{}: ask again", chain(error)))
+}
+
+fn operator<T>(request: &Request<T>) -> Result<(), Status> {
+    if peer_service(request)? == PeerService::Operator {
+        Ok(())
+    } else {
+        Err(Status::permission_denied("only the operator's certificate may ask this"))
+    }
+}
+
+#[tonic::async_trait]
+impl TrafficService for Traffic {
+    async fn list_accounts(
+        &self,
+        request: Request<ListAccountsRequest>,
+    ) -> Result<Response<ListAccountsResponse>, Status> {
+        operator(&request)?;
+        let statuses =
+            statuses(&self.accounts, self.queues.as_ref()).await.map_err(|error| unavailable(&error))?;
+        let accounts = statuses.into_iter().map(state).collect();
+        Ok(Response::new(ListAccountsResponse { replica: self.replica.clone(), accounts }))
+    }
+
+    async fn set_account_flow(
+        &self,
+        request: Request<SetAccountFlowRequest>,
+    ) -> Result<Response<SetAccountFlowResponse>, Status> {
+        operator(&request)?;
+        let request = request.into_inner();
+        let account = self.account(&request.account)?.settings.id.clone();
+        let flow = match request.flow() {
+            AccountFlow::Unspecified => return Err(wrong("flow", "must be running, paused or draining")),
+            AccountFlow::Running => Flow::Running,
+            AccountFlow::Paused => Flow::Paused,
+            AccountFlow::Draining => Flow::Draining,
+        };
+        self.say(Control::Flow { account, flow }, request.reason).await?;
+        Ok(Response::new(SetAccountFlowResponse {}))
+    }
+
+    async fn set_stop(&self, request: Request<SetStopRequest>) -> Result<Response<SetStopResponse>, Status> {
+        operator(&request)?;
+        let SetStopRequest { target, stopped, reason } = request.into_inner();
+        let target = match target.and_then(|target| target.target) {
+            Some(WireTarget::All(true)) => Target::All,
+            Some(WireTarget::All(false)) | None => {
+                return Err(wrong("target", "must be all, a tenant, a sender or an account"));
+            }
+            Some(WireTarget::Tenant(tenant)) => {
+                Target::Tenant(tenant.parse().map_err(|_| wrong("target.tenant", "must name a tenant"))?)
+            }
+            Some(WireTarget::Sender(sender)) => {
+                let sender =
+                    SenderId::parse(&sender).map_err(|error| wrong("target.sender", &error.to_string()))?;
+                Target::Sender(mark(&sender))
+            }
+            Some(WireTarget::Account(account)) => {
+                Target::Account(self.account(&account)?.settings.id.clone())
+            }
+        };
+        self.say(Control::Stop { target, stopped }, reason).await?;
+        Ok(Response::new(SetStopResponse {}))
+    }
+
+    async fn list_holds(
+        &self,
+        request: Request<ListHoldsRequest>,
+    ) -> Result<Response<ListHoldsResponse>, Status> {
+        operator(&request)?;
+        let words = self.words.all().await.map_err(|error| unavailable(&error))?;
+        Ok(Response::new(ListHoldsResponse { holds: words.into_iter().filter_map(hold).collect() }))
+    }
+
+    async fn test_account(
+        &self,
+        request: Request<TestAccountRequest>,
+    ) -> Result<Response<TestAccountResponse>, Status> {
+        operator(&request)?;
+        let account = self.account(&request.get_ref().account)?;
+        let mut steps = Vec::new();
+        for host in &account.settings.hosts {
+            let begun = Instant::now();
+            let tried = try_host(&account.settings, &self.folder, host).await;
+            let outcome = tried.map_or_else(|error| chain(&error).to_string(), |()| "ok".to_owned());
+            steps.push(step(format!("connection to {}:{}", host.name, host.port), outcome, begun));
+        }
+        let links = account.line.links();
+        if links.is_empty() {
+            let outcome = account.trouble().unwrap_or_else(|| "no bind is up here".to_owned());
+            steps.push(step("bind".to_owned(), outcome, Instant::now()));
+        }
+        for (number, link) in links {
+            let begun = Instant::now();
+            let outcome = if link.enquire().await { "ok" } else { "no answer to enquire_link" };
+            steps.push(step(format!("sign of life on bind {number}"), outcome.to_owned(), begun));
+        }
+        Ok(Response::new(TestAccountResponse { steps }))
+    }
+}
+
+fn step(what: String, outcome: String, begun: Instant) -> TestStep {
+    TestStep { what, outcome, took_ms: millis(begun.elapsed()) }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn state(status: AccountStatus) -> AccountState {
+    AccountState {
+        account: status.account.to_string(),
+        bound_by: status.bound_by.to_owned(),
+        binds: status
+            .binds
+            .into_iter()
+            .map(|(number, used, window)| BindState {
+                number: number.into(),
+                window_used: count(used),
+                window: count(window),
+            })
+            .collect(),
+        binds_contracted: status.contracted.into(),
+        rate_used: count(status.used),
+        rate_allowed: count(status.allowed),
+        rate_contracted: status.tps.into(),
+        paused_for_ms: millis(status.paused_for),
+        queues: status
+            .queues
+            .into_iter()
+            .map(|(lane, batches, oldest)| QueueState {
+                lane: lane.to_string(),
+                batches,
+                oldest_ms: millis(oldest),
+            })
+            .collect(),
+        answers: status.answers.into_iter().map(|(kind, parts)| Answers { kind, parts }).collect(),
+    }
+}
+
+fn hold(word: ControlWord) -> Option<Hold> {
+    let ControlWord { control, at, reason } = word;
+    let carrier = |account: &AccountId| Target::Account(account.clone()).to_string();
+    let (what, how) = match &control {
+        Control::Stop { stopped: false, .. } | Control::Flow { flow: Flow::Running, .. } => return None,
+        Control::Stop { target, stopped: true } => (target.to_string(), "stopped"),
+        Control::Flow { account, flow } => (carrier(account), flow.name()),
+    };
+    Some(Hold { what, how: how.to_owned(), since_ms: at.unix_millis(), reason })
+}
