@@ -32,7 +32,7 @@ unit: ## tests of each crate
 e2e: ## tests of whole cells
 	@deploy/test.sh e2e
 
-interop: ## SMPP peers that nobody here wrote (installs them), each with a whole cell or our simulator
+interop: ## SMPP peers and a NATS client that nobody here wrote (installs them), each with a whole cell or our simulator
 	@deploy/tools/setup.sh interop
 	cargo build --workspace --locked
 	cargo nextest run -p sotto-tests --locked --profile interop

@@ -48,7 +48,7 @@ rust_ready() { have cargo && have rustc && at_least "$(version_of rustc --versio
 nats_ready() { have nats-server && at_least "$(version_of nats-server --version)" "$NATS_MIN"; }
 python_ready() { [ -x "$tools/bin/python" ] && "$tools/bin/python" -c 'import pip' 2>/dev/null; }
 grpc_ready() { python_ready && "$tools/bin/python" -c 'import grpc, grpc_tools, google.protobuf, smpp.pdu' 2>/dev/null; }
-peers_ready() { "$tools/interop/bin/python" -c 'import aiosmpplib, smpp.twisted, smpp34, smpplib' 2>/dev/null; }
+peers_ready() { "$tools/interop/bin/python" -c 'import aiosmpplib, smpp.twisted, smpp34, smpplib, nats, nkeys, pyhpke, google.protobuf' 2>/dev/null; }
 venv_ready() { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
 plan() {
@@ -97,7 +97,7 @@ plan() {
   have stunnel4 || package stunnel4 "TLS in front of a carrier that has none"
   perl -MNet::SMPP -e 1 2>/dev/null || package libnet-smpp-perl "a carrier in Perl"
   if ! peers_ready; then
-    need "SMPP of Python" "smpp.twisted3, smpp34, smpplib, aiosmpplib: carriers and clients" "PyPI, pinned by hash, into .tools/interop/"
+    need "peers in Python" "smpp.twisted3, smpp34, smpplib, aiosmpplib; nats-py and pyhpke" "PyPI, pinned by hash, into .tools/interop/"
     steps+=(install_peers)
   fi
 }
@@ -188,11 +188,11 @@ install_python_packages() {
 # In an environment of their own: they pin older versions of what the tests use. smpp.twisted3 is published as source
 # only, so what builds it is pinned and installed first.
 install_peers() {
-  say "== smpp.twisted3, smpp34, smpplib, aiosmpplib"
+  say "== smpp.twisted3, smpp34, smpplib, aiosmpplib, nats-py, pyhpke"
   python3 -m venv "$tools/interop" || die "no Python environment could be made in .tools/interop" "apt-get install python3-venv"
   local pip=("$tools/interop/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes)
   "${pip[@]}" --only-binary :all: -r deploy/tools/requirements-build.txt &&
-    "${pip[@]}" --only-binary :all: --no-binary smpp.twisted3 --no-build-isolation -r deploy/tools/requirements-interop.txt ||
+    "${pip[@]}" --only-binary :all: --no-binary smpp.twisted3,nkeys --no-build-isolation -r deploy/tools/requirements-interop.txt ||
     die "pip could not install what requirements-interop.txt names" "check the network and that this is x86_64 or aarch64, with Python 3.11 or newer"
 }
 

@@ -2,3 +2,4 @@
 
 mod carriers;
 mod clients;
+mod nats;

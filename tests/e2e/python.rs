@@ -22,7 +22,8 @@ message BadRequest {
 }
 "#;
 
-async fn generate(folder: &Path) {
+/// Generates messages and stubs of the published files into `folder/stubs`.
+pub(crate) async fn generate(folder: &Path) {
     let rpc = folder.join("protos/google/rpc");
     std::fs::create_dir_all(&rpc).unwrap();
     std::fs::create_dir_all(folder.join("stubs")).unwrap();
@@ -34,7 +35,8 @@ async fn generate(folder: &Path) {
         .arg(format!("-I{}", folder.join("protos").display()))
         .arg(format!("--python_out={}", folder.join("stubs").display()))
         .arg(format!("--grpc_python_out={}", folder.join("stubs").display()))
-        .args(["sotto/message/v1/message.proto", "google/rpc/status.proto", "google/rpc/error_details.proto"])
+        .args(["sotto/message/v1/message.proto", "sotto/message/v1/submission.proto"])
+        .args(["google/rpc/status.proto", "google/rpc/error_details.proto"])
         .output()
         .await
         .unwrap();
