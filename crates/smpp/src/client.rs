@@ -8,7 +8,7 @@ use crate::{
 };
 use bytes::BytesMut;
 use futures::StreamExt;
-use std::io;
+use std::{io, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
     time::timeout,
@@ -17,6 +17,9 @@ use tokio_util::codec::FramedRead;
 
 /// The sequence number of the bind; requests follow it.
 const BIND_SEQUENCE: u32 = 1;
+
+/// How long the end of a connection without a session may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Who binds, and how. `Debug` shows neither name nor password.
 #[derive(Clone, Debug)]
@@ -78,7 +81,7 @@ pub enum BindError {
 /// Binds over a connection that is already made (and already encrypted, where it must be).
 ///
 /// # Errors
-/// See [`BindError`]; the connection is dropped.
+/// See [`BindError`]; the connection is closed.
 pub async fn bind<T, IO>(
     io: IO,
     bind: BindOptions,
@@ -92,7 +95,15 @@ where
     let mut frames = FramedRead::new(reader, Framing::new(options.max_pdu));
     let (kind, tolerance) = (bind.kind, bind.tolerance);
     let handshake = handshake(&mut frames, &mut writer, bind);
-    let resp = timeout(options.response_timeout, handshake).await.map_err(|_| BindError::TimedOut)??;
+    let bound = timeout(options.response_timeout, handshake).await.unwrap_or(Err(BindError::TimedOut));
+    let resp = match bound {
+        Ok(resp) => resp,
+        Err(error) => {
+            // Inside TLS a peer that is not told of the end must take it for a cut (RFC 8446 §6.1).
+            let _gone = timeout(FAREWELL, writer.shutdown()).await;
+            return Err(error);
+        }
+    };
     let next = BIND_SEQUENCE.saturating_add(1);
     let session = open((frames, writer), Role::Client, kind, options, tolerance, next);
     Ok((session, resp))

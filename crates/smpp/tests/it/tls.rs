@@ -3,11 +3,14 @@
 use bytes::Bytes;
 use sotto_smpp::{
     CloseReason, CommandStatus, Session, SessionOptions, Sm,
-    client::{self, BindOptions},
+    client::{self, BindError, BindOptions},
     server,
 };
 use std::{sync::Arc, time::Duration};
-use tokio::{io::duplex, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
+    task::JoinSet,
+};
 use tokio_rustls::{
     TlsAcceptor, TlsConnector,
     rustls::{
@@ -76,4 +79,26 @@ async fn messages_pass_through_tls_both_ways() {
     assert_eq!(link.drain(Duration::from_secs(5)).await, CloseReason::Unbound);
     assert_eq!(their_link.closed().await, CloseReason::PeerUnbound);
     assert_eq!(tasks.join_all().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_carrier_that_refuses_a_bind_hears_the_end() {
+    let (connector, acceptor) = ends();
+    let (near, far) = duplex(4096);
+    let client = async {
+        let stream = connector.connect(ServerName::try_from("carrier.test").unwrap(), near).await.unwrap();
+        let bind = BindOptions::transceiver("sotto", "secret");
+        client::bind::<u32, _>(stream, bind, SessionOptions::default()).await.map(|_| ())
+    };
+    let carrier = async {
+        let mut stream = acceptor.accept(far).await.unwrap();
+        stream.read_buf(&mut Vec::with_capacity(256)).await.unwrap();
+        // `bind_transceiver_resp` with ESME_RINVPASWD and without a body (SMPP 3.4 §3.2).
+        stream.write_all(&[0, 0, 0, 16, 0x80, 0, 0, 9, 0, 0, 0, 0x0E, 0, 0, 0, 1]).await.unwrap();
+        // Without `close_notify` this is an error (RFC 8446 §6.1).
+        stream.read(&mut [0; 16]).await.unwrap()
+    };
+    let (bound, after) = tokio::join!(client, carrier);
+    assert!(matches!(bound, Err(BindError::Refused(CommandStatus::ESME_RINVPASWD))), "{bound:?}");
+    assert_eq!(after, 0);
 }
