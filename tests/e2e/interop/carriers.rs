@@ -20,8 +20,13 @@ const EXTENDED: (u32, &str) = (901, "Ma {1}: 482913 @");
 const VIETNAMESE: (u32, &str) = (902, "Mã xác thực: 482913");
 /// The carrier smpp34 throttles it once.
 const AGAIN: (u32, &str) = (909, "again");
-const LONG: u32 = 903;
-const LONG_VIETNAMESE: u32 = 904;
+/// Number, text, its octets and parts: GSM 7-bit and UCS-2.
+fn long_texts() -> [(u32, String, Vec<u8>, u64); 2] {
+    let (plain, vietnamese) = ("a".repeat(307), "ă".repeat(100));
+    let octets = (plain.clone().into_bytes(), ucs2(&vietnamese));
+    [(903, plain, octets.0, 3), (904, vietnamese, octets.1, 2)]
+}
+
 /// One-time codes, three texts of one part, one of three, one of two.
 const PARTS: usize = CODES as usize + 3 + 3 + 2;
 
@@ -56,11 +61,11 @@ fn over_tls(root: &Path) -> String {
 
 async fn send_texts(cell: &Cell) -> Vec<String> {
     let (mut client, token) = (cell.messages(), cell.token("shop").await);
-    let (long, vietnamese) = ("a".repeat(307), "Mã ".repeat(40));
-    let texts = [EXTENDED, VIETNAMESE, AGAIN, (LONG, &long), (LONG_VIETNAMESE, &vietnamese)];
+    let short = [EXTENDED, VIETNAMESE, AGAIN].map(|(n, text)| (n, text.to_owned()));
+    let long = long_texts().map(|(n, text, ..)| (n, text));
     let mut ids = Vec::new();
-    for (n, text) in texts {
-        let sent = client.send(with_token(message(n, text), &token)).await.unwrap().into_inner();
+    for (n, text) in short.into_iter().chain(long) {
+        let sent = client.send(with_token(message(n, &text), &token)).await.unwrap().into_inner();
         ids.push(sent.message_id);
     }
     ids
@@ -104,9 +109,9 @@ const EXTENDED_GSM: &[u8] = b"Ma \x1b(1\x1b): 482913 \0";
 
 /// Parts joined by a user data header (3GPP TS 23.040 §9.2.3.24.1): their numbers, and the text behind it.
 fn check_headers(peer: &Peer) {
-    for (n, text) in [(LONG, vec![b'a'; 307]), (LONG_VIETNAMESE, ucs2("Mã ".repeat(40).trim_end()))] {
+    for (n, _, octets, count) in long_texts() {
         let (parts, _) = got(peer, n);
-        let count = parts.len();
+        assert_eq!(parts.len() as u64, count);
         let joined: String = (1..)
             .zip(&parts)
             .map(|(number, part)| {
@@ -115,7 +120,37 @@ fn check_headers(peer: &Peer) {
                 &part[12..]
             })
             .collect();
-        assert!(joined.starts_with(&hex(&text)), "{joined}");
+        assert_eq!(joined, hex(&octets));
+    }
+}
+
+async fn check_signs_of_life(peer: &Peer) {
+    eventually(BOUND, "signs of life in both directions", || async {
+        peer.count("probed") > 0 && peer.count("alive") > 0
+    })
+    .await;
+}
+
+/// The cell stops; the carrier sees each bind unbound, and saw nothing that it does not know.
+async fn leave(cell: &mut Cell, peer: &Peer, binds: usize) {
+    cell.stop().await;
+    eventually(BOUND, "each bind to be unbound", || async { peer.count("unbound") == binds }).await;
+    assert_eq!(peer.count("strange"), 0, "{}", peer.log());
+}
+
+/// Parts joined by `sar_total_segments` 0x020E and `sar_segment_seqnum` 0x020F (SMPP 3.4 §5.3.2.23, §5.3.2.24). smpp34 hands
+/// out what it read in any order.
+fn check_parameters(peer: &Peer) {
+    for (n, _, octets, count) in long_texts() {
+        let to = Value::from(&number(n)[1..]);
+        let mut parts = peer.events("submitted");
+        parts.retain(|part| part["to"] == to);
+        parts.sort_by_key(|part| part["tlvs"]["527"].as_u64());
+        let place = |part: &Value| ["526", "527"].map(|tag| part["tlvs"][tag].as_u64().unwrap());
+        let places: Vec<_> = parts.iter().map(place).collect();
+        assert_eq!(places, (1..=count).map(|number| [count, number]).collect::<Vec<_>>());
+        let joined: String = parts.iter().map(|part| part["octets"].as_str().unwrap()).collect();
+        assert_eq!(joined, hex(&octets));
     }
 }
 
@@ -136,19 +171,15 @@ async fn twisted_over_tls() {
     };
     let (mut cell, peer) = cell_on(start, keys).await;
     let mut ids = Load::start(&cell, 0..CODES).await.finish().await;
-    settled(&cell, &ids, false).await;
+    assert_eq!(settled(&cell, &ids, false).await, 0, "in doubt");
     peer.signal("HUP");
     eventually(BOUND, "two more binds", || async { peer.count("bound") == 4 }).await;
     ids.extend(send_texts(&cell).await);
     settle(&cell, &peer, &ids).await;
     check_single_parts(&peer, EXTENDED_GSM, &json!("SMSC_DEFAULT_ALPHABET"), &json!("UCS2"));
     check_headers(&peer);
-    eventually(BOUND, "signs of life in both directions", || async {
-        peer.count("probed") > 0 && peer.count("alive") > 0
-    })
-    .await;
-    cell.stop().await;
-    assert_eq!((peer.count("unbound"), peer.count("strange")), (2, 0), "{}", peer.log());
+    check_signs_of_life(&peer).await;
+    leave(&mut cell, &peer, 2).await;
 }
 
 /// stunnel in front of a carrier without TLS, as is common.
@@ -190,14 +221,9 @@ async fn smpp34_behind_stunnel() {
     ids.extend(send_texts(&cell).await);
     settle(&cell, &peer, &ids).await;
     check_single_parts(&peer, EXTENDED_GSM, &json!(0), &json!(8));
-    // `sar_total_segments` 0x020E, `sar_segment_seqnum` 0x020F (SMPP 3.4 §5.3.2.23, §5.3.2.24).
-    let to = Value::from(&number(LONG)[1..]);
-    let parts: Vec<_> = peer.events("submitted").into_iter().filter(|part| part["to"] == to).collect();
-    let told: Vec<_> = parts.iter().map(|part| (&part["tlvs"]["526"], &part["tlvs"]["527"])).collect();
-    assert_eq!(told, [(&json!(3), &json!(1)), (&json!(3), &json!(2)), (&json!(3), &json!(3))]);
-    cell.stop().await;
-    let told = (peer.count("bound"), peer.count("throttled"), peer.count("unbound"));
-    assert_eq!(told, (1, 1, 1), "{}", peer.log());
+    check_parameters(&peer);
+    leave(&mut cell, &peer, 1).await;
+    assert_eq!((peer.count("bound"), peer.count("throttled")), (1, 1), "{}", peer.log());
     drop(tunnel);
 }
 
@@ -227,15 +253,7 @@ async fn net_smpp_with_a_pair() {
     settle(&cell, &peer, &ids).await;
     check_single_parts(&peer, EXTENDED.1.as_bytes(), &json!(0), &json!(8));
     check_headers(&peer);
-    eventually(BOUND, "signs of life in both directions", || async {
-        peer.count("probed") > 0 && peer.count("alive") > 0
-    })
-    .await;
-    cell.stop().await;
-    assert_eq!(
-        (peer.count("bound"), peer.count("unbound"), peer.count("strange")),
-        (2, 2, 0),
-        "{}",
-        peer.log()
-    );
+    check_signs_of_life(&peer).await;
+    leave(&mut cell, &peer, 2).await;
+    assert_eq!(peer.count("bound"), 2, "{}", peer.log());
 }
