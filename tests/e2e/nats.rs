@@ -105,6 +105,13 @@ async fn a_client_over_nats_sends_one_sms_a_key() {
     // The same errors as over gRPC, and the cell's own words for what is wrong.
     let invalid = refused(&cell, "shop", "+841261234567").await;
     assert!(invalid.contains("message.to"), "{invalid}");
+    // A broker that is killed and comes back is asked again by both sides.
+    cell.kill("nats-server").await;
+    eventually(BOUND, "a message through the new broker", async || {
+        cell.try_run(arguments("shop", &number(5), "order-5")).await.status.success()
+    })
+    .await;
+
     // What is added while the cell stands still is let in when it runs.
     cell.new_client("late", "globex", SENDER).await;
     cell.stop().await;

@@ -83,14 +83,20 @@ impl Service for Ingress {
         let keystore: Arc<dyn Keystore> = keystore;
         let tls = Tls::load(&config.tls).map_err(IngressError::Tls)?;
         tls.watch(&context);
-        let bus = connect(&config, &context, &keystore).await?;
+        let bus = connect(&config, &context, &keystore, "").await?;
+        // What clients publish, however much, does not stand before the log's acknowledgements.
+        let clients = connect(&config, &context, &keystore, "-clients").await?;
         topology::verify(&bus, &[]).await.map_err(IngressError::Streams)?;
         context.tasks.spawn_critical("bus watch", watch_bus(bus.clone(), bus_ready, context.stop.clone()));
         let trail = AuditTrail::start(&bus);
         trail.tell(Category::Lifecycle, "service.started", "", None, String::new(), "ok");
 
-        let parts = Parts { config, context, tls, bus, keystore, trail };
+        let parts = Parts { config, context, tls, bus, clients, keystore, trail };
         let served = parts.serve(keys_known, listening, &spare).await;
+        // The last answers are sent before their connection ends.
+        if !parts.clients.close(LAST_WORDS).await {
+            tracing::warn!("the last answers to clients over NATS may not be sent");
+        }
         let outcome = if served.is_ok() { "ok" } else { "failed" };
         parts.trail.tell(Category::Lifecycle, "service.stopped", "", None, String::new(), outcome);
         parts.trail.tell_denied();
@@ -107,6 +113,8 @@ struct Parts {
     context: Context,
     tls: Tls,
     bus: Bus,
+    /// The connection on which clients are answered.
+    clients: Bus,
     keystore: Arc<dyn Keystore>,
     trail: AuditTrail,
 }
@@ -217,7 +225,7 @@ impl Parts {
             .build_v1()
             .map_err(IngressError::Reflection)?;
         let service = messages.service();
-        let requests = Requests::open(&self.bus).await.map_err(IngressError::Requests)?;
+        let requests = Requests::open(&self.clients).await.map_err(IngressError::Requests)?;
         listening.set(true);
         // Both ways in end together, and each waits for what it has begun.
         let over = CancellationToken::new();
@@ -346,18 +354,19 @@ async fn reload(keystore: Arc<SoftKeystore>, stop: Stop) {
     }
 }
 
-/// Waits for the broker as long as the process lives: start order is a habit, not a need.
+/// A connection for this purpose. Waits for the broker as long as the process lives: start order is a habit, not a need.
 async fn connect(
     config: &Config,
     context: &Context,
     keystore: &Arc<dyn Keystore>,
+    purpose: &str,
 ) -> Result<Bus, IngressError> {
     let topology = Topology::embedded().map_err(IngressError::Topology)?;
     loop {
         let digest = Arc::clone(keystore);
         let options = BusOptions {
             service: sotto_bus::Service::Ingress,
-            instance: context.instance.clone(),
+            instance: format!("{}{purpose}", context.instance),
             cell: topology::Cell { id: config.cell.id.clone(), shards: config.cell.shards, replicas: 1 },
             topology: topology.clone(),
             clock: Arc::clone(&context.clock),

@@ -11,6 +11,15 @@ use crate::Service;
 /// largest item and key wraps; more would only let one client hold more of the broker's memory.
 pub const MAX_PAYLOAD: usize = 1_048_576;
 
+/// Connections of the broker.
+const CONNECTIONS: u32 = 1024;
+
+/// Of these, connections of clients together: the services' own are not taken by them.
+const CLIENT_CONNECTIONS: u32 = 512;
+
+/// Subscriptions of one connection of a client; its library needs one or two.
+const CLIENT_SUBSCRIPTIONS: u32 = 64;
+
 /// The file beside the broker's configuration that lists the clients; it changes while the cell runs.
 pub const CLIENTS_FILE: &str = "clients.conf";
 
@@ -79,7 +88,7 @@ fn write_conf(out: &mut String, topology: &Topology, options: &ServerOptions) ->
     writeln!(out, "server_name: {}", quoted(&options.server_name))?;
     writeln!(out, "listen: {}", quoted(&options.listen))?;
     writeln!(out, "max_payload: {MAX_PAYLOAD}")?;
-    writeln!(out, "max_connections: 1024")?;
+    writeln!(out, "max_connections: {CONNECTIONS}")?;
     writeln!(out, "max_subscriptions: 4096")?;
     writeln!(out, "max_control_line: 4096")?;
     writeln!(out, "max_pending: 67108864")?;
@@ -124,6 +133,10 @@ fn write_conf(out: &mut String, topology: &Topology, options: &ServerOptions) ->
     writeln!(out, "  }}")?;
     writeln!(out, "  # Clients: no JetStream, and of the cell's subjects only what they may ask.")?;
     writeln!(out, "  CLIENTS {{")?;
+    writeln!(out, "    limits {{")?;
+    writeln!(out, "      max_connections: {CLIENT_CONNECTIONS}")?;
+    writeln!(out, "      max_subscriptions: {CLIENT_SUBSCRIPTIONS}")?;
+    writeln!(out, "    }}")?;
     writeln!(out, "    include {}", quoted(CLIENTS_FILE))?;
     writeln!(out, "    imports: [")?;
     for subject in &asked {

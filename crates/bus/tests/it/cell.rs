@@ -165,17 +165,8 @@ impl TestCell {
         self.users.config(&self.pki, service, self.server.tls_url())
     }
 
-    /// How a client connects.
     pub(crate) fn client_config(&self, name: &str) -> NatsConfig {
-        let files = self.pki.named(name, &[&format!("{name}.client.sotto.internal")]);
-        NatsConfig {
-            url: self.server.tls_url(),
-            ca_file: files.ca,
-            cert_file: files.cert,
-            key_file: files.key,
-            nkey_seed_file: self.pki.dir().join(format!("{name}.nkey")),
-            connect_timeout_ms: 5_000,
-        }
+        client_config(&self.pki, name, self.server.tls_url())
     }
 
     pub(crate) fn options(&self, service: Service) -> BusOptions {
@@ -217,6 +208,19 @@ impl TestCell {
     pub(crate) async fn messages(&self, stream: &str) -> u64 {
         let operator = self.bus(Service::Operator).await;
         sotto_bus::StreamReader::<Texts>::new(&operator, stream).unwrap().state().await.unwrap().messages
+    }
+}
+
+/// How a client connects.
+pub(crate) fn client_config(pki: &Pki, name: &str, url: String) -> NatsConfig {
+    let files = pki.named(name, &[&format!("{name}.client.sotto.internal")]);
+    NatsConfig {
+        url,
+        ca_file: files.ca,
+        cert_file: files.cert,
+        key_file: files.key,
+        nkey_seed_file: pki.dir().join(format!("{name}.nkey")),
+        connect_timeout_ms: 5_000,
     }
 }
 

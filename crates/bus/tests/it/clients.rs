@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use sotto_bus::{Bus, ClientConnection, ClientIdentity, Request, Requests, Service, SubmitError};
+use sotto_bus::{Bus, ClientConnection, ClientIdentity, Request, Requests, Service, SubmitError, Topology};
+use sotto_testkit::{NatsOptions, NatsServer, Pki};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
-    cell::{BOUND, CLIENTS, TestCell, raw, vn},
+    cell::{BOUND, CLIENTS, TestCell, Users, client_config, options, raw, server_conf, vn},
     permissions::{check, inside},
 };
 
@@ -209,6 +210,34 @@ async fn an_answer_cannot_be_aimed_at_the_cell() {
     }
     assert_eq!(bus.state().borrow().refusals, 0);
     drop(shop);
+}
+
+#[tokio::test]
+async fn clients_do_not_take_the_connections_of_services() {
+    let pki = Pki::new();
+    let topology = Topology::embedded().unwrap();
+    let users = Users::new(&pki);
+    let file = server_conf(&pki, &topology, &users, vn(), "vn-1", "");
+    let text = std::fs::read_to_string(&file).unwrap();
+    // Half of all connections, and here one of two.
+    for (told, few) in [
+        ("\nmax_connections: 1024\n", "\nmax_connections: 2\n"),
+        (" max_connections: 512\n", " max_connections: 1\n"),
+    ] {
+        assert_eq!(text.matches(told).count(), 1, "{told}");
+        std::fs::write(&file, std::fs::read_to_string(&file).unwrap().replace(told, few)).unwrap();
+    }
+    let server = NatsServer::start(NatsOptions { config_file: Some(file), ..NatsOptions::default() }).await;
+    let connect = async |name: &str| {
+        let identity =
+            ClientIdentity { cell: vn().id, tenant: "acme".parse().unwrap(), client: name.to_owned() };
+        ClientConnection::connect(&client_config(&pki, name, server.tls_url()), identity).await
+    };
+    let _shop = connect("shop").await.unwrap();
+    assert!(connect("rival").await.is_err(), "clients have one connection together");
+    let options = options(Service::Ingress, 0, vn(), topology);
+    let config = users.config(&pki, Service::Ingress, server.tls_url());
+    Bus::connect(&config, options).await.unwrap();
 }
 
 #[tokio::test]

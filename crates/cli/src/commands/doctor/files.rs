@@ -10,6 +10,7 @@ use super::Finding;
 use crate::{
     cell::{CellDir, CellFile, SERVICES},
     commands::audit::{KEY_FILE, LOG_DIR},
+    init::pki::CLIENTS_CA,
 };
 
 /// Certificates are to be renewed this long before their end.
@@ -115,10 +116,29 @@ fn certificates(dir: &CellDir, now: Timestamp) -> Vec<Finding> {
             findings.push(Finding::wrong(format!("tls/{name}"), problem, fix));
         }
     }
+    findings.extend(clients(dir, now));
     if findings.is_empty() {
         findings.push(Finding::fine("certificates, valid for 30 days and more"));
     }
     findings
+}
+
+/// Certificates of clients over NATS whose folders are here, against the clients' authority.
+fn clients(dir: &CellDir, now: Timestamp) -> Vec<Finding> {
+    let Ok(authority) = std::fs::read(dir.path(CLIENTS_CA)) else {
+        return vec![Finding::wrong(CLIENTS_CA, "is missing", "restore it from a backup")];
+    };
+    let folders = std::fs::read_dir(dir.path("clients")).into_iter().flatten().flatten();
+    let mut paths: Vec<_> = folders.map(|folder| folder.path().join("cert.pem")).collect();
+    paths.retain(|path| path.is_file());
+    paths.sort();
+    let problem = |path: PathBuf| {
+        let pem = std::fs::read(&path).map_err(|error| error.to_string());
+        let problem = pem.and_then(|pem| check(&authority, &pem, now)).err()?;
+        let fix = "sotto client nats remove NAME, then add it again, and hand over the new folder";
+        Some(Finding::wrong(path.display().to_string(), problem, fix))
+    };
+    paths.into_iter().filter_map(problem).collect()
 }
 
 fn check(authority: &[u8], pem: &[u8], now: Timestamp) -> Result<(), String> {
@@ -201,6 +221,13 @@ mod tests {
         assert_eq!(at(330), Vec::<String>::new());
         assert!(at(340).iter().any(|told| told.starts_with("tls/audit.pem: ends at ")), "{:?}", at(340));
         assert!(at(400).iter().any(|told| told.starts_with("tls/audit.pem: ended at ")), "{:?}", at(400));
+
+        let (certificate, _) = init::pki::of_client(&dir, &cell.id, "client-1", day(0)).unwrap();
+        init::files::public(&dir.path("clients/shop.nats/cert.pem"), certificate.as_bytes()).unwrap();
+        let told = at(340).join("\n");
+        assert!(told.contains("shop.nats/cert.pem: ends at "), "{told}");
+        assert_eq!(at(0).len(), 1, "it is not a secret, yet it lies where only secrets do: {:?}", at(0));
+        std::fs::remove_dir_all(dir.path("clients")).unwrap();
 
         let key = dir.path("tls/nats.key");
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
