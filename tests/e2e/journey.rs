@@ -11,7 +11,7 @@ use sotto_testkit::{eventually, tools, workspace};
 use tokio_stream::StreamExt as _;
 
 use crate::{
-    cell::{BOUND, Cell, SENDER, number, text, with_token},
+    cell::{BOUND, Cell, SENDER, carrier_with, number, text, with_token},
     load,
 };
 
@@ -208,4 +208,23 @@ async fn a_cell_that_stops_with_messages_waiting_goes_on_where_it_was() {
     cell.stop().await;
     // Everything was taken down in order: nothing of it runs.
     eventually(BOUND, "an end", async || !cell.root().join("run/cell.json").exists()).await;
+}
+
+#[tokio::test]
+async fn a_receipt_that_never_comes_is_asked_for() {
+    let mut cell = Cell::start_with(async |root| {
+        let silent = json!({"receipts": false, "receipt_delay_ms": 0, "receipt_state": "UNDELIV"});
+        Some(carrier_with(root, 50, "query_after = \"1 s\"\n", &silent).await)
+    })
+    .await;
+    let token = cell.token("shop").await;
+    let asked = send(1, VIETNAMESE, MessageClass::Transactional);
+    let accepted = cell.messages().send(with_token(asked, &token)).await.unwrap().into_inner();
+    let told = cell.ended(&accepted.message_id).await;
+    assert_eq!(told["state"], "undelivered");
+    assert_eq!(kinds(&told), ["accepted", "routed", "submitting", "submitted", "receipt"]);
+    assert_eq!((cell.count("receipts_sent").await, cell.count("submits").await), (0, 1));
+    assert!(cell.count("queries").await >= 1);
+    cell.ledger().await;
+    cell.stop().await;
 }

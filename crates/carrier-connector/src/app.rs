@@ -1,6 +1,7 @@
 //! The flow of one account: what waits for it, what it answers, what it reports.
 
 pub(crate) mod account;
+pub(crate) mod asking;
 mod batch;
 pub(crate) mod conduct;
 mod gate;

@@ -6,6 +6,7 @@ pub(crate) mod course;
 pub(crate) mod inbound;
 pub(crate) mod lease;
 pub(crate) mod pace;
+pub(crate) mod question;
 pub(crate) mod receipt;
 pub(crate) mod reconnect;
 pub(crate) mod settle;

@@ -72,6 +72,9 @@ pub enum CarrierError {
     /// There is no randomness.
     #[error("no randomness")]
     Random(#[source] CryptoError),
+    /// The seed of this service's user at the broker cannot be read.
+    #[error("the file of nats.nkey_seed_file cannot be read")]
+    Seed(#[source] std::io::Error),
 }
 
 fn list(problems: &[CarrierFileError]) -> String {
@@ -97,6 +100,7 @@ impl Classified for CarrierError {
             Self::Work { source, .. } => source.class(),
             Self::Redis(error) => redis::class(error),
             Self::Grpc(error) => error.class(),
+            Self::Seed(_) => ErrorClass::Reject,
             Self::Fuses(_) | Self::Random(_) => ErrorClass::Bug,
         }
     }

@@ -8,7 +8,7 @@ use sotto_bus::{
     topology::{Cell, consumer_name},
 };
 use sotto_core::{AccountId, Lane, carriers::CarriersFile};
-use sotto_crypto::{MacKey, hash::sha256};
+use sotto_crypto::{AeadKey, MacKey, Zeroizing, hash::sha256};
 use sotto_proto::pipeline::v1::WorkBatch;
 use sotto_runtime::{
     Context, Service,
@@ -31,6 +31,7 @@ use crate::{
     },
     app::{
         account::{Account, Shared},
+        asking::ask,
         conduct::conduct,
         keyring::KeepKeys,
         line::Line,
@@ -119,6 +120,7 @@ impl Service for Carrier {
             let leases = leases(&config, &context, account);
             let keeping = keep(Arc::clone(account), Leases::new(&bus), leases, posts, ended.clone());
             context.tasks.spawn_critical(format!("carrier {id} leases"), keepers.track_future(keeping));
+            until_stop(&context, format!("carrier {id} questions"), ask(Arc::clone(account)));
             workers.push(work(&config, &bus, account).await?);
         }
         keepers.close();
@@ -145,7 +147,7 @@ impl Service for Carrier {
 }
 
 /// Runs something for as long as work is taken.
-fn until_stop(context: &Context, name: &str, work: impl Future<Output = ()> + Send + 'static) {
+fn until_stop(context: &Context, name: impl Into<String>, work: impl Future<Output = ()> + Send + 'static) {
     let stop = context.stop.clone();
     context.tasks.spawn_critical(name, async move {
         tokio::select! { () = work => {} () = stop.requested() => {} }
@@ -163,6 +165,12 @@ fn tell_waiver(account: &Account) {
 /// What this replica holds of an account's binds: nothing yet.
 fn leases(config: &CarrierConfig, context: &Context, account: &Account) -> lease::Leases {
     lease::Leases::new(replica(config, context), account.settings.binds, config.connector.lease.get())
+}
+
+/// Seals questions in Redis: all replicas have the seed of this service's user at the broker, and nobody else has it.
+fn query_key(config: &CarrierConfig) -> Result<AeadKey, CarrierError> {
+    let seed = std::fs::read(&config.nats.nkey_seed_file).map(Zeroizing::new).map_err(CarrierError::Seed)?;
+    AeadKey::derive(&seed, b"sotto.carrier", b"query").map_err(CarrierError::Random)
 }
 
 /// The name of this replica.
@@ -255,6 +263,7 @@ fn accounts(
         witness,
         reliance: Arc::default(),
         heard,
+        query_key: Arc::new(query_key(config)?),
         skew: config.connector.skew.get(),
         keep_keys: KeepKeys {
             count: usize::try_from(config.connector.keys).unwrap_or(usize::MAX),

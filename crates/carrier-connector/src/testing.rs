@@ -370,6 +370,7 @@ impl World {
             witness: Arc::new(Deaf),
             reliance: Arc::new(Reliance::default()),
             heard: self.heard.subscribe(),
+            query_key: Arc::new(AeadKey::from_bytes(KEY)),
             skew: Duration::from_millis(500),
             keep_keys: KeepKeys { count: 8, time: Duration::from_secs(60) },
         }

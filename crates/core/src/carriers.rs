@@ -139,6 +139,9 @@ pub struct Account {
     pub response_timeout: Duration,
     /// How long a submitted part waits for its final receipt.
     pub receipt_wait: Duration,
+    /// How long after the submit the carrier is asked for a receipt that has not come, and how often then (`query_sm`);
+    /// `None`: never.
+    pub query_after: Option<Duration>,
     /// What is forgiven to the carrier's PDUs.
     pub tolerance: Tolerance,
     /// How the carrier writes message ids in its answers to submits.

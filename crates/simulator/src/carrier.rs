@@ -4,12 +4,14 @@ use crate::{
     behaviour::{Behaviour, Share},
     handset::{Written, WrittenError},
     ledger::Ledger,
+    queries,
     receipts::{Epoch, Kind, Outbox, Waiting, is_wanted, receipt},
 };
 use sotto_core::{Clock, Sensitive};
 use sotto_smpp::{
     BindKind, COctets, CommandStatus, Incoming, Link, MessageState, NotSentReason, Responder, Session,
     SessionOptions, Sm,
+    pdu::QuerySm,
     server::{self, BindRequest},
 };
 use std::{
@@ -214,8 +216,25 @@ impl Carrier {
         self.count(|counters| counters.binds = counters.binds.saturating_add(1));
         let _bound = BoundLink::new(self, Arc::clone(&account), kind, link.clone());
         let cut = cut.child_token();
-        let served = async { tokio::join!(driver, self.take_submits(&account, incoming, &link, &cut)) };
+        let requests = link.take_requests();
+        let served = async {
+            tokio::join!(
+                driver,
+                self.take_submits(&account, incoming, &link, &cut),
+                queries::answer(self, requests)
+            )
+        };
         cut.run_until_cancelled(served).await;
+    }
+
+    /// What is said of a part: its state, once its time has come. None: there is no such part of this sender.
+    pub(crate) fn tell(&self, question: &QuerySm) -> Option<MessageState> {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        state.ledger.counters.queries = state.ledger.counters.queries.saturating_add(1);
+        let at = state.ledger.find(question.message_id.as_bytes(), question.source.value.as_bytes())?;
+        let delay = Duration::from_millis(state.behaviour.receipt_delay_ms);
+        Some(if now.since(at) < delay { MessageState::Enroute } else { state.behaviour.state() })
     }
 
     async fn take_submits(

@@ -79,6 +79,8 @@ pub struct Counters {
     pub parts: u64,
     /// Parts taken that had been taken before: same recipient, user data header and payload.
     pub duplicates: u64,
+    /// `query_sm` received.
+    pub queries: u64,
     /// Answers by status.
     pub responses: BTreeMap<String, u64>,
     /// Submits taken and left without an answer on purpose.
@@ -153,6 +155,12 @@ impl Ledger {
     pub(crate) fn responded(&mut self, status: CommandStatus) {
         let count = self.counters.responses.entry(status.to_string()).or_default();
         *count = count.saturating_add(1);
+    }
+
+    /// The part with this id, if its sender is this one: when it was taken.
+    pub(crate) fn find(&self, message_id: &[u8], source: &[u8]) -> Option<Timestamp> {
+        let found = self.records.iter().rev().find(|record| record.message_id.as_bytes() == message_id)?;
+        (found.source.as_bytes() == source).then_some(found.at)
     }
 
     /// The last `limit` parts, oldest first.

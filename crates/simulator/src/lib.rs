@@ -12,6 +12,7 @@ pub mod behaviour;
 mod carrier;
 pub mod handset;
 pub mod ledger;
+mod queries;
 mod receipts;
 pub mod scenario;
 mod simulator;

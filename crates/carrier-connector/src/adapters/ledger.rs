@@ -16,9 +16,12 @@
 //! |---|---|---|
 //! | `id:<carrier id>` | the part it stands for | the account's `receipt_wait` |
 //! | `parked:<carrier id>` | receipts that came before the id was known | an hour, or the account's `receipt_wait` if that is less |
+//! | `asks` | by carrier id, when to ask for its receipt (`query_after`) | to the receipt |
+//! | `ask:<carrier id>` | the question, sealed | the account's `receipt_wait` |
 //! | `ready` | `<run id of this Redis>\|<rebuild>`: without it nothing in the scope can be relied on | |
 //! | `rebuild` | who rebuilds | a lease |
 
+mod asks;
 mod claims;
 mod ids;
 
@@ -27,6 +30,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use sotto_core::{AccountId, Classified, ErrorClass, ShardId, Shards};
 use sotto_runtime::redis::{self, Cmd, Redis, RedisError, Script, cmd};
 
+pub(crate) use asks::Question;
 pub(crate) use claims::{Answer, Ask, CLAIMS, Ended, Fence, Intent, Parts};
 pub(crate) use ids::{Match, Tie};
 
@@ -99,6 +103,7 @@ struct Scripts {
     lock: Script,
     unlock: Script,
     complete: Script,
+    due: Script,
 }
 
 /// The store as one account uses it.
@@ -123,6 +128,7 @@ impl Store {
             lock: Script::new(include_str!("ledger/lock.lua")),
             unlock: Script::new(include_str!("ledger/unlock.lua")),
             complete: Script::new(include_str!("ledger/complete.lua")),
+            due: Script::new(include_str!("ledger/due.lua")),
         };
         Self { redis, shards, scripts: Arc::new(scripts) }
     }

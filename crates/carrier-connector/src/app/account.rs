@@ -12,6 +12,7 @@ use sotto_core::{
     carriers::Account as Settings,
     delivery::{Event, EventKind},
 };
+use sotto_crypto::AeadKey;
 use sotto_proto::{LogEvent, WorkDelivery};
 use tokio::{
     sync::watch,
@@ -61,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) reliance: Arc<Reliance>,
     /// What operators hold back.
     pub(crate) heard: watch::Receiver<Heard>,
+    /// Seals questions after parts in Redis.
+    pub(crate) query_key: Arc<AeadKey>,
     /// Allowance for clocks, pauses and slow disks.
     pub(crate) skew: Duration,
     /// Bounds of the cache of keys.

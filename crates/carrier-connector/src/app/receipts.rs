@@ -12,6 +12,7 @@ use crate::{
     domain::{
         carrier_id::CarrierId,
         inbound::Written,
+        question::is_end,
         receipt::{Said, Submitted},
     },
 };
@@ -104,6 +105,7 @@ impl Account {
             tracing::warn!(account = %self.settings.id, error = chain(&error), "receipts are not stored now");
             return;
         }
+        self.not_asked_any_more(&asked, &found).await;
         let (mut parked, mut waiting) = (Vec::new(), Vec::new());
         for ((asked, found), responder) in asked.into_iter().zip(found).zip(responders) {
             if found.is_some() {
@@ -117,6 +119,18 @@ impl Account {
             for responder in waiting {
                 responder.respond(CommandStatus::ESME_ROK);
             }
+        }
+    }
+
+    /// Parts whose final receipt is here are not asked for.
+    async fn not_asked_any_more(&self, asked: &[(CarrierId, Said)], found: &[Option<Submitted>]) {
+        if self.settings.query_after.is_none() {
+            return;
+        }
+        let ended = asked.iter().zip(found).filter(|((_, said), part)| part.is_some() && is_end(said.state));
+        let ids: Vec<_> = ended.map(|((id, _), _)| id.clone()).collect();
+        if let Err(error) = self.ledger.do_not_ask(&ids).await {
+            tracing::debug!(account = %self.settings.id, error = chain(&error), "parts may be asked for in vain");
         }
     }
 

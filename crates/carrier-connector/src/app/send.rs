@@ -15,7 +15,7 @@ use sotto_crypto::{
     envelope::{self, Binding},
 };
 use sotto_runtime::telemetry::chain;
-use sotto_smpp::{LateResponses, Link, NotSentReason, PendingResponse, Response, Sm, SubmitError};
+use sotto_smpp::{COctets, LateResponses, Link, NotSentReason, PendingResponse, Response, Sm, SubmitError};
 
 use super::{
     account::{Account, ConcludeError, Conclusion},
@@ -27,7 +27,7 @@ use crate::{
     domain::{
         carrier_id::CarrierId,
         claim::{Claim, PartEnd},
-        receipt::Submitted,
+        receipt::{QUESTION, Submitted},
         settle::settle,
         status::Refusal,
         submit::{Content, ContentError, SCHEMA},
@@ -69,7 +69,11 @@ impl Account {
         let (ends, settled) = match self.open(item, &key) {
             Ok(messages) => {
                 drop(key);
-                let ends = self.write(link, item, place, messages).await;
+                let source = messages.first().map(|(_, message)| message.source.clone());
+                let (ends, taken) = self.write(link, item, place, messages).await;
+                if let Some(source) = source {
+                    self.ask_later(&source, &taken).await;
+                }
                 let settled = settle(item, &self.settings.id, &ends, self.now());
                 (ends, settled)
             }
@@ -133,17 +137,18 @@ impl Account {
         Content::read(&opened).map_err(UnusableError::Content)
     }
 
-    /// Writes the parts, consecutively, and waits for their answers.
+    /// Writes the parts, consecutively, and waits for their answers. Tells how each ended, and the ids of those that the
+    /// carrier took.
     async fn write(
         &self,
         link: &Link<Submitted>,
         item: &WorkItem,
         place: Option<Place>,
         messages: Vec<(u8, Box<Sm>)>,
-    ) -> Vec<(u8, PartEnd)> {
+    ) -> (Vec<(u8, PartEnd)>, Vec<(CarrierId, COctets)>) {
         let not_written = PartEnd::Unsent { end: AttemptEnd::LinkDown };
         let Some(mut place) = place else {
-            return messages.into_iter().map(|(part, _)| (part, not_written.clone())).collect();
+            return (messages.into_iter().map(|(part, _)| (part, not_written.clone())).collect(), Vec::new());
         };
         let mut ends = Vec::new();
         let mut pending = Vec::new();
@@ -161,9 +166,16 @@ impl Account {
         drop(place);
         let answers =
             join_all(pending.into_iter().map(async |(part, response)| (part, response.await))).await;
+        let taken = answers.iter().filter_map(|(_, answer)| self.taken(answer.as_ref().ok()?)).collect();
         ends.extend(answers.into_iter().map(|(part, answer)| (part, self.end(answer))));
         ends.sort_unstable_by_key(|(part, _)| *part);
-        ends
+        (ends, taken)
+    }
+
+    /// The carrier's id of a part that it took: ours, and as it wrote it.
+    fn taken(&self, response: &Response) -> Option<(CarrierId, COctets)> {
+        let raw = response.message_id.clone().filter(|_| response.status.is_ok())?;
+        Some((CarrierId::new(self.settings.message_id_in_response, raw.as_str()?)?, raw))
     }
 
     async fn put(
@@ -217,6 +229,9 @@ impl Account {
     pub(crate) async fn late(&self, mut late: LateResponses<Submitted>) {
         while let Some(answer) = late.recv().await {
             let part = answer.token;
+            if part.part == QUESTION {
+                continue;
+            }
             let end = self.answered(&answer.response);
             if let Err(error) = self.late_end(part, end).await {
                 tracing::warn!(account = %self.settings.id, message = %part.message, error = chain(&error),

@@ -33,6 +33,7 @@ use crate::{
 mod binds;
 mod holds;
 mod inbound;
+mod questions;
 
 /// A connector process of one account.
 struct Process {

@@ -25,6 +25,9 @@ pub(crate) struct Submitted {
     pub(crate) part: u8,
 }
 
+/// The part number of a question after a part: a late answer to it is no answer to a submit.
+pub(crate) const QUESTION: u8 = 0;
+
 /// Text in Redis that is not of a form known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an entry in Redis is not of a known form")]
@@ -36,6 +39,11 @@ impl Said {
     pub(crate) fn of(receipt: Receipt) -> Self {
         let state = if receipt.intermediate { MessageState::Enroute } else { receipt.state };
         Self { state: receipt_state(state), error: receipt.error.unwrap_or_default() }
+    }
+
+    /// What a carrier told when it was asked.
+    pub(crate) const fn told(state: MessageState, error: String) -> Self {
+        Self { state: receipt_state(state), error }
     }
 
     /// As kept: `<state>|<error>`.

@@ -8,8 +8,10 @@ use std::{
 
 use bytes::Bytes;
 use sotto_smpp::{
-    Address, COctets, CommandStatus, Link, Responder, Session, SessionOptions, Sm, pdu::esm_class,
-    receipt::TextForm, server,
+    Address, COctets, CommandStatus, Link, MessageState, Pdu, Responder, Session, SessionOptions, Sm,
+    pdu::{QuerySmResp, esm_class},
+    receipt::TextForm,
+    server,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -41,6 +43,10 @@ struct State {
     by_link: Mutex<BTreeMap<usize, Vec<Seen>>>,
     held: Mutex<Vec<(Responder, String)>>,
     links: Mutex<Vec<Link<()>>>,
+    /// What was asked for: id and sender.
+    questions: Mutex<Vec<(String, String)>>,
+    /// And what is told.
+    told: Mutex<(CommandStatus, MessageState)>,
 }
 
 pub(crate) struct TestCarrier {
@@ -60,6 +66,8 @@ impl TestCarrier {
             by_link: Mutex::default(),
             held: Mutex::default(),
             links: Mutex::default(),
+            questions: Mutex::default(),
+            told: Mutex::new((CommandStatus::ESME_ROK, MessageState::Enroute)),
         });
         let mut serving = JoinSet::new();
         serving.spawn(accept(listener, Arc::clone(&state)));
@@ -83,6 +91,16 @@ impl TestCarrier {
     /// The same, by the link it came on.
     pub(crate) fn by_link(&self) -> BTreeMap<usize, Vec<Seen>> {
         self.state.by_link.lock().unwrap().clone()
+    }
+
+    /// The questions after parts, in order: id and sender.
+    pub(crate) fn questions(&self) -> Vec<(String, String)> {
+        self.state.questions.lock().unwrap().clone()
+    }
+
+    /// What it tells of every part from now on.
+    pub(crate) fn tell(&self, status: CommandStatus, state: MessageState) {
+        *self.state.told.lock().unwrap() = (status, state);
     }
 
     /// Answers all that follows in this way.
@@ -198,7 +216,22 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
             }
         }
     };
-    tokio::join!(driver, take);
+    let answer = async {
+        let mut requests = link.take_requests().unwrap();
+        while let Some((Pdu::QuerySm(question), Some(responder))) = requests.recv().await {
+            let text = |octets: &COctets| octets.as_str().unwrap().to_owned();
+            let asked = (text(&question.message_id), text(&question.source.value));
+            let (status, told) = *state.told.lock().unwrap();
+            let answer = QuerySmResp {
+                message_id: question.message_id.clone(),
+                message_state: told.octet(),
+                ..QuerySmResp::default()
+            };
+            responder.respond_pdu(status, Pdu::QuerySmResp(Box::new(answer)));
+            state.questions.lock().unwrap().push(asked);
+        }
+    };
+    tokio::join!(driver, take, answer);
 }
 
 fn decide(state: &State, sm: &Sm, of_link: usize) -> (usize, Reply) {

@@ -73,6 +73,13 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
     let receipt_wait = s.or("receipt_wait", 72 * hour, "give 1 m to 168 h, such as \"72 h\"", |v| {
         read::duration(v, minute..=168 * hour)
     });
+    let query_fix = "give 1 s to 168 h and less than receipt_wait, such as \"30 m\", or leave it out";
+    let query_after = s.optional("query_after", query_fix, |v| read::duration(v, second..=168 * hour));
+    if let (Some(Some(after)), Some(wait)) = (query_after, receipt_wait)
+        && after >= wait
+    {
+        s.error("query_after", "is not less than receipt_wait".to_owned(), query_fix);
+    }
     let tolerance = s.or("tolerance", Tolerance::Carrier, "write \"carrier\" or \"strict\"", |v| {
         read::choice(v, &[("carrier", Tolerance::Carrier), ("strict", Tolerance::Strict)])
     });
@@ -122,6 +129,7 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
             enquire_link: enquire_link?,
             response_timeout: response_timeout?,
             receipt_wait: receipt_wait?,
+            query_after: query_after?,
             tolerance: tolerance?,
             message_id_in_response: message_id_in_response?,
             message_id_in_receipt: message_id_in_receipt?,

@@ -194,6 +194,8 @@ fn every_field_wrong_in_turn() {
         ("port = 3550", "port = 3550\ninbound = { 9029 = \"Acme\" }", "account[1].inbound"),
         ("port = 3550", "port = 3550\ninbound = { 9029 = \"unowned\" }", "account[1].inbound"),
         ("port = 3550", "port = 3550\ninbound = 9029", "account[1].inbound"),
+        ("port = 3550", "port = 3550\nquery_after = \"72 h\"", "account[1].query_after"),
+        ("port = 3550", "port = 3550\nquery_after = \"1 ms\"", "account[1].query_after"),
         ("port = 3550", "port = 0", "account[1].port"),
         ("port = 3550", "port = 65536", "account[1].port"),
         ("port = 3550", "port = \"3550\"", "account[1].port"),

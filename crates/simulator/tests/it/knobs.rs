@@ -3,7 +3,10 @@
 use crate::support::{SOON, bind, message, start, try_bind, until};
 use serde_json::json;
 use sotto_simulator::Written;
-use sotto_smpp::{BindKind, CloseReason, CommandStatus, MessageState, SubmitError, client::BindOptions};
+use sotto_smpp::{
+    Address, BindKind, COctets, CloseReason, CommandStatus, MessageState, Pdu, SubmitError,
+    client::BindOptions, pdu::QuerySm,
+};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -353,4 +356,36 @@ async fn what_a_handset_writes_is_sent_until_it_is_taken() {
     assert_eq!((counters.written, counters.written_failed, counters.written_lost), (2, 1, 0));
     assert_eq!((counters.receipts_sent, counters.receipts_waiting), (0, 0));
     simulator.stop().await;
+}
+
+#[tokio::test]
+async fn tells_what_became_of_a_part_when_its_sender_asks() {
+    let simulator =
+        start(json!({"receipts": false, "receipt_delay_ms": 100, "receipt_state": "UNDELIV"})).await;
+    let partner = bind(&simulator).await;
+    let id = partner.answered(message("84901", "hi")).await.message_id.unwrap();
+    let ask = async |sender: &str| {
+        let source = Address { value: COctets::from(sender.to_owned()), ..Address::default() };
+        let question = QuerySm { message_id: id.clone(), source, ..QuerySm::default() };
+        let permit = partner.link.reserve().await.unwrap();
+        let answer =
+            partner.link.request(permit, Pdu::QuerySm(Box::new(question)), 7).unwrap().await.unwrap();
+        match answer.pdu {
+            Some(Pdu::QuerySmResp(told)) if answer.status.is_ok() => Ok(told.message_state),
+            _ => Err(answer.status),
+        }
+    };
+    assert_eq!(ask("Other").await, Err(CommandStatus::ESME_RQUERYFAIL));
+    let undeliverable = Ok(MessageState::Undeliverable.octet());
+    let told = timeout(SOON, async {
+        loop {
+            let told = ask("Sotto").await;
+            if told == undeliverable {
+                return;
+            }
+            assert_eq!(told, Ok(MessageState::Enroute.octet()));
+        }
+    });
+    told.await.unwrap();
+    assert!(simulator.handle().counters().queries >= 2);
 }

@@ -43,7 +43,7 @@ impl Ledger {
         Scope::Account(self.account.clone()).key(name)
     }
 
-    fn id_key(&self, id: &CarrierId) -> String {
+    pub(super) fn id_key(&self, id: &CarrierId) -> String {
         self.own_key(&format!("id:{}", id.as_str()))
     }
 
