@@ -3,7 +3,7 @@
 //! A request is refused or answered with a result for each message, never left without an answer. What is under way is
 //! bounded as a whole and for each tenant; a request above that is refused, so that none waits in memory.
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -24,6 +24,7 @@ use sotto_proto::{
     },
 };
 use sotto_runtime::{Tasks, telemetry::chain};
+use tokio::time::{Instant, timeout_at};
 use tonic::Code;
 
 use super::{
@@ -35,7 +36,7 @@ use super::{
 use crate::{
     app::intake::Intake,
     domain::{
-        request::{Violation, key_missing},
+        request::{Asked, Violation, key_missing},
         token::{Caller, TokenError},
         waiver::Waivers,
     },
@@ -44,6 +45,9 @@ use crate::{
 
 /// The ring of the keystore that opens what clients seal.
 pub const INTAKE_RING: &str = "intake";
+
+/// How long after the close requests may still come that the broker had on their way.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// What the adapter is made of.
 #[derive(Debug)]
@@ -100,7 +104,9 @@ impl Publishers {
             }
         }
         requests.close().await;
-        while let Some(request) = requests.next().await {
+        // A broker that is away never says that this was the last one.
+        let last = Instant::now() + DRAIN;
+        while let Ok(Some(request)) = timeout_at(last, requests.next()).await {
             self.take(request).await;
         }
         self.0.rooms.empty().await;
@@ -140,6 +146,8 @@ impl Publishers {
         let submission = self.submission(tenant, payload).map_err(refused)?;
         let Submission { access_token, messages } = submission;
         let token = Sensitive::new(access_token);
+        // Into memory that is wiped before anything is refused.
+        let messages: Vec<_> = messages.into_iter().map(Message::from).collect();
         let caller = self.caller(tenant, &token).await.map_err(refused)?;
         if messages.is_empty() || messages.len() > MAX_SUBMIT_MESSAGES {
             return Err(refused(Refused::Count));
@@ -202,11 +210,9 @@ impl Publishers {
         Ok(caller)
     }
 
-    async fn send(&self, caller: &Caller, message: SendStreamRequest) -> SendStreamResponse {
-        let SendStreamRequest { reference, message, idempotency_key } = message;
-        let keyed = !idempotency_key.is_empty();
-        let asked = asked(message, idempotency_key);
-        let sent = if !keyed {
+    async fn send(&self, caller: &Caller, message: Message) -> SendStreamResponse {
+        let Message { reference, asked } = message;
+        let sent = if asked.key.expose().is_empty() {
             Err(Refusal::Invalid(vec![key_missing()]))
         } else if let Some(place) = self.0.load.try_take(asked.class) {
             self.0.intake.send(caller, asked, place).await
@@ -218,6 +224,19 @@ impl Publishers {
             Err(refused) => Answer::Error(refusal::error(&refused)),
         };
         SendStreamResponse { reference, result: Some(result) }
+    }
+}
+
+/// One message of a request.
+struct Message {
+    reference: u64,
+    asked: Asked,
+}
+
+impl From<SendStreamRequest> for Message {
+    fn from(request: SendStreamRequest) -> Self {
+        let SendStreamRequest { reference, message, idempotency_key } = request;
+        Self { reference, asked: asked(message, idempotency_key) }
     }
 }
 

@@ -293,6 +293,13 @@ async fn above_the_bound_requests_are_refused_and_none_is_without_answer() {
 }
 
 #[tokio::test]
+async fn a_stop_does_not_wait_for_a_broker_that_is_away() {
+    let mut world = World::start("").await;
+    world.broker.server.kill().await;
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn what_had_come_before_a_stop_is_answered() {
     let world = World::start("").await;
     let client = world.broker.client(&world.pki, "acme").await;
