@@ -146,7 +146,7 @@ pub(crate) async fn test(dir: &CellDir, account: &AccountId, output: &Output) ->
     if well {
         Ok(())
     } else {
-        Err(CliError::new(format!("{account} is not well")).fix("see docs/carriers.md, the first table"))
+        Err(CliError::new(format!("{account} is not well")).fix("see docs/CARRIERS.md, the first table"))
     }
 }
 

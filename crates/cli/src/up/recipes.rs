@@ -313,7 +313,7 @@ fn carriers(text: &str, path: &Path) -> Result<CarriersFile, CliError> {
     CarriersFile::parse(text).map_err(|errors| {
         let list: Vec<_> = errors.iter().map(|error| format!("\n  {error}")).collect();
         CliError::new(format!("{} has {} problem(s):{}", path.display(), errors.len(), list.concat()))
-            .fix("mend the lines named; every key is explained in docs/carriers.md")
+            .fix("mend the lines named; every key is explained in docs/CARRIERS.md")
     })
 }
 

@@ -133,7 +133,7 @@ fn the_example_shows_every_key() {
 /// The document for people has a row for every key, and its example can be used as it stands.
 #[test]
 fn the_document_explains_every_key() {
-    let document = include_str!("../../../../docs/carriers.md");
+    let document = include_str!("../../../../docs/CARRIERS.md");
     for key in COMPLETE.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
         assert!(document.contains(&format!("\n| `{key}` |")), "{key}");
     }
