@@ -8,7 +8,7 @@ use sotto_testkit::eventually;
 use tonic::Code;
 
 use crate::{
-    cell::{BOUND, Cell, carrier_with, number, with_token},
+    cell::{BOUND, Cell, SENDER, carrier_with, number, with_token},
     load::{Load, balanced, otp, settled},
 };
 
@@ -109,8 +109,31 @@ async fn operators_see_carriers_and_hold_traffic_back() {
     assert_eq!(ended["state"], "delivered");
     assert_eq!(reached().await, 1);
 
+    // Whoever looks sees what goes over the wire, and nothing of whom or what it is about.
+    let seen = {
+        let mut looking = Box::pin(cell.json(["carriers", "trace", "slow", "--seconds", "2"]));
+        let mut sending = cell.messages();
+        let mut next = 9_100;
+        loop {
+            tokio::select! {
+                seen = &mut looking => break seen,
+                sent = sending.send(with_token(otp(next), &ours)) => drop(sent.unwrap()),
+            };
+            next += 1;
+        }
+    };
+    for command in ["submit_sm", "submit_sm_resp", "deliver_sm", "deliver_sm_resp"] {
+        assert!(seen.iter().any(|line| line["command"] == command), "no {command}");
+    }
+    let told = format!("{seen:?}");
+    assert!(
+        !told.contains(&number(9_100)[1..9]) && !told.contains(SENDER) && !told.contains("Ma xac"),
+        "{told}"
+    );
+
     // Each act is in the audit log, with what it concerned.
     cell.run(["audit", "act", "traffic.held", "--object", "carrier=slow,draining"]).await;
+    cell.run(["audit", "act", "carrier.traced", "--object", "slow"]).await;
     cell.run(["audit", "act", "traffic.released", "--object", "tenant=acme"]).await;
     assert!(cell.json(["stop", "--list"]).await.is_empty());
     cell.stop().await;

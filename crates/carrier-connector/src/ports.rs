@@ -143,6 +143,8 @@ pub(crate) enum Act {
     Held,
     /// And let it go again.
     Released,
+    /// An operator looks at the PDUs of an account.
+    Traced,
 }
 
 /// Tells acts to audit. Never waited for.

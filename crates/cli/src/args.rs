@@ -109,6 +109,14 @@ pub(crate) enum Carriers {
         /// The account
         account: AccountId,
     },
+    /// Show the PDUs of an account's binds as they go, without addresses, texts and ids
+    Trace {
+        /// The account
+        account: AccountId,
+        /// For so many seconds, 1 to 600
+        #[arg(long, default_value = "30", value_parser = clap::value_parser!(u32).range(1..=600))]
+        seconds: u32,
+    },
     /// Give an account no more messages; what waits for it goes to others, receipts still come
     Pause(Flow),
     /// Give it messages again

@@ -114,6 +114,9 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
         Command::Carriers { command: Some(Carriers::Test { account }) } => {
             commands::carriers::test(&dir, &account, output).await
         }
+        Command::Carriers { command: Some(Carriers::Trace { account, seconds }) } => {
+            commands::carriers::trace(&dir, &account, seconds, output).await
+        }
         Command::Carriers { command: Some(Carriers::Pause(Flow { account, reason })) } => {
             commands::carriers::set_flow(&dir, &account, AccountFlow::Paused, reason, output).await
         }

@@ -25,7 +25,7 @@ pub use framing::{Framing, FramingError, RawPdu};
 pub use link::{
     Answer, Awaited, CloseReason, Driver, Incoming, LateResponse, LateResponses, Link, NotSent,
     NotSentReason, NoticeError, PendingAnswer, PendingResponse, Requests, Responder, Response, Session,
-    SessionOptions, SubmitError, WindowPermit,
+    SessionOptions, SubmitError, Traced, WindowPermit,
 };
 pub use octets::{COctets, DecodeError, EncodeError, Field, Tolerance};
 pub use pdu::{

@@ -2,6 +2,10 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use futures::{
+    Stream, StreamExt as _,
+    stream::{self, BoxStream},
+};
 use sotto_bus::{ControlRegister, ControlWord};
 use sotto_core::{
     AccountId, Clock,
@@ -11,12 +15,14 @@ use sotto_core::{
 use sotto_proto::ops::v1::{
     AccountFlow, AccountState, Answers, BindState, Hold, ListAccountsRequest, ListAccountsResponse,
     ListHoldsRequest, ListHoldsResponse, QueueState, SetAccountFlowRequest, SetAccountFlowResponse,
-    SetStopRequest, SetStopResponse, TestAccountRequest, TestAccountResponse, TestStep,
+    SetStopRequest, SetStopResponse, TestAccountRequest, TestAccountResponse, TestStep, TraceAccountRequest,
+    TraceAccountResponse,
     stop_target::Target as WireTarget,
     traffic_service_server::{TrafficService, TrafficServiceServer},
 };
 use sotto_runtime::{grpc::peer_service, telemetry::chain, tls::PeerService};
-use tokio::time::Instant;
+use sotto_smpp::Traced;
+use tokio::{sync::broadcast, time::Instant};
 use tonic::{Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -116,6 +122,29 @@ fn operator<T>(request: &Request<T>) -> Result<(), Status> {
 
 #[tonic::async_trait]
 impl TrafficService for Traffic {
+    type TraceAccountStream = BoxStream<'static, Result<TraceAccountResponse, Status>>;
+
+    async fn trace_account(
+        &self,
+        request: Request<TraceAccountRequest>,
+    ) -> Result<Response<Self::TraceAccountStream>, Status> {
+        operator(&request)?;
+        let TraceAccountRequest { account, seconds } = request.into_inner();
+        if !(1..=600).contains(&seconds) {
+            return Err(wrong("seconds", "must be 1 to 600"));
+        }
+        let account = self.account(&account)?;
+        let links = account.line.links();
+        if links.is_empty() {
+            return Err(Status::failed_precondition("no bind is up here: see sotto carriers test"));
+        }
+        self.witness.tell(Act::Traced, account.settings.id.as_str(), "ok");
+        let lines =
+            links.into_iter().map(|(bind, link)| trace(bind, link.trace(), Arc::clone(&self.clock)).boxed());
+        let end = tokio::time::sleep(Duration::from_secs(seconds.into()));
+        Ok(Response::new(stream::select_all(lines).take_until(end).boxed()))
+    }
+
     async fn list_accounts(
         &self,
         request: Request<ListAccountsRequest>,
@@ -202,6 +231,36 @@ impl TrafficService for Traffic {
         }
         Ok(Response::new(TestAccountResponse { steps }))
     }
+}
+
+/// The PDUs of one bind, until it ends.
+fn trace(
+    bind: u16,
+    seen: broadcast::Receiver<Traced>,
+    clock: Arc<dyn Clock>,
+) -> impl Stream<Item = Result<TraceAccountResponse, Status>> + Send {
+    stream::unfold((seen, clock, 0), move |(mut seen, clock, mut missed)| async move {
+        loop {
+            match seen.recv().await {
+                Ok(Traced { outgoing, header, octets, fields }) => {
+                    let line = TraceAccountResponse {
+                        at_ms: clock.now().unix_millis(),
+                        bind: bind.into(),
+                        outgoing,
+                        command: header.id.to_string().to_ascii_lowercase(),
+                        status: header.status.to_string(),
+                        sequence: header.sequence,
+                        octets: count(octets),
+                        fields,
+                        missed,
+                    };
+                    return Some((Ok(line), (seen, clock, 0)));
+                }
+                Err(broadcast::error::RecvError::Lagged(more)) => missed += more,
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    })
 }
 
 fn step(what: String, outcome: String, begun: Instant) -> TestStep {

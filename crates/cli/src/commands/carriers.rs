@@ -3,7 +3,8 @@
 use sotto_core::{AccountId, Timestamp};
 use sotto_proto::ops::v1::{
     AccountFlow, AccountState, ListAccountsRequest, ListHoldsRequest, SetAccountFlowRequest, SetStopRequest,
-    StopTarget, TestAccountRequest, stop_target::Target, traffic_service_client::TrafficServiceClient,
+    StopTarget, TestAccountRequest, TraceAccountRequest, stop_target::Target,
+    traffic_service_client::TrafficServiceClient,
 };
 use tonic::transport::Channel;
 
@@ -148,6 +149,40 @@ pub(crate) async fn test(dir: &CellDir, account: &AccountId, output: &Output) ->
     } else {
         Err(CliError::new(format!("{account} is not well")).fix("see docs/CARRIERS.md, the first table"))
     }
+}
+
+/// `sotto carriers trace`
+pub(crate) async fn trace(
+    dir: &CellDir,
+    account: &AccountId,
+    seconds: u32,
+    output: &Output,
+) -> Result<(), CliError> {
+    let failed = |status: tonic::Status| refused("there is no trace", &status);
+    let request = TraceAccountRequest { account: account.to_string(), seconds };
+    let mut lines = client(dir)?.trace_account(request).await.map_err(failed)?.into_inner();
+    while let Some(line) = lines.message().await.map_err(failed)? {
+        let at = Timestamp::from_unix_millis(line.at_ms).to_string();
+        output.json(&serde_json::json!({
+            "at": at, "bind": line.bind, "outgoing": line.outgoing, "command": line.command,
+            "status": line.status, "sequence": line.sequence, "octets": line.octets, "fields": line.fields,
+            "missed": line.missed,
+        }))?;
+        if line.missed > 0 {
+            output.line(output.tone(Tone::Bad, &format!("{} PDUs were missed", line.missed)))?;
+        }
+        let way = if line.outgoing { "->" } else { "<-" };
+        output.line(format!(
+            "{at}  {} {way} {}  {}  sequence {}  {} octets  {}",
+            line.bind,
+            output.tone(Tone::Strong, &line.command),
+            line.status,
+            line.sequence,
+            line.octets,
+            output.tone(Tone::Faint, &line.fields)
+        ))?;
+    }
+    Ok(())
 }
 
 /// What `sotto stop` names.

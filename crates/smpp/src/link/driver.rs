@@ -101,6 +101,9 @@ async fn write<T, W: AsyncWrite + Unpin>(shared: &Shared<T>, mut writer: W) -> C
             let mut state = shared.lock();
             (state.take_out(&mut octets), state.closing)
         };
+        if taken {
+            shared.trace_outgoing(&octets);
+        }
         let written = timeout(shared.options.response_timeout, async {
             if taken {
                 writer.write_all(&octets).await?;
@@ -158,6 +161,7 @@ async fn read<T: Send + 'static, R: AsyncRead + Unpin>(
             Some(Ok(raw)) => raw,
         };
         shared.lock().last_heard = Instant::now();
+        shared.trace_incoming(&raw);
         handle(shared, raw, channels).await;
         shared.answer_unbind();
         if shared.lock().closing.is_some() {

@@ -5,6 +5,7 @@ use super::{
     SessionOptions, SubmitError,
     driver::{Channels, drive},
     state::Shared,
+    trace::Traced,
 };
 use crate::{
     AlertNotification, COctets, Command, CommandId, CommandStatus, Header, Pdu, Sm, Tolerance,
@@ -21,7 +22,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, WriteHalf},
-    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot},
     time::{Instant, timeout},
 };
 use tokio_util::codec::FramedRead;
@@ -177,6 +178,11 @@ impl<T: Send + 'static> Link<T> {
         };
         let answered = timeout(self.shared.options.response_timeout, answered).await;
         answered.is_ok() && !self.is_closed()
+    }
+
+    /// What goes over the session from now on, without its contents. Who is too slow misses the oldest, and is told how many.
+    pub fn trace(&self) -> broadcast::Receiver<Traced> {
+        self.shared.traced()
     }
 
     /// Cuts the connection after what is queued was written, without `unbind`.

@@ -10,6 +10,7 @@
 mod driver;
 mod handle;
 mod state;
+mod trace;
 
 pub use driver::Driver;
 pub(crate) use handle::open;
@@ -17,6 +18,7 @@ pub use handle::{
     Awaited, Incoming, LateResponses, Link, PendingAnswer, PendingResponse, Requests, Responder, Session,
     WindowPermit,
 };
+pub use trace::Traced;
 
 use crate::{COctets, CommandId, CommandStatus, EncodeError, Pdu};
 use std::{io, time::Duration};

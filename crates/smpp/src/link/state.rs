@@ -2,16 +2,16 @@
 
 use super::{
     Answer, Awaited, CloseReason, LateResponse, NotSent, NotSentReason, NoticeError, Response, Role,
-    SessionOptions, SubmitError, handle::Request,
+    SessionOptions, SubmitError, handle::Request, trace::Traced,
 };
 use crate::{Command, CommandId, CommandStatus, EncodeError, Header, Pdu, Tolerance, pdu::BindKind};
 use bytes::BytesMut;
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot, watch},
     time::Instant,
 };
 
@@ -39,6 +39,8 @@ pub(super) struct Shared<T> {
     pub(super) window: Arc<Semaphore>,
     pub(super) inbound: Arc<Semaphore>,
     pub(super) closed: watch::Sender<Option<CloseReason>>,
+    /// Made when somebody looks for the first time.
+    pub(super) trace: OnceLock<broadcast::Sender<Traced>>,
     state: Mutex<State<T>>,
 }
 
@@ -136,6 +138,7 @@ impl<T> Shared<T> {
             window: Arc::new(Semaphore::new(options.window)),
             inbound: Arc::new(Semaphore::new(options.incoming_window)),
             closed: watch::Sender::new(None),
+            trace: OnceLock::new(),
             state: Mutex::new(State {
                 out: BytesMut::new(),
                 batch: 0,

@@ -108,6 +108,8 @@ impl Sm {
 impl fmt::Debug for Sm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sm")
+            .field("source", &self.source)
+            .field("destination", &self.destination)
             .field("esm_class", &self.esm_class)
             .field("data_coding", &self.data_coding)
             .field("registered_delivery", &self.registered_delivery)

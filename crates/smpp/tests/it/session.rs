@@ -549,3 +549,26 @@ async fn a_peer_that_only_talks_cannot_fill_our_memory() {
     };
     assert_eq!(reason, CloseReason::WriteStalled);
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_looks_sees_every_pdu_and_nothing_personal() {
+    let mut bound = bound().await;
+    let mut seen = bound.link.trace();
+    let pending = bound.send(1).await;
+    let (sequence, _) = bound.peer.expect(CommandId::SUBMIT_SM).await;
+    bound
+        .peer
+        .say(&ok(sequence, Pdu::SubmitSmResp(SmResp { message_id: "secret-id".into(), ..SmResp::default() })))
+        .await;
+    pending.await.unwrap();
+    let (written, read) = (seen.recv().await.unwrap(), seen.recv().await.unwrap());
+    assert!(written.outgoing && !read.outgoing);
+    assert_eq!((written.header.id, read.header.id), (CommandId::SUBMIT_SM, CommandId::SUBMIT_SM_RESP));
+    assert_eq!((written.header.sequence, read.header.sequence), (sequence, sequence));
+    let told = format!("{written:?} {read:?}");
+    assert!(told.contains("data_coding") && !told.contains("secret-id"), "{told}");
+    // Nobody looks any more: nothing is kept.
+    drop(seen);
+    let _pending = bound.send(2).await;
+    bound.peer.expect(CommandId::SUBMIT_SM).await;
+}
