@@ -182,15 +182,16 @@ async fn twisted_over_tls() {
     leave(&mut cell, &peer, 2).await;
 }
 
-/// stunnel in front of a carrier without TLS, as is common.
+/// stunnel in front of a carrier without TLS, as is common: TLS 1.2, and only for clients of this authority.
 async fn stunnel(root: &Path, connect: u64) -> (Process, u64) {
     let port = free_port();
     let path = |name: &str| root.join(name).display().to_string();
     let text = format!(
         "foreground = yes\npid =\n\n[smsc]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{connect}\n\
-         sslVersionMin = TLSv1.2\ncert = {}\nkey = {}\n",
+         sslVersion = TLSv1.2\ncert = {}\nkey = {}\nverifyChain = yes\nCAfile = {}\n",
         path("tls/simulator.pem"),
         path("tls/simulator.key"),
+        path("tls/ca.pem"),
     );
     let file = root.join("stunnel.conf");
     fs::write(&file, text).unwrap();
@@ -201,7 +202,8 @@ async fn stunnel(root: &Path, connect: u64) -> (Process, u64) {
     (process, port.into())
 }
 
-/// smpp34 behind stunnel: parts joined by parameters, receipts by parameters alone, ids in another base.
+/// smpp34 behind stunnel: our own certificate is asked for; parts joined by parameters, receipts by parameters alone, ids
+/// in another base.
 #[tokio::test]
 async fn smpp34_behind_stunnel() {
     let mut tunnel = None;
@@ -214,7 +216,13 @@ async fn smpp34_behind_stunnel() {
     };
     let keys = |root: &Path| {
         let ids = "message_id_in_response = \"decimal\"\nmessage_id_in_receipt = \"hex\"\n";
-        format!("{ids}concatenation = \"sar\"\n{}", over_tls(root))
+        let [certificate, key] = ["tls/carrier.pem", "tls/carrier.key"].map(|file| root.join(file));
+        format!(
+            "{ids}concatenation = \"sar\"\ntls_cert_file = \"{}\"\ntls_key_file = \"{}\"\n{}",
+            certificate.display(),
+            key.display(),
+            over_tls(root)
+        )
     };
     let (mut cell, peer) = cell_on(start, keys).await;
     let mut ids = Load::start(&cell, 0..CODES).await.finish().await;
@@ -224,7 +232,9 @@ async fn smpp34_behind_stunnel() {
     check_parameters(&peer);
     leave(&mut cell, &peer, 1).await;
     assert_eq!((peer.count("bound"), peer.count("throttled")), (1, 1), "{}", peer.log());
-    drop(tunnel);
+    // stunnel tells which certificate it was shown.
+    let log = tunnel.unwrap().log();
+    assert!(log.contains("Certificate accepted at depth=0") && log.contains("carrier"), "{log}");
 }
 
 /// Net::SMPP of Debian: a transmitter and a receiver, Latin-1 as the default alphabet, receipts that nothing marks.
