@@ -26,3 +26,4 @@ mod python;
 mod quarantine;
 mod replicas;
 mod tokens;
+mod watch;

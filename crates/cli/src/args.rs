@@ -78,6 +78,18 @@ pub(crate) enum Command {
     /// Look at messages
     #[command(subcommand)]
     Message(Message),
+    /// Watch what happens to a client's messages, until Ctrl-C
+    Watch {
+        /// Client that watches: the name given to `sotto client create`; it sees all messages of its tenant
+        #[arg(long)]
+        client: String,
+        /// Go on after this cursor, as an earlier watch told it (`--json`); default: from now on
+        #[arg(long, default_value = "")]
+        after: String,
+        /// Only this message
+        #[arg(long, value_name = "ID", default_value = "")]
+        message: String,
+    },
     /// The ledger: every accepted message is somewhere
     #[command(subcommand)]
     Ledger(Ledger),

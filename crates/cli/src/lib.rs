@@ -94,6 +94,9 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
         Command::Message(Message::Show { message_id, client, wait }) => {
             commands::message::show(&dir, &client, &message_id, wait, clock, output).await
         }
+        Command::Watch { client, after, message } => {
+            Box::pin(commands::watch::watch(&dir, &client, after, message, clock, output)).await
+        }
         Command::Ledger(Ledger::Check) => commands::ledger::check(&dir, output).await,
         Command::Rebuild => commands::rebuild::rebuild(&dir, output).await,
         Command::Audit(Audit::Prove { event_sequence, wait }) => {

@@ -5,3 +5,4 @@ pub mod intake;
 pub mod projection;
 pub mod rebuild;
 pub mod sweep;
+pub mod watch;

@@ -1,5 +1,6 @@
 //! What intake decides, without I/O: tokens, requests, idempotency, pace, and the journal of a message.
 
+pub mod cursor;
 pub mod idempotency;
 pub mod journal;
 pub mod pace;

@@ -37,6 +37,7 @@ use crate::{
         projection::Projection,
         rebuild::Rebuilder,
         sweep::Sweeper,
+        watch::Source,
     },
     config::{Config, DEFAULT_TOML, KeystoreConfig},
     domain::token::Expected,
@@ -171,15 +172,14 @@ impl Parts {
         };
         let load = Load::new(config.load.in_flight);
         let publishers = self.publishers(intake.clone(), tokens.clone(), load.clone());
-        let messages = Messages::new(
-            intake,
-            tokens.clone(),
-            self.trail.clone(),
-            load,
-            bounds,
-            context.tasks.clone(),
-            context.stop.clone(),
-        );
+        let events = Source {
+            bus: self.bus.clone(),
+            store: store.clone(),
+            clock: Arc::clone(&context.clock),
+            keep: config.projection.keep.get(),
+        };
+        let messages =
+            Messages::new(intake, events, tokens.clone(), self.trail.clone(), load, bounds, context);
         let limits = ServerLimits {
             connections: config.grpc.connections,
             streams: config.grpc.streams_per_connection,

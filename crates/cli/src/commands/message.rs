@@ -80,7 +80,7 @@ const fn is_final(state: MessageState) -> bool {
 }
 
 /// `MESSAGE_STATE_IN_DOUBT` → `in doubt`.
-fn word(name: &str, prefix: &str) -> String {
+pub(super) fn word(name: &str, prefix: &str) -> String {
     name.trim_start_matches(prefix).to_lowercase().replace('_', " ")
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod owner;
 pub(crate) mod quarantine;
 pub(crate) mod rebuild;
 pub(crate) mod send;
+pub(crate) mod watch;
 
 use sotto_core::Sensitive;
 use sotto_runtime::grpc;

@@ -6,6 +6,7 @@ mod ops;
 pub(super) mod refusal;
 mod stream;
 mod view;
+mod watch;
 
 use std::{str::FromStr as _, sync::Arc, time::Duration};
 
@@ -13,11 +14,11 @@ use http::{HeaderMap, header::AUTHORIZATION};
 use sotto_core::{MessageClass, MessageId, TenantId};
 use sotto_proto::message::v1::{
     self as public, GetMessageRequest, GetMessageResponse, OutboundMessage, SendRequest, SendResponse,
-    SendStreamRequest,
+    SendStreamRequest, WatchEventsRequest,
     message_service_server::{MessageService, MessageServiceServer},
 };
 use sotto_proto::to_wire_time;
-use sotto_runtime::{Stop, Tasks};
+use sotto_runtime::{Context, Stop, Tasks};
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -31,7 +32,10 @@ use crate::{
         room::{Room, Rooms},
         tokens::Tokens,
     },
-    app::intake::{Accepted, Intake, Seen, Valid},
+    app::{
+        intake::{Accepted, Intake, Seen, Valid},
+        watch::Source,
+    },
     domain::{
         pace::{LocalPace, Pace},
         request::Asked,
@@ -74,6 +78,7 @@ pub struct Messages(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     intake: Intake,
+    events: Source,
     tokens: Tokens,
     audit: AuditTrail,
     bounds: Bounds,
@@ -92,15 +97,16 @@ impl Messages {
     /// The service on these parts; `load` holds the places of messages.
     pub fn new(
         intake: Intake,
+        events: Source,
         tokens: Tokens,
         audit: AuditTrail,
         load: Load,
         bounds: Bounds,
-        tasks: Tasks,
-        stop: Stop,
+        context: &Context,
     ) -> Self {
         Self(Arc::new(Inner {
             intake,
+            events,
             tokens,
             audit,
             bounds,
@@ -110,8 +116,8 @@ impl Messages {
             reading: std::sync::Mutex::new(LocalPace::new(bounds.reading)),
             started: Instant::now(),
             streams: Rooms::new(bounds.streams, bounds.streams_of_tenant),
-            tasks,
-            stop,
+            tasks: context.tasks.clone(),
+            stop: context.stop.clone(),
         }))
     }
 
@@ -230,6 +236,17 @@ impl MessageService for Messages {
         let caller = caller(&request)?;
         let room = self.room(&caller.tenant).map_err(|refused| refusal::status(&refused))?;
         Ok(Response::new(stream::start(self, caller, request.into_inner(), room)))
+    }
+
+    type WatchEventsStream = watch::Events;
+
+    async fn watch_events(
+        &self,
+        request: Request<WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let caller = caller(&request)?;
+        self.pace_reading(&caller.tenant).map_err(|refused| refusal::status(&refused))?;
+        watch::start(self, caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn get_message(

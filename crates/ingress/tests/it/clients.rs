@@ -9,7 +9,8 @@ use sotto_core::{Clock as _, SystemClock};
 use sotto_ingress::service::Ingress;
 use sotto_proto::message::v1::{
     GetMessageRequest, GetMessageResponse, MessageClass, OutboundMessage, SendRequest, SendResponse,
-    SendStreamRequest, SendStreamResponse, message_service_client::MessageServiceClient,
+    SendStreamRequest, SendStreamResponse, WatchEventsRequest, WatchEventsResponse,
+    message_service_client::MessageServiceClient,
 };
 use sotto_runtime::{Context, Service as _, grpc::channel};
 use sotto_testkit::{Pki, RedisServer, eventually};
@@ -125,6 +126,13 @@ impl Client {
     pub(crate) async fn get(&self, id: &str) -> Result<GetMessageResponse, Status> {
         let request = GetMessageRequest { message_id: id.to_owned() };
         self.stub().get_message(self.request(request)).await.map(tonic::Response::into_inner)
+    }
+
+    pub(crate) async fn watch(
+        &self,
+        request: WatchEventsRequest,
+    ) -> Result<Streaming<WatchEventsResponse>, Status> {
+        self.stub().watch_events(self.request(request)).await.map(tonic::Response::into_inner)
     }
 
     pub(crate) async fn stream(

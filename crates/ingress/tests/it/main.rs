@@ -13,4 +13,5 @@ mod rebuild;
 mod store;
 mod streams;
 mod tokens;
+mod watch;
 mod wire;

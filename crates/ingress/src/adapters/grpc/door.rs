@@ -43,8 +43,9 @@ impl Service<http::Request<Body>> for Door {
         let Self { messages, mut inner } = self.clone();
         Box::pin(async move {
             let path = request.uri().path();
-            let scope = if path.ends_with("/GetMessage") { READ } else { SEND };
-            let streams = path.ends_with("/SendStream");
+            let reads = path.ends_with("/GetMessage") || path.ends_with("/WatchEvents");
+            let scope = if reads { READ } else { SEND };
+            let streams = path.ends_with("/SendStream") || path.ends_with("/WatchEvents");
             match messages.authorise(request.headers(), scope).await {
                 Ok(caller) => request.extensions_mut().insert(caller),
                 Err(status) => return Ok(status.into_http()),

@@ -4,6 +4,7 @@ use sotto_core::delivery::{Delivery, Doubt, EventKind, Outcome, PartState, Stage
 use sotto_proto::{
     message::v1::{
         self as public, GetMessageResponse, JourneyStep, MessageState, PartState as WirePart, PartStatus,
+        WatchEventsResponse,
     },
     to_wire_time,
 };
@@ -90,6 +91,19 @@ fn carrier_error(journal: &Journal, about: u8) -> String {
         | EventKind::ClosedUnknown => None,
     });
     said.unwrap_or_default()
+}
+
+/// What happened to a message in the batch of this sequence; `None`: nothing that its journal has.
+pub(super) fn happened(journal: &Journal, sequence: u64) -> Option<WatchEventsResponse> {
+    let delivery = journal.delivery()?;
+    let steps: Vec<_> =
+        journey(journal, delivery).into_iter().filter(|step| step.event_sequence == sequence).collect();
+    (!steps.is_empty()).then(|| WatchEventsResponse {
+        message_id: journal.id().to_string(),
+        state: state(delivery).into(),
+        steps,
+        ..WatchEventsResponse::default()
+    })
 }
 
 fn journey(journal: &Journal, delivery: &Delivery) -> Vec<JourneyStep> {
