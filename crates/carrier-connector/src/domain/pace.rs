@@ -9,11 +9,14 @@ use tokio::time::Instant;
 pub(crate) const SECOND: Duration = Duration::from_millis(1_020);
 /// A tenth of [`SECOND`]: what is allowed in a second is not spent at once.
 const TENTH: Duration = Duration::from_millis(102);
-/// The first pause after the carrier asked to slow down; it doubles with each further time.
+/// The pause after the carrier asked to slow down; it doubles each time that it asks again at once.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// After a pause the rate starts at this fraction and doubles each second.
-const RAMP_FROM: u32 = 3;
+/// Who refuses so soon after a pause, refuses whatever the rate: the pause doubles, and for so long after it the rate is tried
+/// out, at a quarter and a half of what is learned.
+const TRIAL: Duration = Duration::from_secs(2);
+/// Seconds in which the rate doubles, up to the share.
+const DOUBLES_IN: usize = 12;
 
 /// A part of an account's rate that this process may use for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +36,8 @@ impl Slice {
 }
 
 /// The rate of one account: at most what this process's slices allow in any second and a tenth of that (at least one) in
-/// any tenth. Throttled, it pauses and ramps up again.
+/// any tenth. Throttled, it pauses, and goes on at three quarters of the rate that was too much, growing slowly: so it settles
+/// near what the carrier takes.
 #[derive(Debug)]
 pub(crate) struct Pace {
     /// The whole rate of the contract.
@@ -46,6 +50,8 @@ pub(crate) struct Pace {
     admitted: usize,
     paused_until: Option<Instant>,
     pauses: u32,
+    /// Parts a second that the carrier is thought to take, since it last asked to slow down.
+    learned: usize,
 }
 
 impl Pace {
@@ -53,7 +59,7 @@ impl Pace {
     pub(crate) fn new(tps: u16) -> Self {
         let tps = usize::from(tps).max(1);
         let written = VecDeque::with_capacity(tps);
-        Self { tps, slices: Vec::new(), written, admitted: 0, paused_until: None, pauses: 0 }
+        Self { tps, slices: Vec::new(), written, admitted: 0, paused_until: None, pauses: 0, learned: tps }
     }
 
     /// From now on these slices.
@@ -145,19 +151,33 @@ impl Pace {
         if self.paused_until.is_some_and(|until| until > now) {
             return;
         }
-        let calm = self.paused_until.is_none_or(|until| now > until + LONGEST_PAUSE);
-        self.pauses = if calm { 0 } else { self.pauses.saturating_add(1) };
+        let rate = self.rate(now);
+        let at_once = self.paused_until.is_some_and(|until| now < until + TRIAL);
+        self.pauses = if at_once { self.pauses.saturating_add(1) } else { 0 };
+        // A refusal that comes when nothing is ours any more says nothing of the rate.
+        if rate > 0 {
+            self.learned = (rate.saturating_mul(3) / 4).max(1);
+        }
         let pause = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(5)).min(LONGEST_PAUSE);
         self.paused_until = Some(now + pause);
     }
 
-    /// The rate at a moment, between the start of the ramp and the share.
+    /// The rate at a moment, between the start of the trial and the share.
     fn rate(&self, now: Instant) -> usize {
         let share = self.share(now);
         let Some(resumed) = self.paused_until else { return share };
-        let seconds = now.saturating_duration_since(resumed).as_secs();
-        let halvings = u64::from(RAMP_FROM).saturating_sub(seconds);
-        (share >> halvings).max(1).min(share)
+        let seconds = usize::try_from(now.saturating_duration_since(resumed).as_secs()).unwrap_or(usize::MAX);
+        let grown = |seconds: usize| {
+            let doubled = self.learned.saturating_mul(1 << (seconds / DOUBLES_IN).min(16));
+            doubled.saturating_add(doubled.saturating_mul(seconds % DOUBLES_IN) / DOUBLES_IN)
+        };
+        let rate = match (self.pauses, seconds) {
+            (0, _) => grown(seconds),
+            (_, 0) => self.learned / 4,
+            (_, 1) => self.learned / 2,
+            (_, _) => grown(seconds - 2),
+        };
+        rate.max(1).min(share)
     }
 }
 
@@ -202,22 +222,64 @@ mod tests {
 
     #[test]
     fn a_throttled_account_pauses_and_ramps_up() {
-        let start = Instant::now();
         let mut pace = whole(80);
+        let start = Instant::now();
         pace.throttled(start);
         pace.throttled(start + Duration::from_millis(10));
         assert_eq!(pace.room(start + Duration::from_millis(999)), 0);
         let resumed = start + FIRST_PAUSE;
         assert_eq!(pace.next(start), resumed);
-        assert_eq!(pace.rate(resumed), 10);
-        assert_eq!(pace.rate(resumed + Duration::from_secs(1)), 20);
-        assert_eq!(pace.rate(resumed + Duration::from_secs(3)), 80);
-        // Again throttled soon: twice the pause. After a calm time: the first pause again.
+        // Three quarters of what was too much, then more each second.
+        let rates = [0, 1, 2, 3, 6, 7, 100].map(|second| pace.rate(resumed + Duration::from_secs(second)));
+        assert_eq!(rates, [60, 65, 70, 75, 80, 80, 80]);
+        // Refused at once: twice the pause, and less. After some time: the first pause again.
         pace.throttled(resumed + Duration::from_secs(1));
         assert_eq!(pace.next(resumed), resumed + Duration::from_secs(3));
+        let rates = [3, 4, 5, 6].map(|second| pace.rate(resumed + Duration::from_secs(second)));
+        assert_eq!(rates, [12, 24, 48, 52]);
         let later = resumed + Duration::from_secs(100);
         pace.throttled(later);
         assert_eq!(pace.next(later), later + FIRST_PAUSE);
+    }
+
+    /// A carrier that refuses what is above its own limit in any second; the contract was written down too high. Returns how
+    /// many parts it took and how many it refused in two minutes.
+    fn against(limit: usize, tps: u16) -> (usize, usize) {
+        let mut pace = whole(tps);
+        let start = Instant::now();
+        let end = start + Duration::from_secs(120);
+        let (mut now, mut taken, mut refused) = (start, VecDeque::new(), 0);
+        let mut count = 0;
+        loop {
+            now = turn(&pace, now);
+            if now >= end {
+                return (count, refused);
+            }
+            pace.write(now);
+            while taken.front().is_some_and(|at| *at + Duration::from_secs(1) <= now) {
+                taken.pop_front();
+            }
+            if taken.len() < limit {
+                taken.push_back(now);
+                count += 1;
+            } else {
+                refused += 1;
+                pace.throttled(now);
+            }
+        }
+    }
+
+    #[test]
+    fn it_settles_near_what_the_carrier_takes() {
+        for (limit, tps) in [(50, 100), (10, 100), (95, 100), (5, 50), (1, 20)] {
+            let (taken, refused) = against(limit, tps);
+            let most = limit * 120;
+            assert!(taken * 100 >= most * 65, "{taken} of {most} at a limit of {limit}");
+            assert!(refused * 10 <= taken.max(100), "{refused} refused, {taken} taken at a limit of {limit}");
+        }
+        // One that takes nothing is left alone for half a minute at a time.
+        let (_, refused) = against(0, 100);
+        assert!((5..=12).contains(&refused), "{refused}");
     }
 
     #[tokio::test(start_paused = true)]
