@@ -1,4 +1,4 @@
-//! Heeding what operators say.
+//! Heeding what operators say, and what time says.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,12 +14,13 @@ use crate::domain::course::{Course, STALE};
 /// How often it is looked whether what was heard has grown old.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Sets the accounts' courses as operators want them, for ever.
+/// Sets the accounts' courses as operators want them, and wipes keys whose time is over, for ever.
 pub(crate) async fn conduct(accounts: Vec<Arc<Account>>, mut heard: watch::Receiver<Heard>) {
     loop {
         let now_heard = heard.borrow_and_update().clone();
         let fresh = now_heard.is_fresh(Instant::now(), STALE);
         for account in &accounts {
+            account.wipe_seals();
             let course = Course::of(&now_heard.controls, fresh, &account.settings.id);
             if account.line.set_course(course) {
                 tracing::info!(account = %account.settings.id, ?course, "operators' words are heeded");

@@ -31,6 +31,12 @@ struct Held {
     ends: Instant,
 }
 
+impl Held {
+    fn seals(&self, now: Timestamp) -> bool {
+        now < self.until && Instant::now() < self.ends && self.sealer.remaining() > 0
+    }
+}
+
 /// The keys of one account that seal messages from handsets, one an owner of its numbers.
 #[derive(Default)]
 pub(super) struct Seals {
@@ -142,12 +148,9 @@ impl Account {
         tenant: &TenantId,
         now: Timestamp,
     ) -> Result<(), InboundError> {
-        let alive =
-            |held: &Held| now < held.until && Instant::now() < held.ends && held.sealer.remaining() > 0;
-        if seals.held.get(tenant).is_some_and(alive) {
+        if seals.held.get(tenant).is_some_and(|held| held.seals(now)) {
             return Ok(());
         }
-        seals.held.retain(|_, held| alive(held));
         if seals.rests.get(tenant).is_some_and(|until| Instant::now() < *until) {
             return Err(InboundError::Rest);
         }
@@ -169,6 +172,21 @@ impl Account {
                 Err(InboundError::Keys(error))
             }
         }
+    }
+
+    /// Forgets keys whose time is over: their memory is wiped. What they sealed cannot be opened here any more.
+    pub(super) fn wipe_seals(&self) {
+        // Whoever uses them at this moment is followed by the next look.
+        if let Ok(mut seals) = self.seals.try_lock() {
+            let now = self.now();
+            seals.held.retain(|_, held| held.seals(now));
+        }
+    }
+
+    /// Whether any key is held that seals.
+    #[cfg(test)]
+    pub(super) fn holds_seals(&self) -> bool {
+        self.seals.try_lock().is_ok_and(|seals| !seals.held.is_empty())
     }
 
     /// Whose the number is that was written to.

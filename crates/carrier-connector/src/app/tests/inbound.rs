@@ -14,9 +14,13 @@ use sotto_crypto::{
 use sotto_proto::{InboundDelivery, LogEvent, pipeline::v1::InboundContent};
 use sotto_smpp::CommandStatus;
 use sotto_testkit::eventually;
+use tokio::task::JoinSet;
 
 use super::Process;
-use crate::testing::{BOUND, KEY, NOW, Reply, TestCarrier, World, item, settings};
+use crate::{
+    app::conduct::conduct,
+    testing::{BOUND, KEY, NOW, Reply, TestCarrier, World, item, settings},
+};
 
 /// An account whose number 9029 is of `acme` and 9030 of `globex`.
 async fn with_owners(world: &World, carrier: &TestCarrier) -> Process {
@@ -117,6 +121,18 @@ async fn what_cannot_be_sealed_or_stored_is_asked_for_again() {
     world.keys.away.store(false, Ordering::SeqCst);
     process.until_done(&item(1, 1, "a")).await;
     assert!(carrier.receipt("c0", "DELIVRD").await);
+}
+
+#[tokio::test]
+async fn a_key_whose_time_is_over_is_wiped() {
+    let (world, carrier) = (World::start().await, TestCarrier::start(|_| Reply::Ok).await);
+    let process = with_owners(&world, &carrier).await;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(conduct(vec![Arc::clone(&process.account)], world.heard.subscribe()));
+    assert_eq!(carrier.write("84912345678", "9029", "hello").await, Some(CommandStatus::ESME_ROK));
+    assert!(process.account.holds_seals());
+    world.clock.advance(std::time::Duration::from_secs(301));
+    eventually(BOUND, "no key", || async { !process.account.holds_seals() }).await;
 }
 
 #[tokio::test]
