@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 mod canary;
+mod cancel;
 mod cell;
 mod clients;
 mod collector;

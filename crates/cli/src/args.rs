@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{ArgGroup, Args as ArgsOf, Parser, Subcommand};
 use sotto_core::{AccountId, CellId, Shards};
 
-use crate::commands::{carriers::Stopped, client::NewClient, send::NewMessage};
+use crate::commands::{carriers::Stopped, client::NewClient, list::Wanted, send::NewMessage};
 
 /// Sotto: a self-hosted, confidential SMS aggregator.
 #[derive(Debug, Parser)]
@@ -250,6 +250,16 @@ pub(crate) enum Message {
         /// Wait so many seconds for its end
         #[arg(long, value_parser = seconds)]
         wait: Option<Duration>,
+    },
+    /// List a client's messages that live or ended lately, the latest accepted first
+    List(Wanted),
+    /// Cancel a message that no carrier has been handed yet
+    Cancel {
+        /// Its id
+        message_id: String,
+        /// Client that asks: the name given to `sotto client create`
+        #[arg(long)]
+        client: String,
     },
 }
 

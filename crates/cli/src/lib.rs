@@ -94,6 +94,12 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
         Command::Message(Message::Show { message_id, client, wait }) => {
             commands::message::show(&dir, &client, &message_id, wait, clock, output).await
         }
+        Command::Message(Message::List(wanted)) => {
+            Box::pin(commands::list::list(&dir, wanted, clock, output)).await
+        }
+        Command::Message(Message::Cancel { message_id, client }) => {
+            commands::message::cancel(&dir, &client, &message_id, clock, output).await
+        }
         Command::Watch { client, after, message } => {
             Box::pin(commands::watch::watch(&dir, &client, after, message, clock, output)).await
         }

@@ -1,7 +1,9 @@
 //! The application: what happens to a request, to a batch of events, to a deadline and to a lost Redis.
 
+pub mod cancel;
 mod fold;
 pub mod intake;
+pub mod list;
 pub mod projection;
 pub mod rebuild;
 pub mod sweep;

@@ -4,6 +4,7 @@ pub mod cursor;
 pub mod idempotency;
 pub mod journal;
 pub mod pace;
+pub mod page;
 pub mod request;
 pub mod token;
 pub mod waiver;

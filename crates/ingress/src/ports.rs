@@ -172,6 +172,12 @@ pub trait Records: Debug + Send + Sync {
     fn find<'a>(&'a self, id: &'a MessageId) -> BoxFuture<'a, Result<Found, StoreError>>;
 }
 
+/// Who is first at a message: a carrier or a cancellation ([`sotto_core::cancel`]).
+pub trait Marks: Debug + Send + Sync {
+    /// Marks a message as cancelled for so long. False: it was handed to a carrier before. Said twice it says the same.
+    fn cancel<'a>(&'a self, id: &'a MessageId, keep: Duration) -> BoxFuture<'a, Result<bool, StoreError>>;
+}
+
 /// How fast tenants may send, over all processes of the cell.
 pub trait Gate: Debug + Send + Sync {
     /// One more message, or how long to wait.

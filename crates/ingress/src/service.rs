@@ -25,7 +25,7 @@ use crate::{
     adapters::{
         audit::{AuditTrail, Category, SUM_OVER},
         broker::BrokerLog,
-        grpc::{Bounds, Load, Messages, Operations},
+        grpc::{Acts, Bounds, Load, Messages, Operations},
         keys::{SessionKeys, WIPE_EVERY},
         publishers::{self, INTAKE_RING, Publishers},
         room::Rooms,
@@ -33,7 +33,9 @@ use crate::{
         tokens::{JwksSource, Tokens},
     },
     app::{
+        cancel::Canceller,
         intake::{Deps, IDEMPOTENCY_RING, Intake},
+        list::Lister,
         projection::Projection,
         rebuild::Rebuilder,
         sweep::Sweeper,
@@ -178,8 +180,17 @@ impl Parts {
             clock: Arc::clone(&context.clock),
             keep: config.projection.keep.get(),
         };
-        let messages =
-            Messages::new(intake, events, tokens.clone(), self.trail.clone(), load, bounds, context);
+        let canceller = Canceller::new(
+            intake.clone(),
+            log.clone(),
+            Arc::new(store.clone()),
+            Arc::clone(&context.clock),
+            config.cell.shards,
+        );
+        let lister =
+            Lister { store: store.clone(), clock: Arc::clone(&context.clock), shards: config.cell.shards };
+        let acts = Acts { intake, canceller, lister, events };
+        let messages = Messages::new(acts, tokens.clone(), self.trail.clone(), load, bounds, context);
         let limits = ServerLimits {
             connections: config.grpc.connections,
             streams: config.grpc.streams_per_connection,

@@ -7,8 +7,8 @@ use std::{
 };
 
 pub use redis::{
-    AsyncCommands, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, RedisWrite, Script, ToRedisArgs,
-    Value, aio::ConnectionManager, cmd, pipe,
+    AsyncCommands, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, RedisWrite, Script,
+    ScriptInvocation, ToRedisArgs, Value, aio::ConnectionManager, cmd, pipe,
 };
 use redis::{
     Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, ServerErrorKind,

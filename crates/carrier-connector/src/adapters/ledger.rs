@@ -7,6 +7,7 @@
 //!
 //! | key | holds | kept |
 //! |---|---|---|
+//! | `sent:<message>` | the attempt that passed to intent, or that it is cancelled ([`sotto_core::cancel`]) | to the message's expiry, and a while |
 //! | `claim:<message>:<attempt>:<part>` | a [`Claim`](crate::domain::claim::Claim) | to the message's expiry, and a while |
 //! | `ready`, `rebuild` | as below | |
 //!
@@ -31,7 +32,7 @@ use sotto_core::{AccountId, Classified, ErrorClass, ShardId, Shards};
 use sotto_runtime::redis::{self, Cmd, Redis, RedisError, Script, cmd};
 
 pub(crate) use asks::Question;
-pub(crate) use claims::{Answer, Ask, CLAIMS, Ended, Fence, Intent, Parts};
+pub(crate) use claims::{Answer, Ask, CANCELLATIONS, CLAIMS, Claimed, Ended, Fence, Intent, Mark, Parts};
 pub(crate) use ids::{Match, Tie};
 
 /// Why Redis did not do what was asked. What it did is unknown.
@@ -96,6 +97,7 @@ struct Scripts {
     intend: Script,
     note: Script,
     release: Script,
+    unmark: Script,
     tie: Script,
     receipts: Script,
     ready: Script,
@@ -121,6 +123,7 @@ impl Store {
             intend: Script::new(include_str!("ledger/intend.lua")),
             note: Script::new(include_str!("ledger/note.lua")),
             release: Script::new(include_str!("ledger/release.lua")),
+            unmark: Script::new(include_str!("ledger/unmark.lua")),
             tie: Script::new(include_str!("ledger/tie.lua")),
             receipts: Script::new(include_str!("ledger/receipts.lua")),
             ready: Script::new(include_str!("ledger/ready.lua")),

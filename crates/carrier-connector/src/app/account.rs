@@ -8,7 +8,7 @@ use std::{
 
 use sotto_bus::Heard;
 use sotto_core::{
-    CellId, Clock, Lane, Timestamp, WorkItem,
+    CellId, Clock, Lane, Timestamp, WorkItem, cancel,
     carriers::Account as Settings,
     delivery::{Event, EventKind},
 };
@@ -35,9 +35,6 @@ use crate::{
     },
     ports::{Keys, Log, LogError, Witness},
 };
-
-/// How long a claim is kept beyond its message's expiry: deliveries that come later are refused by the expiry.
-const KEEP_BEYOND: Duration = Duration::from_secs(15 * 60);
 
 /// Pause before work is tried again that failed for a passing reason of ours.
 pub(super) const PASSING: Duration = Duration::from_secs(1);
@@ -277,7 +274,10 @@ impl Account {
         mut conclusion: Conclusion,
     ) -> Result<(), ConcludeError> {
         match self.ledger.record(token, self.lease(), &conclusion.ends).await {
-            Ok(early) => return self.conclude(token, vec![conclusion], early).await,
+            Ok(early) => {
+                self.unmark(&conclusion).await;
+                return self.conclude(token, vec![conclusion], early).await;
+            }
             Err(error) => {
                 tracing::warn!(account = %self.settings.id, %error, "Redis does not take an end; the log first");
             }
@@ -288,6 +288,17 @@ impl Account {
         let early =
             self.persist(&ends, RECORD_TRIES, || self.ledger.record(token, self.lease(), &ends)).await?;
         self.conclude(token, vec![Conclusion { ends, ..Conclusion::default() }], early).await
+    }
+
+    /// A message that goes back to routing with nothing of it at the carrier may be cancelled again.
+    async fn unmark(&self, conclusion: &Conclusion) {
+        let Some(WorkDelivery { item, .. }) = conclusion.back.as_ref().filter(|back| !back.item.pinned)
+        else {
+            return;
+        };
+        if let Err(error) = self.ledger.unmark(&item.facts.message, item.attempt).await {
+            tracing::debug!(account = %self.settings.id, %error, "a message that goes back cannot be cancelled");
+        }
     }
 
     /// The event of a receipt that found its part.
@@ -315,5 +326,5 @@ impl Account {
 
 /// How long an item's claims are kept.
 fn keep(item: &WorkItem, now: Timestamp) -> Duration {
-    item.facts.expires_at.since(now) + KEEP_BEYOND
+    cancel::keep(item.facts.expires_at, now)
 }

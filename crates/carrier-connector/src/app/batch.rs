@@ -20,11 +20,11 @@ use super::{
     line::{Admission, Place},
 };
 use crate::{
-    adapters::ledger::{Answer, Ask, Fence, Intent},
+    adapters::ledger::{Answer, Ask, Claimed, Fence, Intent, Parts},
     domain::{
         claim::{Claim, ClaimState, PartEnd, Standing, judge},
         receipt::Submitted,
-        settle::{Settled, expire, reject, settle},
+        settle::{Settled, cancel, expire, reject, settle},
     },
     ports::Unwrapped,
 };
@@ -160,25 +160,28 @@ impl Account {
             self.shared.reliance.doubt();
         }
         let (mut leaving, mut sending) = (Vec::new(), Vec::new());
-        let mut lost = Vec::new();
+        let (mut lost, mut cancelled) = (Vec::new(), Vec::new());
         for ((job, purpose), answer) in jobs.into_iter().zip(purposes).zip(claiming.items) {
             match (answer, purpose) {
                 (None, _) => done.push((job.index, Outcome::Retry { after: PASSING })),
-                (Some(Answer { won: true, mark, .. }), Purpose::Submit(key)) => {
-                    sending.push((job, mark, key))
+                (Some(Answer { claimed: Claimed::Won, mark, .. }), Purpose::Submit(key)) => {
+                    sending.push((job, mark, key));
                 }
-                (Some(Answer { won: true, .. }), purpose) => leaving.push((job, purpose)),
-                (Some(Answer { won: false, before, now, .. }), _) => {
+                (Some(Answer { claimed: Claimed::Won, .. }), purpose) => leaving.push((job, purpose)),
+                (Some(Answer { claimed: Claimed::Cancelled, .. }), _) => cancelled.push(job),
+                (Some(Answer { claimed: Claimed::Lost, before, now, .. }), _) => {
                     lost.push((job, judge(&before, &self.settings.id, now)));
                 }
             }
         }
-        let (left, repeated, sent) = tokio::join!(
+        let (left, dropped, repeated, sent) = tokio::join!(
             self.leave(&token, leaving, now),
+            self.drop_cancelled(&token, cancelled),
             self.repeated(&token, lost, now),
             self.submit(&token, claimed_at, link, sending),
         );
         done.extend(left);
+        done.extend(dropped);
         done.extend(repeated);
         done.extend(sent);
         done
@@ -249,6 +252,35 @@ impl Account {
         indexes.into_iter().map(|index| (index, outcome.clone())).collect()
     }
 
+    /// Items whose message was cancelled before a byte was written. Ingress has told so if it came so far; an intent that is
+    /// in the log is taken back.
+    async fn drop_cancelled(&self, token: &str, jobs: Vec<Job>) -> Done {
+        if jobs.is_empty() {
+            return Vec::new();
+        }
+        let now = self.now();
+        let conclusions = jobs.iter().map(|job| Conclusion {
+            events: cancel(&job.delivery.item, &self.settings.id, now).events,
+            ..Conclusion::default()
+        });
+        let outcome = self.outcome(self.conclude(token, conclusions.collect(), Vec::new()).await);
+        jobs.into_iter().map(|job| (job.index, outcome.clone())).collect()
+    }
+
+    /// The same for items that are claimed here.
+    async fn release_cancelled(&self, token: &str, jobs: Vec<Job>, now: Timestamp) -> Done {
+        let parts: Vec<_> = jobs.iter().map(|job| self.parts(&job.delivery.item, now)).collect();
+        self.release(token, &parts).await;
+        self.drop_cancelled(token, jobs).await
+    }
+
+    /// Lets claims go that were not intended.
+    async fn release(&self, token: &str, parts: &[Parts]) {
+        if let Err(error) = self.ledger.release(token, parts).await {
+            tracing::debug!(%error, "claims are not released; they end by themselves");
+        }
+    }
+
     /// Items that somebody else has, or had.
     async fn repeated(&self, token: &str, lost: Vec<(Job, Standing)>, now: Timestamp) -> Done {
         let mut done = Vec::new();
@@ -290,23 +322,24 @@ impl Account {
         if let Err(error) = self.shared.log.events(events).await {
             tracing::warn!(account = %self.settings.id, error = chain(&error), "an intent is not recorded: nothing is sent");
             let parts: Vec<_> = intents.into_iter().map(|intent| intent.parts).collect();
-            if let Err(error) = self.ledger.release(token, &parts).await {
-                tracing::debug!(%error, "claims are not released; they end by themselves");
-            }
+            self.release(token, &parts).await;
             return all(sending.into_iter().map(|(job, _)| job), PASSING);
         }
-        let passed = self.intend(token, claimed_at, intents).await;
-        let mut done = Vec::new();
+        let fences = self.intend(token, claimed_at, intents).await;
         let mut running = FuturesUnordered::new();
-        for ((job, key), passed) in sending.into_iter().zip(passed) {
-            if passed {
-                running.push(self.send(token, &link, job, key));
-            } else {
+        let (mut done, mut cancelled) = (Vec::new(), Vec::new());
+        for ((job, key), fence) in sending.into_iter().zip(fences) {
+            match fence {
+                Fence::Passed => running.push(self.send(token, &link, job, key)),
+                Fence::Cancelled => cancelled.push(job),
                 // Somebody took it over meanwhile, and what becomes of it is theirs to say; or Redis did not come
                 // back in time.
-                done.push((job.index, Outcome::Retry { after: PASSING }));
+                Fence::Taken | Fence::NotReady | Fence::Unknown => {
+                    done.push((job.index, Outcome::Retry { after: PASSING }));
+                }
             }
         }
+        done.extend(self.release_cancelled(token, cancelled, now).await);
         while let Some(outcome) = running.next().await {
             done.push(outcome);
         }
@@ -314,10 +347,9 @@ impl Account {
     }
 
     /// The fence before the first byte (INV-5): the claims still stand, in the Redis in which they were made. If that
-    /// was lost meanwhile, waits for its rebuilding as long as our lease runs. Says for each item whether it may be
-    /// written.
-    async fn intend(&self, token: &str, claimed_at: Instant, mut intents: Vec<Intent>) -> Vec<bool> {
-        let mut passed = vec![false; intents.len()];
+    /// was lost meanwhile, waits for its rebuilding as long as our lease runs. Says for each item where it stands.
+    async fn intend(&self, token: &str, claimed_at: Instant, mut intents: Vec<Intent>) -> Vec<Fence> {
+        let mut fences = vec![Fence::Unknown; intents.len()];
         let mut open: Vec<usize> = (0..intents.len()).collect();
         while claimed_at.elapsed() < self.settings.response_timeout {
             let asked: Vec<_> = open.iter().filter_map(|place| intents.get(*place)).cloned().collect();
@@ -327,13 +359,11 @@ impl Account {
             }
             let mut still = Vec::new();
             for (place, fence) in open.into_iter().zip(fenced.items) {
+                if let Some(stands) = fences.get_mut(place) {
+                    *stands = fence;
+                }
                 match fence {
-                    Fence::Passed => {
-                        if let Some(passed) = passed.get_mut(place) {
-                            *passed = true;
-                        }
-                    }
-                    Fence::Taken => {}
+                    Fence::Passed | Fence::Taken | Fence::Cancelled => {}
                     Fence::NotReady => {
                         if let Some(intent) = intents.get_mut(place) {
                             intent.mark = None;
@@ -351,7 +381,7 @@ impl Account {
             self.shared.reliance.doubt();
             sleep(LOOK_AGAIN).await;
         }
-        passed
+        fences
     }
 
     fn submitting(&self, item: &WorkItem, now: Timestamp) -> LogEvent {

@@ -19,7 +19,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use super::account::{Account, Shared};
 use crate::{
-    adapters::ledger::{CLAIMS, LedgerError, Match, Scope, Store, Tie},
+    adapters::ledger::{CANCELLATIONS, CLAIMS, LedgerError, Mark, Match, Scope, Store, Tie},
     domain::{
         carrier_id::CarrierId,
         claim::{Claim, ClaimState, PartEnd},
@@ -211,6 +211,7 @@ struct Work<'a> {
 #[derive(Default)]
 struct Claims {
     waiting: Vec<(Submitted, Claim)>,
+    marks: Vec<(MessageId, Mark)>,
     written: u64,
 }
 
@@ -267,6 +268,7 @@ impl<'a> Work<'a> {
         let Event { message, at, kind } = event;
         let (attempt, account, parts, state) = match kind {
             EventKind::Submitting { attempt, account, parts } => {
+                self.note_mark(message, Mark::Handed { attempt }, CLAIMS, at);
                 (attempt, account, parts, ClaimState::Intent)
             }
             EventKind::Submitted { attempt, account, part, carrier_id } => {
@@ -289,14 +291,26 @@ impl<'a> Work<'a> {
                 }
                 return;
             }
+            EventKind::Cancelled => {
+                let keep = CANCELLATIONS.saturating_sub(self.now.since(at));
+                self.note_mark(message, Mark::Cancelled { keep }, CANCELLATIONS, at);
+                return;
+            }
             EventKind::Accepted(_)
             | EventKind::Routed { .. }
             | EventKind::Expired { .. }
             | EventKind::Rejected { .. }
-            | EventKind::Cancelled
             | EventKind::ClosedUnknown => return,
         };
         self.note_claims(message, attempt, &account, &parts, &state, at);
+    }
+
+    fn note_mark(&mut self, message: MessageId, mark: Mark, within: Duration, at: Timestamp) {
+        if let Some(claims) = self.shards.get_mut(&self.rebuilder.store.shards().of(&message))
+            && self.now.since(at) < within
+        {
+            claims.marks.push((message, mark));
+        }
     }
 
     /// Claims of every account, also of those that this process does not serve: an attempt may wait at two.
@@ -342,7 +356,7 @@ impl<'a> Work<'a> {
     async fn flush(&mut self, token: &str, all: bool, tell: Tell<'_>) -> Result<(), RebuildError> {
         let Self { rebuilder, read, shards, accounts, .. } = self;
         let read = *read;
-        for (shard, claims) in shards.iter_mut().filter(|(_, it)| all || it.waiting.len() >= AT_A_TIME) {
+        for (shard, claims) in shards.iter_mut().filter(|(_, it)| all || it.is_full()) {
             claims.flush(rebuilder, *shard, token).await?;
             tell(Progress { scope: Scope::Shard(*shard), read, written: claims.written, done: false });
         }
@@ -384,13 +398,20 @@ async fn keep(rebuilder: &Rebuilder, scope: &Scope, token: &str) -> Result<(), R
 }
 
 impl Claims {
+    const fn is_full(&self) -> bool {
+        self.waiting.len() >= AT_A_TIME || self.marks.len() >= AT_A_TIME
+    }
+
     async fn flush(
         &mut self,
         rebuilder: &Rebuilder,
         shard: ShardId,
         token: &str,
     ) -> Result<(), RebuildError> {
-        let waiting = std::mem::take(&mut self.waiting);
+        let (waiting, marks) = (std::mem::take(&mut self.waiting), std::mem::take(&mut self.marks));
+        for some in marks.chunks(AT_A_TIME) {
+            rebuilder.store.restore_marks(some).await.map_err(RebuildError::Ledger)?;
+        }
         for some in waiting.chunks(AT_A_TIME) {
             rebuilder.store.restore_claims(CLAIMS, some).await.map_err(RebuildError::Ledger)?;
             self.written += u64::try_from(some.len()).unwrap_or(u64::MAX);

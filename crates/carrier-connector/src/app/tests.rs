@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod binds;
+mod cancel;
 mod holds;
 mod inbound;
 mod questions;

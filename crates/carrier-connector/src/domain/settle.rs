@@ -130,6 +130,11 @@ pub(crate) fn expire(item: &WorkItem, account: &AccountId, now: Timestamp) -> Se
     end(item, account, EventKind::Expired { in_silence: false }, now)
 }
 
+/// What follows when a message was cancelled before submit.
+pub(crate) fn cancel(item: &WorkItem, account: &AccountId, now: Timestamp) -> Settled {
+    end(item, account, EventKind::Cancelled, now)
+}
+
 /// The end of a message of which nothing was written. Its intent may be in the log, by us or by somebody whose claim
 /// we took over: first that is taken back, since only what is pending can end.
 fn end(item: &WorkItem, account: &AccountId, kind: EventKind, now: Timestamp) -> Settled {

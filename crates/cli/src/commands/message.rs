@@ -1,4 +1,4 @@
-//! `sotto message show`: the state and the journey of a message.
+//! `sotto message show`: the state and the journey of a message. `sotto message cancel`: no carrier gets it.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use sotto_core::{Clock, Sensitive};
 use sotto_proto::{
     from_wire_time,
     message::v1::{
-        GetMessageRequest, GetMessageResponse, JourneyStep, MessageClass, MessageState, PartState,
-        message_service_client::MessageServiceClient,
+        CancelMessageRequest, GetMessageRequest, GetMessageResponse, JourneyStep, MessageClass, MessageState,
+        PartState, message_service_client::MessageServiceClient,
     },
 };
 use tokio::time::Instant;
@@ -49,6 +49,24 @@ pub(crate) async fn show(
     Ok(())
 }
 
+/// Cancels a message.
+pub(crate) async fn cancel(
+    dir: &CellDir,
+    name: &str,
+    message_id: &str,
+    clock: &dyn Clock,
+    output: &Output,
+) -> Result<(), CliError> {
+    let token = client(dir, name)?.token(dir, "message:send", clock).await?;
+    let mut ingress = MessageServiceClient::new(channel(dir, "ingress")?);
+    let request = CancelMessageRequest { message_id: message_id.to_owned() };
+    let answer = ingress.cancel_message(authorised(request, &token)?).await;
+    let cancelled = answer.map_err(|status| refused("the message is not cancelled", &status))?.into_inner();
+    let at = cancelled.cancelled_at.map(|at| from_wire_time(at).to_string()).unwrap_or_default();
+    output.json(&serde_json::json!({ "message_id": cancelled.message_id, "cancelled_at": at }))?;
+    output.line(format!("message {}  cancelled", cancelled.message_id))
+}
+
 /// `None` while the cell says that it will be visible soon.
 async fn get(
     ingress: &mut MessageServiceClient<Channel>,
@@ -84,9 +102,9 @@ pub(super) fn word(name: &str, prefix: &str) -> String {
     name.trim_start_matches(prefix).to_lowercase().replace('_', " ")
 }
 
-fn tell(message: &GetMessageResponse, output: &Output) -> Result<(), CliError> {
-    let state = word(message.state().as_str_name(), "MESSAGE_STATE_");
-    let tone = match message.state() {
+/// A state in words, and how it is told.
+pub(super) fn state_word(state: MessageState) -> (String, Tone) {
+    let tone = match state {
         MessageState::Delivered => Tone::Good,
         MessageState::Undelivered
         | MessageState::Rejected
@@ -99,6 +117,11 @@ fn tell(message: &GetMessageResponse, output: &Output) -> Result<(), CliError> {
         | MessageState::InDoubt
         | MessageState::Cancelled => Tone::Strong,
     };
+    (word(state.as_str_name(), "MESSAGE_STATE_"), tone)
+}
+
+fn tell(message: &GetMessageResponse, output: &Output) -> Result<(), CliError> {
+    let (state, tone) = state_word(message.state());
     let time =
         |at: Option<prost_types::Timestamp>| at.map(|at| from_wire_time(at).to_string()).unwrap_or_default();
     output.json(&serde_json::json!({

@@ -6,6 +6,7 @@ pub(crate) mod client;
 pub(crate) mod doctor;
 pub(crate) mod intake_key;
 pub(crate) mod ledger;
+pub(crate) mod list;
 pub(crate) mod message;
 pub(crate) mod nats;
 pub(crate) mod nats_send;

@@ -14,6 +14,9 @@ use crate::{CliError, Output, Tone, cell::CellDir, credentials::Credentials};
 /// The most that is read from standard input: far more than ten parts.
 const MAX_TEXT: u64 = 64 * 1024;
 
+/// What messages are for, as they are written here.
+pub(super) const CLASSES: [&str; 4] = ["otp", "transactional", "promotional", "ad-invite"];
+
 /// A message.
 #[derive(clap::Args)]
 pub(crate) struct NewMessage {
@@ -31,7 +34,7 @@ pub(crate) struct NewMessage {
     #[arg(long)]
     text: String,
     /// What it is for
-    #[arg(long, value_parser = ["otp", "transactional", "promotional", "ad-invite"], default_value = "otp")]
+    #[arg(long, value_parser = CLASSES, default_value = "otp")]
     class: String,
     /// Seconds it may take until a carrier has it; default by class
     #[arg(long)]
@@ -78,12 +81,7 @@ pub(crate) async fn send(
 /// The message that the command line and standard input tell.
 pub(super) fn outbound(new: NewMessage) -> Result<OutboundMessage, CliError> {
     let (to, text) = content(new.to, new.text, standard_input)?;
-    let class = match new.class.as_str() {
-        "otp" => MessageClass::Otp,
-        "transactional" => MessageClass::Transactional,
-        "promotional" => MessageClass::Promotional,
-        _ => MessageClass::AdInvite,
-    };
+    let class = class(&new.class);
     Ok(OutboundMessage {
         to,
         from: new.from,
@@ -92,6 +90,16 @@ pub(super) fn outbound(new: NewMessage) -> Result<OutboundMessage, CliError> {
         validity: new.validity.map(|seconds| prost_types::Duration { seconds: i64::from(seconds), nanos: 0 }),
         transliterate: new.transliterate,
     })
+}
+
+/// One of [`CLASSES`].
+pub(super) fn class(name: &str) -> MessageClass {
+    match name {
+        "otp" => MessageClass::Otp,
+        "transactional" => MessageClass::Transactional,
+        "promotional" => MessageClass::Promotional,
+        _ => MessageClass::AdInvite,
+    }
 }
 
 /// Tells what an accepted message costs.

@@ -15,6 +15,10 @@ const USERS: [&str; 3] = ["ingress", "carrier", "identity"];
 /// run of the server it talks to (docs/adr/0005). Nothing that lists, flushes or administers.
 const COMMANDS: &str = "-@all +@read +@write +@scripting +@transaction +@connection +time -@dangerous +info";
 
+/// What ingress may do beside its own: look whether the connectors' memory is whole, and mark messages as cancelled there
+/// (`sotto_core::cancel`).
+const CANCELLATION: &str = " %R~sotto:carrier:{s*}:ready ~sotto:carrier:{s*}:sent:*";
+
 /// Makes `redis/users.acl`, `redis/redis.conf` and a password file for every user.
 pub(super) fn create(dir: &CellDir, cell: &CellId) -> Result<(), CliError> {
     // Nobody can be the default user: it is off and has no password. Yet it is whom Redis loads its own append-only file
@@ -22,7 +26,8 @@ pub(super) fn create(dir: &CellDir, cell: &CellId) -> Result<(), CliError> {
     let mut acl = String::from("user default off resetpass allkeys allchannels +@all\n");
     for user in USERS {
         let hash = password(dir, user)?;
-        writeln!(acl, "user {user} on #{hash} ~sotto:{user}:* resetchannels {COMMANDS}")
+        let also = if user == "ingress" { CANCELLATION } else { "" };
+        writeln!(acl, "user {user} on #{hash} ~sotto:{user}:*{also} resetchannels {COMMANDS}")
             .map_err(fmt_failed)?;
     }
     // For people in an emergency (docs/runbooks): no service knows its password.

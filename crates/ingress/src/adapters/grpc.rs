@@ -1,6 +1,7 @@
 //! The public gRPC service: tokens, scopes, and the translation of requests and answers.
 
 mod door;
+mod list;
 mod load;
 mod ops;
 pub(super) mod refusal;
@@ -13,8 +14,9 @@ use std::{str::FromStr as _, sync::Arc, time::Duration};
 use http::{HeaderMap, header::AUTHORIZATION};
 use sotto_core::{MessageClass, MessageId, TenantId};
 use sotto_proto::message::v1::{
-    self as public, GetMessageRequest, GetMessageResponse, OutboundMessage, SendRequest, SendResponse,
-    SendStreamRequest, WatchEventsRequest,
+    self as public, CancelMessageRequest, CancelMessageResponse, GetMessageRequest, GetMessageResponse,
+    ListMessagesRequest, ListMessagesResponse, OutboundMessage, SendRequest, SendResponse, SendStreamRequest,
+    WatchEventsRequest,
     message_service_server::{MessageService, MessageServiceServer},
 };
 use sotto_proto::to_wire_time;
@@ -33,7 +35,9 @@ use crate::{
         tokens::Tokens,
     },
     app::{
+        cancel::Canceller,
         intake::{Accepted, Intake, Seen, Valid},
+        list::Lister,
         watch::Source,
     },
     domain::{
@@ -71,14 +75,26 @@ pub struct Bounds {
     pub idle: Duration,
 }
 
+/// What the service can do.
+#[derive(Clone, Debug)]
+pub struct Acts {
+    /// Takes messages and finds them.
+    pub intake: Intake,
+    /// Cancels them.
+    pub canceller: Canceller,
+    /// Lists them.
+    pub lister: Lister,
+    /// Tells what happens to them.
+    pub events: Source,
+}
+
 /// The public service. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Messages(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    intake: Intake,
-    events: Source,
+    acts: Acts,
     tokens: Tokens,
     audit: AuditTrail,
     bounds: Bounds,
@@ -96,8 +112,7 @@ struct Inner {
 impl Messages {
     /// The service on these parts; `load` holds the places of messages.
     pub fn new(
-        intake: Intake,
-        events: Source,
+        acts: Acts,
         tokens: Tokens,
         audit: AuditTrail,
         load: Load,
@@ -105,8 +120,7 @@ impl Messages {
         context: &Context,
     ) -> Self {
         Self(Arc::new(Inner {
-            intake,
-            events,
+            acts,
             tokens,
             audit,
             bounds,
@@ -197,6 +211,11 @@ pub(super) fn response(accepted: Accepted) -> SendResponse {
     }
 }
 
+fn message_id(text: &str) -> Result<MessageId, Status> {
+    MessageId::from_str(text)
+        .map_err(|error| refusal::invalid("message_id", "MESSAGE_ID_INVALID", error.to_string()))
+}
+
 /// What a message that was only checked would cost.
 fn preview(valid: Valid) -> SendResponse {
     SendResponse {
@@ -218,10 +237,10 @@ impl MessageService for Messages {
         // The place is held until the message is accepted or refused, also when the client hangs up before.
         let place = self.0.load.try_take(asked.class).ok_or_else(|| refusal::status(&Refusal::Overloaded))?;
         if validate_only {
-            let valid = self.0.intake.validate(&caller, asked).await;
+            let valid = self.0.acts.intake.validate(&caller, asked).await;
             return valid.map(preview).map(Response::new).map_err(|refused| refusal::status(&refused));
         }
-        match self.0.intake.send(&caller, asked, place).await {
+        match self.0.acts.intake.send(&caller, asked, place).await {
             Ok(accepted) => Ok(Response::new(response(accepted))),
             Err(refused) => Err(refusal::status(&refused)),
         }
@@ -254,11 +273,10 @@ impl MessageService for Messages {
         request: Request<GetMessageRequest>,
     ) -> Result<Response<GetMessageResponse>, Status> {
         let caller = caller(&request)?;
-        let id = MessageId::from_str(&request.into_inner().message_id)
-            .map_err(|error| refusal::invalid("message_id", "MESSAGE_ID_INVALID", error.to_string()))?;
+        let id = message_id(&request.into_inner().message_id)?;
         self.pace_reading(&caller.tenant).map_err(|refused| refusal::status(&refused))?;
         let _under_way = self.0.reads.try_acquire().map_err(|_| refusal::status(&Refusal::Overloaded))?;
-        match self.0.intake.find(&caller, &id).await {
+        match self.0.acts.intake.find(&caller, &id).await {
             Ok(Seen::Known(journal)) => {
                 view::response(&journal).map(Response::new).ok_or_else(refusal::not_yet)
             }
@@ -266,5 +284,38 @@ impl MessageService for Messages {
             Ok(Seen::Unknown) => Err(Status::not_found("no message of this tenant has this id")),
             Err(error) => Err(refusal::unreadable(error)),
         }
+    }
+
+    async fn list_messages(
+        &self,
+        request: Request<ListMessagesRequest>,
+    ) -> Result<Response<ListMessagesResponse>, Status> {
+        let caller = caller(&request)?;
+        let list::Asked { filter, after, size } = list::asked(request.into_inner())?;
+        self.pace_reading(&caller.tenant).map_err(|refused| refusal::status(&refused))?;
+        let _under_way = self.0.reads.try_acquire().map_err(|_| refusal::status(&Refusal::Overloaded))?;
+        let page = self.0.acts.lister.page(&caller.tenant, &filter, after, size).await;
+        page.map(|page| Response::new(list::response(&page))).map_err(refusal::unreadable)
+    }
+
+    async fn cancel_message(
+        &self,
+        request: Request<CancelMessageRequest>,
+    ) -> Result<Response<CancelMessageResponse>, Status> {
+        let caller = caller(&request)?;
+        let id = message_id(&request.into_inner().message_id)?;
+        self.pace_reading(&caller.tenant).map_err(|refused| refusal::status(&refused))?;
+        let _under_way = self.0.reads.try_acquire().map_err(|_| refusal::status(&Refusal::Overloaded))?;
+        let cancelled_at = self
+            .0
+            .acts
+            .canceller
+            .cancel(&caller, &id)
+            .await
+            .map_err(|error| refusal::not_cancelled(&id, error))?;
+        Ok(Response::new(CancelMessageResponse {
+            message_id: id.to_string(),
+            cancelled_at: Some(to_wire_time(cancelled_at)),
+        }))
     }
 }

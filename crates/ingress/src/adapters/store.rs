@@ -4,6 +4,7 @@
 //! *ready* when its marker holds the run id of the server: a flush, a restart or a fail-over makes it unready, and every
 //! script that decides something looks first.
 
+mod index;
 mod missed;
 mod record;
 mod scripts;
@@ -12,7 +13,7 @@ mod shard;
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use sotto_core::{Clock, ErrorClass, Facts, MessageId, ShardId, Shards, TenantId, Timestamp};
+use sotto_core::{Clock, ErrorClass, Facts, MessageId, ShardId, Shards, TenantId, Timestamp, cancel};
 use sotto_runtime::redis::{self as client, FromRedisValue, Pipeline, Redis, RedisResult, Value};
 use tokio::time::Instant;
 
@@ -30,7 +31,7 @@ use crate::{
         journal::Journal,
         pace::{LocalPace, Pace},
     },
-    ports::{Claimed, Claims, Found, Gate, Records, StoreError},
+    ports::{Claimed, Claims, Found, Gate, Marks, Records, StoreError},
 };
 
 /// After a failure Redis is left alone for so long, and then asked by one: nobody waits for a server that has just not
@@ -171,6 +172,8 @@ impl Store {
             pipe.cmd("ZADD").arg(key::due(shard)).arg("NX").arg(deadline.unix_millis());
             pipe.arg(id.to_string()).ignore();
         }
+        pipe.cmd("ZADD").arg(key::list(shard, &facts.tenant)).arg(facts.accepted_at.unix_millis());
+        pipe.arg(id.to_string()).ignore();
     }
 
     fn shard_of(&self, id: &MessageId) -> ShardId {
@@ -237,6 +240,12 @@ mod key {
     }
     pub(super) fn due(shard: ShardId) -> String {
         format!("sotto:ingress:{{s{shard}}}:due")
+    }
+    pub(super) fn list(shard: ShardId, tenant: &TenantId) -> String {
+        format!("sotto:ingress:{{s{shard}}}:of:{tenant}")
+    }
+    pub(super) fn gone(shard: ShardId) -> String {
+        format!("sotto:ingress:{{s{shard}}}:gone")
     }
     pub(super) fn record(shard: ShardId, id: &MessageId) -> String {
         format!("sotto:ingress:{{s{shard}}}:m:{id}")
@@ -334,6 +343,20 @@ impl Records for Store {
                 entry: entry.and_then(|bytes| Entry::decode(&bytes)),
                 whole: ready && !self.0.missed.is_behind(shard),
             })
+        })
+    }
+}
+
+impl Marks for Store {
+    fn cancel<'a>(&'a self, id: &'a MessageId, keep: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let shard = self.shard_of(id);
+            let mut call = self.0.scripts.cancel.prepare_invoke();
+            call.key(cancel::mark_key(shard, id)).arg(cancel::ready_key(shard));
+            call.arg(cancel::CANCELLED).arg(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
+            let mut connection = self.0.redis.connection();
+            let first: Option<bool> = self.ask(call.invoke_async(&mut connection)).await?;
+            first.ok_or(StoreError::Rebuilding)
         })
     }
 }

@@ -26,7 +26,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// lost with Redis.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// Looks through deadlines. Clones share what was closed.
+/// Looks through deadlines, and lets go of what is not kept any more. Clones share what was closed.
 #[derive(Clone, Debug)]
 pub struct Sweeper {
     store: Store,
@@ -64,6 +64,7 @@ impl Sweeper {
     /// # Errors
     /// When Redis or the log cannot be used: the next sweep goes on.
     pub async fn sweep(&self, shard: ShardId) -> Result<usize, SweepError> {
+        self.store.trim(shard).await.map_err(SweepError::Store)?;
         let mut closed = 0;
         loop {
             // What was closed is still open for a projection that is behind: it would be closed again and again.

@@ -83,7 +83,7 @@ pub(crate) async fn redis(pki: &Pki) -> RedisServer {
     let hash: String = sha256(PASSWORD.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
     let acl = format!(
         "user default off resetpass resetkeys resetchannels -@all\n\
-         user ingress on #{hash} ~sotto:ingress:* resetchannels -@all +@read +@write +@scripting +@transaction \
+         user ingress on #{hash} ~sotto:ingress:* %R~sotto:carrier:{{s*}}:ready ~sotto:carrier:{{s*}}:sent:* resetchannels -@all +@read +@write +@scripting +@transaction \
          +@connection +time -@dangerous +info\n"
     );
     let tls = Some(pki.service("redis"));

@@ -19,6 +19,7 @@ use sotto_crypto::{
     envelope::{MAX_SEALS, Sealer},
 };
 use sotto_ingress::{
+    app::cancel::Canceller,
     app::intake::{Deps, IDEMPOTENCY_RING, Intake},
     domain::{
         idempotency::Entry,
@@ -26,7 +27,9 @@ use sotto_ingress::{
         request::{Validities, Validity},
         token::Caller,
     },
-    ports::{Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Records, Session, StoreError},
+    ports::{
+        Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Marks, Records, Session, StoreError,
+    },
 };
 use sotto_keystore::{KeyKind, Keystore as _, SoftKeystore, UnlockSecret};
 use sotto_proto::WorkDelivery;
@@ -54,6 +57,7 @@ pub(crate) enum Plan {
 pub(crate) struct FakeLog {
     plans: Mutex<VecDeque<Plan>>,
     pub(crate) stored: Mutex<Vec<WorkDelivery>>,
+    pub(crate) events: Mutex<Vec<Event>>,
     /// A message is stored when there is a permit; many at the start.
     pub(crate) gate: Semaphore,
 }
@@ -98,8 +102,19 @@ impl Log for FakeLog {
         })
     }
 
-    fn append(&self, _: ShardId, _: Vec<Event>) -> BoxFuture<'_, Result<u64, LogError>> {
-        Box::pin(async { Ok(1) })
+    fn append(&self, _: ShardId, events: Vec<Event>) -> BoxFuture<'_, Result<u64, LogError>> {
+        Box::pin(async move {
+            let plan = self.plans.lock().unwrap().pop_front().unwrap_or(Plan::Store);
+            let heard = match plan {
+                Plan::Store => Ok(1),
+                Plan::StoreInDoubt | Plan::LoseInDoubt => Err(LogError::InDoubt),
+                Plan::Refuse(error) => Err(error),
+            };
+            if matches!(plan, Plan::Store | Plan::StoreInDoubt) {
+                self.events.lock().unwrap().extend(events);
+            }
+            heard
+        })
     }
 }
 
@@ -195,6 +210,16 @@ impl Records for FakeRedis {
     }
 }
 
+/// What the mark of a message says when it is asked, call by call; at the end that it is cancelled.
+#[derive(Debug, Default)]
+pub(crate) struct FakeMarks(pub(crate) Mutex<VecDeque<Result<bool, StoreError>>>);
+
+impl Marks for FakeMarks {
+    fn cancel<'a>(&'a self, _: &'a MessageId, _: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async { self.0.lock().unwrap().pop_front().unwrap_or(Ok(true)) })
+    }
+}
+
 /// The pace of tenants: so many, then none.
 pub(crate) struct FakeGate(pub(crate) Semaphore);
 
@@ -253,6 +278,7 @@ pub(crate) struct World {
     pub(crate) log: Arc<FakeLog>,
     pub(crate) redis: Arc<FakeRedis>,
     pub(crate) keys: Arc<FakeKeys>,
+    pub(crate) marks: Arc<FakeMarks>,
     pub(crate) gate: Arc<FakeGate>,
     /// What operators say.
     pub(crate) heard: watch::Sender<Heard>,
@@ -268,10 +294,12 @@ impl World {
             log: Arc::new(FakeLog {
                 plans: Mutex::default(),
                 stored: Mutex::default(),
+                events: Mutex::default(),
                 gate: Semaphore::new(1_000),
             }),
             redis: Arc::default(),
             keys: Arc::default(),
+            marks: Arc::default(),
             gate: Arc::new(FakeGate(Semaphore::new(1_000))),
             heard: watch::Sender::default(),
             tasks: Tasks::new(Stop::default()),
@@ -288,6 +316,11 @@ impl World {
     pub(crate) fn keystore(&self) -> SoftKeystore {
         let secret = UnlockSecret::read(&self.folder.path().join("unlock")).unwrap();
         SoftKeystore::open(&self.folder.path().join("ingress.sks"), secret, "ingress").unwrap()
+    }
+
+    pub(crate) fn canceller(&self) -> Canceller {
+        let shards = Shards::new(NonZeroU16::new(4).unwrap());
+        Canceller::new(self.intake(), self.log.clone(), self.marks.clone(), self.clock.clone(), shards)
     }
 
     pub(crate) fn intake(&self) -> Intake {

@@ -54,20 +54,20 @@ pub(crate) fn accepted(facts: &Facts) -> Event {
     }
 }
 
-struct World {
+pub(crate) struct World {
     pki: Pki,
-    redis: RedisServer,
-    clock: Arc<ManualClock>,
+    pub(crate) redis: RedisServer,
+    pub(crate) clock: Arc<ManualClock>,
 }
 
 impl World {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let pki = Pki::new();
         let redis = cell::redis(&pki).await;
         Self { pki, redis, clock: Arc::new(ManualClock::new(NOW)) }
     }
 
-    fn store(&self) -> Store {
+    pub(crate) fn store(&self) -> Store {
         self.store_at(self.redis.address().port())
     }
 
@@ -76,11 +76,11 @@ impl World {
     }
 }
 
-fn shard_of(facts: &Facts) -> ShardId {
+pub(crate) fn shard_of(facts: &Facts) -> ShardId {
     cell::shards().of(&facts.message)
 }
 
-async fn make_ready(store: &Store) {
+pub(crate) async fn make_ready(store: &Store) {
     for shard in cell::shards().iter() {
         let rebuild = store.start_rebuild(shard, "p").await.unwrap().unwrap();
         assert!(store.finish_rebuild(&rebuild).await.unwrap());

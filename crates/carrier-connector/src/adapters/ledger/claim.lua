@@ -1,7 +1,8 @@
 -- Claims items, each with all its parts or not at all.
--- KEYS: ready, then the claims of each item's parts.
+-- KEYS: ready, then for each item the mark of its message and the claims of its parts.
 -- ARGV: token, lease in ms, number of items; for each item: parts, time to keep in ms, state to enter, its detail.
--- Returns the mark ('' when not ready), the time, and for each item '1' or '0' and what its claims were before.
+-- Returns the mark ('' when not ready), the time, and for each item '1', '0' (somebody has it) or 'x' (cancelled) and
+-- what its claims were before.
 local token, lease = ARGV[1], tonumber(ARGV[2])
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 local mark = redis.call('GET', KEYS[1])
@@ -16,9 +17,10 @@ local key, arg = 2, 4
 for _ = 1, tonumber(ARGV[3]) do
   local parts, keep, state, detail = tonumber(ARGV[arg]), ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
   local before, free = {}, true
-  for part = 0, parts - 1 do
+  local cancelled = redis.call('GET', KEYS[key]) == 'x'
+  for part = 1, parts do
     local value = redis.call('GET', KEYS[key + part])
-    before[part + 1] = value or ''
+    before[part] = value or ''
     if value then
       -- Only what was never intended and whose owner's time is over is free.
       local held, ends = string.match(value, '^(%a)|[^|]*|(%-?%d+)|')
@@ -27,13 +29,14 @@ for _ = 1, tonumber(ARGV[3]) do
       end
     end
   end
-  out[#out + 1] = free and '1' or '0'
-  for part = 0, parts - 1 do
-    if free then
+  local ours = free and not cancelled
+  out[#out + 1] = ours and '1' or (free and 'x' or '0')
+  for part = 1, parts do
+    if ours then
       redis.call('SET', KEYS[key + part], state .. '|' .. token .. '|' .. till .. '|' .. detail, 'PX', keep)
     end
-    out[#out + 1] = before[part + 1]
+    out[#out + 1] = before[part]
   end
-  key, arg = key + parts, arg + 4
+  key, arg = key + parts + 1, arg + 4
 end
 return out

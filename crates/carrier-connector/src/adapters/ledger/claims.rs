@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::{join_all, try_join_all};
-use sotto_core::{MessageId, ShardId, Timestamp};
+use sotto_core::{MessageId, ShardId, Timestamp, cancel};
 use sotto_runtime::redis::pipe;
 
 use super::{Ledger, LedgerError, Scope, Store, millis, one, set};
@@ -18,6 +18,24 @@ use crate::domain::{
 pub(crate) const CLAIMS: Duration = Duration::from_secs(73 * 3600);
 
 const RESTORE: &str = include_str!("restore.lua");
+
+/// How far back cancellations matter: the furthest a message may be sent ahead, and the longest it may wait then.
+pub(crate) const CANCELLATIONS: Duration = Duration::from_secs((30 * 24 + 73) * 3600);
+
+/// A mark that the log tells.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mark {
+    /// The message was handed to a carrier, or was about to be.
+    Handed {
+        /// In which attempt.
+        attempt: u16,
+    },
+    /// The message was cancelled.
+    Cancelled {
+        /// How long that is kept yet.
+        keep: Duration,
+    },
+}
 
 /// The parts of one attempt.
 #[derive(Clone, Debug)]
@@ -52,6 +70,17 @@ pub(crate) struct Claiming {
     pub(crate) failed: Option<LedgerError>,
 }
 
+/// What came of one item's claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claimed {
+    /// All its parts are now claimed by us.
+    Won,
+    /// Somebody has it, or had it.
+    Lost,
+    /// Nobody had it, and its message is cancelled.
+    Cancelled,
+}
+
 /// The answer to one item's claim.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
@@ -59,8 +88,8 @@ pub(crate) struct Answer {
     pub(crate) mark: String,
     /// The time of Redis.
     pub(crate) now: Timestamp,
-    /// Whether all its parts are now claimed by us.
-    pub(crate) won: bool,
+    /// What came of it.
+    pub(crate) claimed: Claimed,
     /// What its claims were before.
     pub(crate) before: Vec<(u8, Option<Claim>)>,
 }
@@ -84,6 +113,8 @@ pub(crate) enum Fence {
     Passed,
     /// Somebody else has it.
     Taken,
+    /// Its message was cancelled since the claim.
+    Cancelled,
     /// Redis is not ready, or another one than at the claim.
     NotReady,
     /// Redis did not answer. Asking again with the same token is safe.
@@ -125,6 +156,10 @@ impl Store {
         Scope::Shard(self.shards.of(message)).key(&format!("claim:{message}:{attempt}:{part}"))
     }
 
+    pub(super) fn mark_key(&self, message: &MessageId) -> String {
+        cancel::mark_key(self.shards.of(message), message)
+    }
+
     pub(super) fn claim_keys(&self, of: &Parts) -> Vec<String> {
         of.parts.iter().map(|part| self.claim_key(&of.message, of.attempt, *part)).collect()
     }
@@ -150,6 +185,27 @@ impl Store {
                 restore
             } else {
                 set(&key, &value, &["PX", &keep])
+            };
+            pipeline.add_command(put).ignore();
+        }
+        pipeline.query_async::<()>(&mut self.redis.connection()).await.map_err(LedgerError::Redis)
+    }
+}
+
+impl Store {
+    /// Puts marks back that the log tells. A cancellation stands, whatever was attempted after it.
+    pub(crate) async fn restore_marks(&self, marks: &[(MessageId, Mark)]) -> Result<(), LedgerError> {
+        if marks.is_empty() {
+            return Ok(());
+        }
+        let mut pipeline = pipe();
+        for (message, mark) in marks {
+            let key = self.mark_key(message);
+            let put = match mark {
+                Mark::Handed { attempt } => {
+                    set(&key, &attempt.to_string(), &["NX", "PX", &millis(CLAIMS).to_string()])
+                }
+                Mark::Cancelled { keep } => set(&key, cancel::CANCELLED, &["PX", &millis(*keep).to_string()]),
             };
             pipeline.add_command(put).ignore();
         }
@@ -206,6 +262,7 @@ impl Ledger {
         let mut call = self.store.scripts.claim.prepare_invoke();
         call.key(Scope::Shard(shard).key("ready")).arg(token).arg(millis(lease)).arg(asks.len());
         for Ask { parts, enter } in asks {
+            call.key(self.store.mark_key(&parts.message));
             for key in self.store.claim_keys(parts) {
                 call.key(key);
             }
@@ -223,7 +280,11 @@ impl Ledger {
         let now = next()?.parse().map(Timestamp::from_unix_millis).map_err(|_| LedgerError::Entry("time"))?;
         let mut items = Vec::with_capacity(asks.len());
         for Ask { parts, .. } in asks {
-            let won = next()? == "1";
+            let claimed = match next()?.as_str() {
+                "1" => Claimed::Won,
+                "x" => Claimed::Cancelled,
+                _ => Claimed::Lost,
+            };
             let before = parts
                 .parts
                 .iter()
@@ -235,7 +296,7 @@ impl Ledger {
                     value.parse().map(|claim| (*part, Some(claim))).map_err(|_| LedgerError::Entry("claims"))
                 })
                 .collect::<Result<_, _>>()?;
-            items.push(Answer { mark: mark.clone(), now, won, before });
+            items.push(Answer { mark: mark.clone(), now, claimed, before });
         }
         Ok(Some(items))
     }
@@ -281,18 +342,31 @@ impl Ledger {
             .arg(millis(lease))
             .arg(items.len());
         for Intent { parts, until, .. } in items {
+            call.key(self.store.mark_key(&parts.message));
             for key in self.store.claim_keys(parts) {
                 call.key(key);
             }
             let restored =
                 Claim { token: Claim::restored_by(&self.account), until: *until, state: ClaimState::Intent };
-            call.arg(parts.parts.len()).arg(millis(parts.keep + CLAIMS)).arg(restored.to_string());
+            call.arg(parts.parts.len()).arg(millis(parts.keep + CLAIMS)).arg(millis(parts.keep));
+            call.arg(parts.attempt).arg(restored.to_string());
         }
         let answer: Vec<String> =
             call.invoke_async(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)?;
         let ready = answer.first().is_some_and(|mark| !mark.is_empty());
-        let fence = |won: &String| if won == "1" { Fence::Passed } else { Fence::Taken };
+        let fence = |word: &String| match word.as_str() {
+            "1" => Fence::Passed,
+            "x" => Fence::Cancelled,
+            _ => Fence::Taken,
+        };
         Ok(ready.then(|| answer.iter().skip(1).map(fence).collect()))
+    }
+
+    /// Takes the mark of this attempt off its message: it may be cancelled again.
+    pub(crate) async fn unmark(&self, message: &MessageId, attempt: u16) -> Result<(), LedgerError> {
+        let mut call = self.store.scripts.unmark.prepare_invoke();
+        call.key(self.store.mark_key(message)).arg(attempt);
+        call.invoke_async::<()>(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)
     }
 
     /// Lets claims go that were not intended.

@@ -1,8 +1,9 @@
 -- Passes claimed items to intent, if Redis is still the one that was claimed in. Nothing is written before.
--- KEYS: ready, then the claims of each item's parts.
+-- KEYS: ready, then for each item the mark of its message and the claims of its parts.
 -- ARGV: mark at claiming ('' after Redis was lost and restored since), token, lease in ms, number of items; for each
--- item: parts, time to keep in ms, its claims as they are restored from the record of this very intent.
--- Returns the mark ('' when it is not ready or another one), and for each item '1' or '0'.
+-- item: parts, time to keep its claims and its mark in ms, its attempt, its claims as they are restored from the record
+-- of this very intent.
+-- Returns the mark ('' when it is not ready or another one), and for each item '1', '0' or 'x' (cancelled).
 local again, token = ARGV[1] == '', ARGV[2]
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 local mark = redis.call('GET', KEYS[1])
@@ -18,8 +19,9 @@ end
 local out = {mark}
 local key, arg = 2, 5
 for _ = 1, tonumber(ARGV[4]) do
-  local parts, keep, restored, ours = tonumber(ARGV[arg]), ARGV[arg + 1], ARGV[arg + 2], true
-  for part = 0, parts - 1 do
+  local parts, keep, keep_mark, attempt = tonumber(ARGV[arg]), ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
+  local restored, ours = ARGV[arg + 4], true
+  for part = 1, parts do
     local value = redis.call('GET', KEYS[key + part])
     if value then
       -- Ours, or passed by us before and the answer was lost. Or restored from our record, which was not acted on.
@@ -29,12 +31,14 @@ for _ = 1, tonumber(ARGV[4]) do
       ours = ours and again
     end
   end
-  if ours then
-    for part = 0, parts - 1 do
+  local cancelled = ours and redis.call('GET', KEYS[key]) == 'x'
+  if ours and not cancelled then
+    redis.call('SET', KEYS[key], attempt, 'PX', keep_mark)
+    for part = 1, parts do
       redis.call('SET', KEYS[key + part], 'i|' .. token .. '|' .. till .. '|', 'PX', keep)
     end
   end
-  out[#out + 1] = ours and '1' or '0'
-  key, arg = key + parts, arg + 3
+  out[#out + 1] = cancelled and 'x' or (ours and '1' or '0')
+  key, arg = key + parts + 1, arg + 5
 end
 return out

@@ -72,7 +72,7 @@ async fn claim(ledger: &Ledger, token: &str, asks: &[Ask]) -> Vec<Answer> {
 
 async fn won(ledger: &Ledger, token: &str, message: MessageId) -> String {
     let answer = claim(ledger, token, &[ask(message, 1)]).await.remove(0);
-    assert!(answer.won, "{answer:?}");
+    assert_eq!(answer.claimed, Claimed::Won, "{answer:?}");
     answer.mark
 }
 
@@ -85,7 +85,7 @@ async fn fence(ledger: &Ledger, token: &str, message: MessageId, mark: Option<&s
 
 async fn standing(ledger: &Ledger, name: &str, message: MessageId) -> Standing {
     let answer = claim(ledger, &token(name, 99), &[ask(message, 1)]).await.remove(0);
-    assert!(!answer.won, "{answer:?}");
+    assert_eq!(answer.claimed, Claimed::Lost, "{answer:?}");
     judge(&answer.before, &account(name), answer.now.plus(2 * LEASE))
 }
 
@@ -113,7 +113,7 @@ async fn two_accounts_never_both_hold_an_attempt() {
         let mut asks = asks.clone();
         asks.rotate_left(usize::from(word) * 7);
         let answers = claim(ledger, &token(name, word), &asks).await;
-        let won = asks.iter().zip(answers).filter(|(_, answer)| answer.won);
+        let won = asks.iter().zip(answers).filter(|(_, answer)| answer.claimed == Claimed::Won);
         won.map(|(ask, _)| ask.parts.message).collect::<Vec<_>>()
     });
     let mut winners: Vec<_> = join_all(claims).await.concat();
@@ -129,12 +129,13 @@ async fn an_item_is_claimed_with_all_its_parts_or_not_at_all() {
     let (a, b) = (ledger(&store, "a"), ledger(&store, "b"));
     let second = Parts { parts: vec![2], ..parts(id(1), 1) };
     let second = Ask { parts: second, enter: ClaimState::Claimed };
-    assert!(claim(&a, &token("a", 1), &[second]).await[0].won);
+    assert_eq!(claim(&a, &token("a", 1), &[second]).await[0].claimed, Claimed::Won);
     let answer = claim(&b, &token("b", 1), &[ask(id(1), 3)]).await.remove(0);
-    assert!(!answer.won);
+    assert_eq!(answer.claimed, Claimed::Lost);
     let held: Vec<_> = answer.before.iter().map(|(part, claim)| (*part, claim.is_some())).collect();
     assert_eq!(held, [(1, false), (2, true), (3, false)]);
-    assert!(claim(&a, &token("a", 2), &[ask(id(1), 1)]).await[0].won, "part 1 stayed free");
+    let again = claim(&a, &token("a", 2), &[ask(id(1), 1)]).await.remove(0);
+    assert_eq!(again.claimed, Claimed::Won, "part 1 stayed free");
 }
 
 #[tokio::test]
@@ -146,7 +147,7 @@ async fn a_lapsed_claim_is_taken_over_and_its_owner_finds_the_fence_closed() {
     let mark = claiming.items[0].clone().unwrap().mark;
     let taken = eventually_ok(BOUND, "the lease to end", || async {
         let answer = claim(&b, &new, &[ask(id(1), 1)]).await.remove(0);
-        if answer.won { Ok(answer) } else { Err("held") }
+        if answer.claimed == Claimed::Won { Ok(answer) } else { Err("held") }
     })
     .await;
     assert_eq!(fence(&a, &old, id(1), Some(&mark)).await, Fence::Taken);
@@ -275,7 +276,10 @@ async fn one_shard_away_leaves_the_others_alone() {
     let claiming = a.claim(&token("a", 1), LEASE, &asks).await;
     assert!(claiming.not_ready);
     for (ask, answer) in asks.iter().zip(claiming.items) {
-        assert_eq!(answer.is_some_and(|answer| answer.won), shards().of(&ask.parts.message) != lost);
+        assert_eq!(
+            answer.is_some_and(|answer| answer.claimed == Claimed::Won),
+            shards().of(&ask.parts.message) != lost
+        );
     }
 }
 
@@ -292,8 +296,77 @@ async fn only_what_was_not_intended_is_released() {
     assert_eq!(fence(&a, &ours, id(2), Some(&mark)).await, Fence::Passed);
     a.release(&ours, &[parts(id(1), 1), parts(id(2), 1), parts(id(3), 1)]).await.unwrap();
     let asks = [ask(id(1), 1), ask(id(2), 1), ask(id(3), 1)];
-    let won: Vec<_> = claim(&b, &token("b", 2), &asks).await.iter().map(|answer| answer.won).collect();
+    let won: Vec<_> =
+        claim(&b, &token("b", 2), &asks).await.iter().map(|answer| answer.claimed == Claimed::Won).collect();
     assert_eq!(won, [true, false, false]);
+}
+
+/// What ingress does to cancel.
+async fn cancel(redis: &TestRedis, message: MessageId) {
+    let key = sotto_core::cancel::mark_key(shards().of(&message), &message);
+    let word = sotto_core::cancel::CANCELLED;
+    assert_eq!(redis.server.command(&format!("SET {key} {word}")).await, "+OK");
+}
+
+async fn mark_of(redis: &TestRedis, message: MessageId) -> String {
+    let key = sotto_core::cancel::mark_key(shards().of(&message), &message);
+    let read = "return {ok = redis.call('GET', KEYS[1]) or 'none'}";
+    redis.server.command(&format!("EVAL \"{read}\" 1 {key}")).await
+}
+
+#[tokio::test]
+async fn a_cancelled_message_is_claimed_by_nobody_and_passes_no_fence() {
+    let (redis, store) = ready().await;
+    let (a, b) = (ledger(&store, "a"), ledger(&store, "b"));
+    cancel(&redis, id(1)).await;
+    for state in [ClaimState::Claimed, ClaimState::Ended(PartEnd::Unsent { end: AttemptEnd::LinkDown })] {
+        let ask = Ask { enter: state, ..ask(id(1), 2) };
+        assert_eq!(claim(&a, &token("a", 1), &[ask]).await[0].claimed, Claimed::Cancelled);
+    }
+    // Cancelled between claim and fence, with another one beside it that is not.
+    let ours = token("a", 2);
+    let marks = [won(&a, &ours, id(2)).await, won(&a, &ours, id(3)).await];
+    cancel(&redis, id(2)).await;
+    assert_eq!(fence(&a, &ours, id(2), Some(&marks[0])).await, Fence::Cancelled);
+    assert_eq!(
+        fence(&a, &ours, id(2), Some(&marks[0])).await,
+        Fence::Cancelled,
+        "also when it is asked again"
+    );
+    assert_eq!(fence(&b, &token("b", 1), id(2), Some(&marks[0])).await, Fence::Taken);
+    assert_eq!(fence(&a, &ours, id(3), Some(&marks[1])).await, Fence::Passed);
+    assert_eq!(mark_of(&redis, id(3)).await, "+1", "the attempt");
+    // What was in somebody's hands is judged as ever: it may have been written.
+    cancel(&redis, id(3)).await;
+    assert_eq!(claim(&b, &token("b", 2), &[ask(id(3), 1)]).await[0].claimed, Claimed::Lost);
+}
+
+#[tokio::test]
+async fn only_the_attempt_that_set_a_mark_takes_it_off() {
+    let (redis, store) = ready().await;
+    let a = ledger(&store, "a");
+    let ours = token("a", 1);
+    let mark = won(&a, &ours, id(1)).await;
+    assert_eq!(fence(&a, &ours, id(1), Some(&mark)).await, Fence::Passed);
+    a.unmark(&id(1), 2).await.unwrap();
+    assert_eq!(mark_of(&redis, id(1)).await, "+1");
+    a.unmark(&id(1), 1).await.unwrap();
+    assert_eq!(mark_of(&redis, id(1)).await, "+none");
+    cancel(&redis, id(1)).await;
+    a.unmark(&id(1), 1).await.unwrap();
+    assert_eq!(mark_of(&redis, id(1)).await, "+x", "a cancellation stands");
+}
+
+#[tokio::test]
+async fn marks_are_put_back_and_a_cancellation_wins() {
+    let (redis, store) = ready().await;
+    let handed = |attempt| Mark::Handed { attempt };
+    let cancelled = Mark::Cancelled { keep: KEEP };
+    let told =
+        [(id(1), handed(1)), (id(1), cancelled), (id(2), cancelled), (id(2), handed(1)), (id(3), handed(2))];
+    store.restore_marks(&told).await.unwrap();
+    let found = [mark_of(&redis, id(1)).await, mark_of(&redis, id(2)).await, mark_of(&redis, id(3)).await];
+    assert_eq!(found, ["+x", "+x", "+2"]);
 }
 
 /// Whatever the order, a receipt and its id find one another: by the one or by the other, never by neither.

@@ -4,7 +4,7 @@ use sotto_core::{delivery::EventKind, work::AttemptEnd};
 
 use super::*;
 use crate::{
-    adapters::ledger::{Answer, Ask, Parts},
+    adapters::ledger::{Answer, Ask, Claimed, Parts},
     domain::claim::{Standing, judge},
     testing::{NOW, World, id, settings, shards},
 };
@@ -13,8 +13,8 @@ async fn standing(account: &Account, seed: u8) -> Option<Standing> {
     let parts = Parts { message: id(seed), attempt: 1, parts: vec![1], keep: CLAIMS };
     let ask = Ask { parts, enter: ClaimState::Claimed };
     let claiming = account.ledger.claim("a.look", LEASE, &[ask]).await;
-    let Answer { won, before, now, .. } = claiming.items.into_iter().next().unwrap().unwrap();
-    (!won).then(|| judge(&before, &account.settings.id, now.plus(LEASE * 3)))
+    let Answer { claimed, before, now, .. } = claiming.items.into_iter().next().unwrap().unwrap();
+    (claimed != Claimed::Won).then(|| judge(&before, &account.settings.id, now.plus(LEASE * 3)))
 }
 
 /// A log in which every kind of end stands, of two accounts.

@@ -43,7 +43,8 @@ impl Service<http::Request<Body>> for Door {
         let Self { messages, mut inner } = self.clone();
         Box::pin(async move {
             let path = request.uri().path();
-            let reads = path.ends_with("/GetMessage") || path.ends_with("/WatchEvents");
+            let reads =
+                ["/GetMessage", "/ListMessages", "/WatchEvents"].iter().any(|name| path.ends_with(name));
             let scope = if reads { READ } else { SEND };
             let streams = path.ends_with("/SendStream") || path.ends_with("/WatchEvents");
             match messages.authorise(request.headers(), scope).await {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use sotto_core::{Classified as _, ErrorClass};
+use sotto_core::{Classified as _, ErrorClass, MessageId};
 use sotto_proto::message::v1::{FieldViolation as WireViolation, SendError};
 use tonic::{Code, Status, metadata::MetadataMap};
-use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt as _};
 
-use crate::{domain::token::TokenError, error::Refusal, ports::StoreError};
+use crate::{app::cancel::CancelError, domain::token::TokenError, error::Refusal, ports::StoreError};
 
 const CHALLENGE: &str = "www-authenticate";
 
@@ -138,5 +138,29 @@ pub(super) fn unreadable(error: StoreError) -> Status {
         ErrorClass::Reject | ErrorClass::Poison | ErrorClass::Bug => {
             Status::internal("the state of messages cannot be read because of a fault of this service")
         }
+    }
+}
+
+/// A message that is not known to be cancelled.
+pub(super) fn not_cancelled(id: &MessageId, error: CancelError) -> Status {
+    let because = |reason: &str| {
+        let violation = PreconditionViolation::new(reason, id.to_string(), error.to_string());
+        let details = ErrorDetails::with_precondition_failure(vec![violation]);
+        Status::with_error_details(Code::FailedPrecondition, error.to_string(), details)
+    };
+    match error {
+        CancelError::Unknown => Status::not_found(error.to_string()),
+        CancelError::NotYet => not_yet(),
+        CancelError::Submitted => because("MESSAGE_SUBMITTED"),
+        CancelError::Ended(_) => because("MESSAGE_ENDED"),
+        CancelError::Store(_) | CancelError::Log(_) => match error.class() {
+            ErrorClass::Retry { after } => {
+                let details = ErrorDetails::with_retry_info(Some(after));
+                Status::with_error_details(Code::Unavailable, error.to_string(), details)
+            }
+            ErrorClass::Reject | ErrorClass::Poison | ErrorClass::Bug => {
+                Status::internal("the message cannot be cancelled because of a fault of this service")
+            }
+        },
     }
 }

@@ -91,7 +91,7 @@ async fn run(
     let outstanding = Arc::new(Semaphore::new(bounds.outstanding));
     let mut under_way = FuturesUnordered::new();
     let mut waiting: Option<Incoming> = None;
-    let expiry = tokio::time::sleep(messages.0.intake.valid_for(&caller));
+    let expiry = tokio::time::sleep(messages.0.acts.intake.valid_for(&caller));
     tokio::pin!(expiry);
     let mut last = Instant::now();
     let end = loop {
@@ -114,7 +114,7 @@ async fn run(
             }
             place = messages.0.load.take(class), if waiting.is_some() => {
                 // The wall clock may have come to the token's end before the timer.
-                if messages.0.intake.valid_for(&caller).is_zero() {
+                if messages.0.acts.intake.valid_for(&caller).is_zero() {
                     break Some(refusal::expired());
                 }
                 under_way.extend(waiting.take().map(|incoming| handle(&messages, &caller, incoming, place)));
@@ -156,7 +156,7 @@ async fn next(
 
 async fn handle(messages: &Messages, caller: &Caller, incoming: Incoming, place: Option<Place>) -> Outgoing {
     let Incoming { reference, asked, permit } = incoming;
-    let answer = match messages.0.intake.send(caller, asked, place).await {
+    let answer = match messages.0.acts.intake.send(caller, asked, place).await {
         Ok(accepted) => Answer::Accepted(response(accepted)),
         Err(refused) => Answer::Error(refusal::error(&refused)),
     };

@@ -3,8 +3,8 @@
 use sotto_core::delivery::{Delivery, Doubt, EventKind, Outcome, PartState, Stage};
 use sotto_proto::{
     message::v1::{
-        self as public, GetMessageResponse, JourneyStep, MessageState, PartState as WirePart, PartStatus,
-        WatchEventsResponse,
+        self as public, GetMessageResponse, JourneyStep, MessageState, MessageSummary, PartState as WirePart,
+        PartStatus, WatchEventsResponse,
     },
     to_wire_time,
 };
@@ -25,6 +25,38 @@ pub(super) fn response(journal: &Journal) -> Option<GetMessageResponse> {
         accepted_at: Some(to_wire_time(facts.accepted_at)),
         expires_at: Some(to_wire_time(facts.expires_at)),
         country: facts.country.to_string(),
+    })
+}
+
+/// What a list tells of a message.
+pub(super) fn summary(journal: &Journal) -> Option<MessageSummary> {
+    let delivery = journal.delivery()?;
+    let facts = delivery.facts();
+    Some(MessageSummary {
+        message_id: facts.message.to_string(),
+        state: state(delivery).into(),
+        class: public::MessageClass::from(facts.class).into(),
+        parts: u32::from(facts.parts),
+        accepted_at: Some(to_wire_time(facts.accepted_at)),
+        expires_at: Some(to_wire_time(facts.expires_at)),
+        country: facts.country.to_string(),
+    })
+}
+
+/// The other way round; `None` for what is no state.
+pub(super) const fn stage(state: MessageState) -> Option<Stage> {
+    Some(match state {
+        MessageState::Unspecified => return None,
+        MessageState::Accepted => Stage::Accepted,
+        MessageState::Routed => Stage::Routed,
+        MessageState::Submitted => Stage::Submitted,
+        MessageState::InDoubt => Stage::InDoubt,
+        MessageState::Delivered => Stage::Ended(Outcome::Delivered),
+        MessageState::Undelivered => Stage::Ended(Outcome::Undelivered),
+        MessageState::Rejected => Stage::Ended(Outcome::Rejected),
+        MessageState::Expired => Stage::Ended(Outcome::Expired),
+        MessageState::Cancelled => Stage::Ended(Outcome::Cancelled),
+        MessageState::Unknown => Stage::Ended(Outcome::Unknown),
     })
 }
 

@@ -67,7 +67,7 @@ pub(super) async fn start(
     let only =
         only.map_err(|error| refusal::invalid("message_id", "MESSAGE_ID_INVALID", error.to_string()))?;
     let room = messages.room(&caller.tenant).map_err(|refused| refusal::status(&refused))?;
-    let watching = messages.0.events.watch(caller.tenant.clone(), only, after).await;
+    let watching = messages.0.acts.events.watch(caller.tenant.clone(), only, after).await;
     let watch = watching.map_err(|error| status(&error))?;
     let (tell, told) = mpsc::channel(WAITING);
     let room = Arc::new(room);
@@ -88,7 +88,7 @@ async fn run(
     mut watch: Watch,
     tell: &mpsc::Sender<WatchEventsResponse>,
 ) -> Option<Status> {
-    let expiry = tokio::time::sleep(messages.0.intake.valid_for(caller));
+    let expiry = tokio::time::sleep(messages.0.acts.intake.valid_for(caller));
     tokio::pin!(expiry);
     // At once: a watcher knows from the start where it is.
     let mut quiet_until = Instant::now();

@@ -23,11 +23,16 @@ local function version(key)
 end
 ";
 
-/// `put(key, due, value, ttl, deadline, id)`: writes a record and its deadline.
+/// `put(key, index, due, gone, arg)`: writes a record, its deadline, its place in its tenant's list and when it leaves
+/// that. From `arg`: value, ttl, deadline, id, acceptance (empty: not known), what is to be forgotten and when (empty:
+/// not yet).
 const PUT: &str = "
-local function put(key, due, value, ttl, deadline, id)
+local function put(key, index, due, gone, arg)
+  local value, ttl, deadline, id = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
   if ttl == '0' then redis.call('SET', key, value) else redis.call('SET', key, value, 'PX', ttl) end
   if deadline == '' then redis.call('ZREM', due, id) else redis.call('ZADD', due, deadline, id) end
+  if ARGV[arg + 4] ~= '' then redis.call('ZADD', index, ARGV[arg + 4], id) end
+  if ARGV[arg + 6] ~= '' then redis.call('ZADD', gone, ARGV[arg + 6], ARGV[arg + 5]) end
 end
 ";
 
@@ -62,31 +67,54 @@ if not ready(KEYS[1]) then return false end
 return redis.call('MGET', unpack(KEYS, 2))
 ";
 
-/// marker, due, records; for each: version expected (-1: none), value, ttl, deadline, id. 0 written, 1 one of them has
-/// changed and nothing is written, 2 not ready.
+/// marker, due, gone, then each record and its tenant's list; for each: version expected (-1: none) and what `put` takes.
+/// 0 written, 1 one of them has changed and nothing is written, 2 not ready.
 const SAVE: &str = "
 if not ready(KEYS[1]) then return 2 end
-for at = 3, #KEYS do
-  if version(KEYS[at]) ~= tonumber(ARGV[(at - 3) * 5 + 1]) then return 1 end
+for at = 4, #KEYS, 2 do
+  if version(KEYS[at]) ~= tonumber(ARGV[(at - 4) * 4 + 1]) then return 1 end
 end
-for at = 3, #KEYS do
-  local arg = (at - 3) * 5
-  put(KEYS[at], KEYS[2], ARGV[arg + 2], ARGV[arg + 3], ARGV[arg + 4], ARGV[arg + 5])
+for at = 4, #KEYS, 2 do
+  put(KEYS[at], KEYS[at + 1], KEYS[2], KEYS[3], (at - 4) * 4 + 2)
 end
 return 0
 ";
 
-/// due, records; for each: its version, value, ttl, deadline, id. Writes where nothing newer stands. How many.
+/// due, gone, then each record and its tenant's list; for each: its version and what `put` takes. Writes where nothing
+/// newer stands. How many.
 const RESTORE: &str = "
 local written = 0
-for at = 2, #KEYS do
-  local arg = (at - 2) * 5
+for at = 3, #KEYS, 2 do
+  local arg = (at - 3) * 4
   if version(KEYS[at]) <= tonumber(ARGV[arg + 1]) then
-    put(KEYS[at], KEYS[1], ARGV[arg + 2], ARGV[arg + 3], ARGV[arg + 4], ARGV[arg + 5])
+    put(KEYS[at], KEYS[at + 1], KEYS[1], KEYS[2], arg + 2)
     written = written + 1
   end
 end
 return written
+";
+
+/// marker, a tenant's list; the oldest acceptance, the newest, at that time only ids before this one (empty: all), how
+/// many. Acceptances and ids, the newest first, nil if not ready.
+const LIST: &str = "
+if not ready(KEYS[1]) then return false end
+local oldest, newest, before, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local found = {}
+if before ~= '' then
+  for _, id in ipairs(redis.call('ZREVRANGEBYSCORE', KEYS[2], newest, newest)) do
+    if id < before and #found < 2 * most then
+      found[#found + 1] = newest
+      found[#found + 1] = id
+    end
+  end
+  newest = '(' .. newest
+end
+local rest = redis.call('ZREVRANGEBYSCORE', KEYS[2], newest, oldest, 'WITHSCORES', 'LIMIT', 0, most - #found / 2)
+for at = 1, #rest, 2 do
+  found[#found + 1] = rest[at + 1]
+  found[#found + 1] = rest[at]
+end
+return found
 ";
 
 /// marker, token; milliseconds, who. Begins a rebuild, unless another process is at it: the run id, or nil.
@@ -137,6 +165,19 @@ if not ready(KEYS[1]) then return false end
 return redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
 ";
 
+/// the mark; the connectors' marker of the shard, what the mark says of a cancelled message, milliseconds to keep. 1
+/// cancelled, 0 handed to a carrier, nil if not ready. The marker is no declared key, since that would need the right to
+/// write it; it shares the hash tag of the mark.
+const CANCEL: &str = "
+local marker = redis.call('GET', ARGV[1])
+local run = run_id()
+if not marker or string.sub(marker, 1, #run) ~= run then return false end
+local mark = redis.call('GET', KEYS[1])
+if not mark then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+if mark and mark ~= ARGV[2] then return 0 end
+return 1
+";
+
 /// arrival; interval and tolerance in microseconds. 0 passes, else microseconds to wait (GCRA).
 const PACE: &str = "
 local time = redis.call('TIME')
@@ -162,6 +203,8 @@ pub(super) struct Scripts {
     pub(super) finish: Script,
     pub(super) status: Script,
     pub(super) due: Script,
+    pub(super) list: Script,
+    pub(super) cancel: Script,
     pub(super) pace: Script,
 }
 
@@ -181,6 +224,8 @@ impl Scripts {
             finish: script(&[READY, FINISH]),
             status: script(&[READY, STATUS]),
             due: script(&[READY, DUE]),
+            list: script(&[READY, LIST]),
+            cancel: script(&[READY, CANCEL]),
             pace: script(&[PACE]),
         }
     }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use sotto_core::{MessageId, ShardId, Timestamp};
-use sotto_runtime::redis::{self as client};
+use sotto_runtime::redis::{self as client, ScriptInvocation};
 
-use super::{Store, Version, key, record};
+use super::{Store, Version, index, key, record};
 use crate::{
     domain::{idempotency::Entry, journal::Journal},
     ports::StoreError,
@@ -135,6 +135,27 @@ impl Store {
         Ok(journals)
     }
 
+    /// What the script's `put` takes of a journal.
+    fn put(&self, call: &mut ScriptInvocation<'_>, shard: ShardId, journal: &Journal, version: Version) {
+        let (id, ttl) = (journal.id(), self.ttl(journal).unwrap_or(1));
+        let facts = journal.delivery().map(sotto_core::delivery::Delivery::facts);
+        let list = facts.map_or_else(|| key::due(shard), |facts| key::list(shard, &facts.tenant));
+        call.key(key::record(shard, &id)).key(list);
+        let deadline = self.deadline(journal).map(|at| at.unix_millis().to_string());
+        call.arg(record::encode(journal, version)).arg(ttl).arg(deadline.unwrap_or_default());
+        let accepted = facts.map(|facts| facts.accepted_at.unix_millis().to_string());
+        call.arg(id.to_string()).arg(accepted.unwrap_or_default());
+        match facts.filter(|_| ttl > 0) {
+            Some(facts) => {
+                let gone = self.0.clock.now().plus(Duration::from_millis(ttl));
+                call.arg(index::entry(&facts.tenant, &id)).arg(gone.unix_millis().to_string());
+            }
+            None => {
+                call.arg("").arg("");
+            }
+        }
+    }
+
     /// Writes changed journals of one shard, each only where it is as it was read.
     ///
     /// # Errors
@@ -142,15 +163,11 @@ impl Store {
     pub async fn save(&self, shard: ShardId, writes: &[Write]) -> Result<Saved, StoreError> {
         for writes in writes.chunks(AT_A_TIME) {
             let mut call = self.0.scripts.save.prepare_invoke();
-            call.key(key::ready(shard)).key(key::due(shard));
-            for write in writes {
-                call.key(key::record(shard, &write.journal.id()));
-            }
+            call.key(key::ready(shard)).key(key::due(shard)).key(key::gone(shard));
             for Write { before, version, journal } in writes {
                 let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(-1);
-                let deadline = self.deadline(journal).map(|at| at.unix_millis().to_string());
-                call.arg(before).arg(record::encode(journal, *version)).arg(self.ttl(journal).unwrap_or(1));
-                call.arg(deadline.unwrap_or_default()).arg(journal.id().to_string());
+                call.arg(before);
+                self.put(&mut call, shard, journal, *version);
             }
             let mut connection = self.0.redis.connection();
             match self.ask::<u8>(call.invoke_async(&mut connection)).await? {
@@ -311,14 +328,10 @@ impl Store {
         let mut written = 0;
         for journals in journals.chunks(AT_A_TIME) {
             let mut call = self.0.scripts.restore.prepare_invoke();
-            call.key(key::due(shard));
-            for restore in journals {
-                call.key(key::record(shard, &restore.journal.id()));
-            }
+            call.key(key::due(shard)).key(key::gone(shard));
             for Restore { version, journal } in journals {
-                let deadline = self.deadline(journal).map(|at| at.unix_millis().to_string());
-                call.arg(*version).arg(record::encode(journal, *version)).arg(self.ttl(journal).unwrap_or(1));
-                call.arg(deadline.unwrap_or_default()).arg(journal.id().to_string());
+                call.arg(*version);
+                self.put(&mut call, shard, journal, *version);
             }
             let mut connection = self.0.redis.connection();
             written += self.ask::<u64>(call.invoke_async(&mut connection)).await?;
