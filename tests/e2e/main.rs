@@ -26,5 +26,6 @@ mod peer;
 mod python;
 mod quarantine;
 mod replicas;
+mod schedule;
 mod tokens;
 mod watch;

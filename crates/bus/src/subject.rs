@@ -11,6 +11,8 @@ use crate::Service;
 pub enum Topic {
     /// Accepted messages.
     Accepted,
+    /// Accepted messages that wait for their time.
+    Scheduled,
     /// Messages on their way to another attempt.
     Retry,
     /// Messages that wait for an account.
@@ -27,8 +29,9 @@ pub enum Topic {
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Accepted,
+        Self::Scheduled,
         Self::Retry,
         Self::Waiting,
         Self::Event,
@@ -41,6 +44,7 @@ impl Topic {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
+            Self::Scheduled => "scheduled",
             Self::Retry => "retry",
             Self::Waiting => "waiting",
             Self::Event => "event",
@@ -92,6 +96,8 @@ impl AuditCategory {
 pub enum Subject {
     /// `accepted.<lane>.<shard>`
     Accepted(Lane, ShardId),
+    /// `scheduled.<hour>.<second>.<lane>.<shard>`: both since the Unix epoch, the second in which it is to be sent.
+    Scheduled(u32, Lane, ShardId),
     /// `retry.<lane>.<shard>`
     Retry(Lane, ShardId),
     /// `waiting.<account>.<lane>`
@@ -111,6 +117,7 @@ impl Subject {
     pub const fn topic(&self) -> Topic {
         match self {
             Self::Accepted(..) => Topic::Accepted,
+            Self::Scheduled(..) => Topic::Scheduled,
             Self::Retry(..) => Topic::Retry,
             Self::Waiting(..) => Topic::Waiting,
             Self::Event(..) => Topic::Event,
@@ -136,6 +143,18 @@ impl Subject {
         };
         let parsed = match topic {
             Topic::Accepted => Self::Accepted(tokens.next()?.parse().ok()?, shard(tokens.next()?)?),
+            Topic::Scheduled => {
+                let (hour, second) = (tokens.next()?, tokens.next()?);
+                let read = Self::Scheduled(
+                    second.parse().ok()?,
+                    tokens.next()?.parse().ok()?,
+                    shard(tokens.next()?)?,
+                );
+                // One spelling each, and the hour is the second's.
+                let written = read.to_string();
+                let same = written.strip_prefix("scheduled.")?.starts_with(&format!("{hour}.{second}."));
+                Some(read).filter(|_| same)?
+            }
             Topic::Retry => Self::Retry(tokens.next()?.parse().ok()?, shard(tokens.next()?)?),
             Topic::Waiting => Self::Waiting(tokens.next()?.parse().ok()?, tokens.next()?.parse().ok()?),
             Topic::Event => Self::Event(shard(tokens.next()?)?),
@@ -156,6 +175,7 @@ impl Subject {
         match self {
             Self::Accepted(lane, shard) => Self::Retry(*lane, *shard),
             Self::Retry(..)
+            | Self::Scheduled(..)
             | Self::Waiting(..)
             | Self::Event(..)
             | Self::Inbound(..)
@@ -171,6 +191,9 @@ impl fmt::Display for Subject {
         let topic = self.topic().name();
         match self {
             Self::Accepted(lane, shard) | Self::Retry(lane, shard) => write!(f, "{topic}.{lane}.{shard}"),
+            Self::Scheduled(second, lane, shard) => {
+                write!(f, "{topic}.{}.{second}.{lane}.{shard}", second / 3600)
+            }
             Self::Waiting(account, lane) => write!(f, "{topic}.{account}.{lane}"),
             Self::Event(shard) => write!(f, "{topic}.{shard}"),
             Self::Inbound(tenant) => write!(f, "{topic}.{tenant}"),
@@ -213,6 +236,7 @@ mod tests {
         let account: AccountId = "viettel-otp".parse().unwrap();
         for subject in [
             Subject::Accepted(Lane::Otp, shard),
+            Subject::Scheduled(1_795_493_815, Lane::Promotional, shard),
             Subject::Retry(Lane::Promotional, shard),
             Subject::Waiting(account, Lane::Transactional),
             Subject::Event(shard),
@@ -252,6 +276,9 @@ mod tests {
             "sotto.v1.vn.event.0.0",
             "sotto.v1.vn.event",
             "sotto.v1.vn.accepted.fast.0",
+            "sotto.v1.vn.scheduled.1.7200.otp.0",
+            "sotto.v1.vn.scheduled.2.07200.otp.0",
+            "sotto.v1.vn.scheduled.7200.otp.0",
             "sotto.v1.vn.audit.keys",
             "sotto.v1.vn.audit.identity.other",
             "sotto.v1.vn.audit.operator.keys",

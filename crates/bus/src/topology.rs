@@ -203,6 +203,9 @@ impl StreamPublisher {
 pub struct Reader {
     /// Who.
     pub service: Service,
+    /// Whether it also deletes what it has read.
+    #[serde(default)]
+    pub deletes: bool,
 }
 
 /// A consumer as written.
@@ -319,7 +322,17 @@ mod tests {
         let names: Vec<_> = topology.streams.iter().map(|stream| stream.name.as_str()).collect();
         assert_eq!(
             names,
-            ["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "CONTROL", "QUARANTINE"]
+            [
+                "INTAKE",
+                "SCHEDULED",
+                "WAITING",
+                "EVENTS",
+                "INBOUND",
+                "AUDIT",
+                "LEASES",
+                "CONTROL",
+                "QUARANTINE"
+            ]
         );
     }
 

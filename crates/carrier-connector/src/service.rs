@@ -235,6 +235,7 @@ fn stranded(subjects: impl IntoIterator<Item = Subject>, carriers: &CarriersFile
         | Subject::Event(_)
         | Subject::Inbound(_)
         | Subject::Audit(..)
+        | Subject::Scheduled(..)
         | Subject::Quarantine(_) => None,
     };
     let accounts = subjects.into_iter().filter_map(account);

@@ -429,6 +429,7 @@ pub(crate) fn item(seed: u8, parts: usize, account: &str) -> WorkDelivery {
         accepted_at: *NOW,
         expires_at: NOW.plus(Duration::from_secs(300)),
         content_mac: None,
+        send_at: None,
     };
     assert_eq!(usize::from(facts.parts), parts);
     let key_id = [seed; 16];

@@ -191,6 +191,7 @@ mod tests {
             accepted_at: Timestamp::from_unix_seconds(0),
             expires_at: Timestamp::from_unix_seconds(0).plus(Duration::from_secs(300)),
             content_mac: None,
+            send_at: None,
         }
     }
 

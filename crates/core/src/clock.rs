@@ -62,6 +62,20 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// Text that is no point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no time as in RFC 3339, for example 2026-11-30T09:00:00+07:00")]
+pub struct InvalidTime;
+
+impl std::str::FromStr for Timestamp {
+    type Err = InvalidTime;
+    /// RFC 3339, with the offset from UTC.
+    fn from_str(text: &str) -> Result<Self, InvalidTime> {
+        let time: jiff::Timestamp = text.parse().map_err(|_| InvalidTime)?;
+        Ok(Self(time.as_millisecond()))
+    }
+}
+
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -126,6 +140,17 @@ mod tests {
     #[test]
     fn prints_rfc_3339_utc() {
         assert_eq!(Timestamp::from_unix_millis(1_795_493_815_007).to_string(), "2026-11-24T04:16:55.007Z");
+    }
+
+    #[test]
+    fn reads_rfc_3339_with_its_offset() {
+        let at = Timestamp::from_unix_millis(1_795_493_815_007);
+        for text in ["2026-11-24T04:16:55.007Z", "2026-11-24T11:16:55.007+07:00"] {
+            assert_eq!(text.parse(), Ok(at));
+        }
+        for text in ["", "tomorrow", "2026-11-24", "2026-11-24T04:16:55", "2026-13-24T04:16:55Z"] {
+            assert_eq!(text.parse::<Timestamp>(), Err(InvalidTime), "{text}");
+        }
     }
 
     #[test]

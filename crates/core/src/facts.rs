@@ -1,6 +1,6 @@
 //! Derived facts: all that travels in clear about a message (MSG-8, PRV-8, RTE-5).
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -136,14 +136,24 @@ pub struct Facts {
     pub expires_at: Timestamp,
     /// Keyed HMAC of the request's content; only with an idempotency key.
     pub content_mac: Option<[u8; 32]>,
+    /// It is not handed to a carrier before this time; its validity counts from then.
+    pub send_at: Option<Timestamp>,
 }
 
 impl Facts {
     /// The most parts one message may have.
     pub const MAX_PARTS: u8 = crate::text::MAX_PARTS;
 
+    /// How far ahead a message may be scheduled.
+    pub const MAX_AHEAD: Duration = Duration::from_secs(30 * 24 * 3600);
+
     /// The lane it travels on.
     pub const fn lane(&self) -> Lane {
         self.class.lane()
+    }
+
+    /// When it is to be sent, if that is still to come.
+    pub fn scheduled(&self, now: Timestamp) -> Option<Timestamp> {
+        self.send_at.filter(|at| *at > now)
     }
 }

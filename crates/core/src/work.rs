@@ -166,6 +166,7 @@ mod tests {
             accepted_at: Timestamp::from_unix_seconds(0),
             expires_at: Timestamp::from_unix_seconds(86_400),
             content_mac: None,
+            send_at: None,
         };
         let mut item = WorkItem::accepted(facts, Envelope(Bytes::new()));
         let attempt = |number, end| Attempt { number, account: "a".parse().unwrap(), end, status: 0 };

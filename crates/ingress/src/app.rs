@@ -6,5 +6,6 @@ pub mod intake;
 pub mod list;
 pub mod projection;
 pub mod rebuild;
+pub mod schedule;
 pub mod sweep;
 pub mod watch;

@@ -52,14 +52,30 @@ impl Classified for KeyError {
     }
 }
 
+/// When what a key seals is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// It is submitted from this time on; none: from now on.
+    pub from: Option<Timestamp>,
+    /// It must open until then.
+    pub until: Timestamp,
+}
+
+impl From<Timestamp> for Need {
+    /// From now on.
+    fn from(until: Timestamp) -> Self {
+        Self { from: None, until }
+    }
+}
+
 /// Where session keys come from.
 pub trait KeySource: Debug + Send + Sync {
-    /// A key that seals now and whose messages can be opened until `needed_until`, and hardly longer.
+    /// A key that seals now and whose messages can be opened as long as they are needed, and hardly longer.
     fn session<'a>(
         &'a self,
         tenant: &'a TenantId,
         class: MessageClass,
-        needed_until: Timestamp,
+        need: Need,
     ) -> BoxFuture<'a, Result<Arc<Session>, KeyError>>;
 }
 

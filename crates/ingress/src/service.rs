@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use rustls_pki_types::ServerName;
-use sotto_bus::{Bus, BusOptions, ControlRegister, Requests, Topology, Worker, WorkerConfig, topology};
+use sotto_bus::{
+    Bus, BusOptions, ControlRegister, Requests, Schedule, Topology, Worker, WorkerConfig, topology,
+};
 use sotto_core::{Classified as _, ErrorClass, ShardId};
 use sotto_keystore::{Keystore, SoftKeystore, UnlockSecret};
 use sotto_proto::message::v1::message_service_server::MessageServiceServer;
@@ -38,6 +40,7 @@ use crate::{
         list::Lister,
         projection::Projection,
         rebuild::Rebuilder,
+        schedule::Scheduler,
         sweep::Sweeper,
         watch::Source,
     },
@@ -221,6 +224,8 @@ impl Parts {
         let sweeper = Sweeper::new(store.clone(), log, Arc::clone(&context.clock));
         let shards: Vec<ShardId> = config.cell.shards.iter().collect();
         until_stop("deadlines", Box::pin(sweep(sweeper, shards.clone(), every)));
+        let scheduler = Scheduler::new(Schedule::new(&self.bus), Arc::clone(&context.clock));
+        until_stop("schedule", Box::pin(scheduler.run()));
         let workers = self.project(&shards, &Projection::new(store, lost)).await?;
 
         let operations = Operations::new(rebuilder, self.trail.clone(), context.tasks.clone());

@@ -18,7 +18,7 @@ use crate::{
         bucket::{Bucket, Contents},
         policy::Policy,
         rate::{Bound, Rates},
-        retention::{Retention, Span},
+        retention::{Need, Retention, Span},
         steady::{Now, Steady},
         tally::{Batch, Deed, Outcome, Tally, Use},
     },
@@ -136,7 +136,7 @@ impl Keys {
         }))
     }
 
-    /// Makes a session key that opens until `needed_until`. The bucket key is on disk before this returns.
+    /// Makes a session key. The bucket key is on disk before this returns.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -145,9 +145,9 @@ impl Keys {
         caller: &'static str,
         tenant: TenantId,
         class: MessageClass,
-        needed_until: Timestamp,
+        need: impl Into<Need>,
     ) -> Result<SessionKey, KeyError> {
-        let result = self.try_make(caller, tenant.clone(), class, needed_until).await;
+        let result = self.try_make(caller, tenant.clone(), class, need.into()).await;
         if let Err(error) = &result {
             let deed = Deed::Make { contents: class.into() };
             self.0.count(Use { caller, deed, tenant: Some(tenant), outcome: outcome_of(error) }, 1);
@@ -160,13 +160,13 @@ impl Keys {
         caller: &'static str,
         tenant: TenantId,
         class: MessageClass,
-        needed_until: Timestamp,
+        need: Need,
     ) -> Result<SessionKey, KeyError> {
         if caller != MAKER {
             return Err(KeyError::NotThisService);
         }
         let now = self.0.now().at;
-        let span = self.0.deps.retention.span(class, needed_until, now).map_err(KeyError::Span)?;
+        let span = self.0.deps.retention.span(class, need, now).map_err(KeyError::Span)?;
         let Made { key_id, key, bucket, wrapped } = self.made(MAKER, span, tenant.clone(), now).await?;
         let wrap = KeyWrap { key_id, tenant, class, bucket, wrapped };
         Ok(SessionKey { wrap, key, seal_until: span.seal_until, dies_at: span.bucket.dies_at() })

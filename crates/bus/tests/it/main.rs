@@ -15,5 +15,6 @@ mod permissions;
 mod publish;
 mod quarantine;
 mod read;
+mod schedule;
 mod trace;
 mod work;

@@ -8,7 +8,7 @@ use crate::cell::{BOUND, Raw, TestCell, vn};
 
 /// Who publishes what, written down once more by hand; besides, each service its own acts.
 const MAY_PUBLISH: &[(Service, &[&str])] = &[
-    (Service::Ingress, &["accepted", "event", "quarantine"]),
+    (Service::Ingress, &["accepted", "scheduled", "event", "quarantine"]),
     (Service::Routing, &["retry", "waiting", "event", "quarantine"]),
     (Service::Carrier, &["retry", "waiting", "event", "inbound", "lease", "control", "quarantine"]),
     (Service::Identity, &["quarantine"]),
@@ -20,12 +20,12 @@ const MAY_PUBLISH: &[(Service, &[&str])] = &[
 
 /// Who reads which streams by direct get, and who pulls from which.
 const MAY_READ: &[(Service, &[&str])] = &[
-    (Service::Ingress, &["INTAKE", "EVENTS", "CONTROL"]),
+    (Service::Ingress, &["INTAKE", "SCHEDULED", "EVENTS", "CONTROL"]),
     (Service::Carrier, &["INTAKE", "WAITING", "EVENTS", "LEASES", "CONTROL"]),
     (Service::Audit, &["EVENTS", "AUDIT"]),
     (
         Service::Operator,
-        &["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "CONTROL", "QUARANTINE"],
+        &["INTAKE", "SCHEDULED", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "CONTROL", "QUARANTINE"],
     ),
 ];
 const MAY_PULL: &[(Service, &[(&str, &str)])] = &[
@@ -40,6 +40,7 @@ const MAY_PULL: &[(Service, &[(&str, &str)])] = &[
 
 const BUSINESS: &[(&str, &str)] = &[
     ("accepted", "accepted.otp.0"),
+    ("scheduled", "scheduled.2.7200.promotional.0"),
     ("retry", "retry.promotional.1"),
     ("waiting", "waiting.mobi.otp"),
     ("event", "event.1"),
@@ -50,7 +51,7 @@ const BUSINESS: &[(&str, &str)] = &[
 ];
 
 const STREAMS: &[&str] =
-    &["INTAKE", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "CONTROL", "QUARANTINE"];
+    &["INTAKE", "SCHEDULED", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "CONTROL", "QUARANTINE"];
 
 /// Subjects that nobody who asks or answers may publish to, or listen to: the cell's own, and the broker's.
 pub(crate) fn inside() -> impl Iterator<Item = String> {
@@ -99,6 +100,7 @@ fn publish_matrix(service: Service) -> Vec<(String, bool)> {
     let operates = service == Service::Operator;
     let topic_of = |stream: &str| match stream {
         "INTAKE" => vec!["accepted", "retry"],
+        "SCHEDULED" => vec!["scheduled"],
         "WAITING" => vec!["waiting"],
         "EVENTS" => vec!["event"],
         "INBOUND" => vec!["inbound"],
@@ -118,10 +120,11 @@ fn publish_matrix(service: Service) -> Vec<(String, bool)> {
             matrix.push((format!("$JS.API.{api}.VN_{stream}"), provisions));
             matrix.push((format!("$JS.API.{api}.DE_{stream}"), false));
         }
-        for api in ["STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.DELETE", "STREAM.MSG.GET", "STREAM.SNAPSHOT"]
-        {
+        for api in ["STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.GET", "STREAM.SNAPSHOT"] {
             matrix.push((format!("$JS.API.{api}.VN_{stream}"), false));
         }
+        let moves = *stream == "SCHEDULED" && service == Service::Ingress;
+        matrix.push((format!("$JS.API.STREAM.MSG.DELETE.VN_{stream}"), moves));
         matrix.push((format!("$JS.API.CONSUMER.CREATE.VN_{stream}.x"), provisions));
         matrix.push((format!("$JS.API.CONSUMER.DELETE.VN_{stream}.x"), false));
         matrix.push((format!("$JS.API.CONSUMER.DURABLE.CREATE.VN_{stream}.x"), false));

@@ -179,6 +179,7 @@ fn sealed_batch() -> WorkBatch {
             accepted_at_ms: 1_795_493_815_007,
             expires_at_ms: 1_795_493_915_007,
             content_mac: Vec::new().into(),
+            send_at_ms: 0,
         }),
         envelope: envelope.clone().into(),
         ..WorkItem::default()

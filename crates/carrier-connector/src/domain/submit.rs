@@ -210,6 +210,7 @@ mod tests {
             accepted_at: Timestamp::from_unix_millis(1_795_493_815_007),
             expires_at: Timestamp::from_unix_millis(1_795_494_115_907),
             content_mac: None,
+            send_at: None,
         };
         WorkItem::accepted(facts, Envelope(Bytes::new()))
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use sotto_bus::{Bus, ReadError, Service, StreamReader, topology::stream_name};
+use sotto_bus::{Bus, ReadError, SCHEDULED, Service, StreamReader, topology::stream_name};
 use sotto_core::{Facts, MessageId, delivery::Outcome};
 use sotto_proto::{
     Batch, LogEvent,
@@ -84,6 +84,7 @@ pub(crate) async fn check(dir: &CellDir, output: &Output) -> Result<(), CliError
 
 async fn read(bus: &Bus) -> Result<Found, CliError> {
     let events = Stream::<EventBatch>::new(bus, "EVENTS")?;
+    let scheduled = Stream::<WorkBatch>::new(bus, SCHEDULED)?;
     let intake = Stream::<WorkBatch>::new(bus, "INTAKE")?;
     let waiting = Stream::<WorkBatch>::new(bus, "WAITING")?;
     let quarantine = Stream::<QuarantineRecord>::new(bus, "QUARANTINE")?;
@@ -91,7 +92,9 @@ async fn read(bus: &Bus) -> Result<Found, CliError> {
     // Intake's cut is taken before that of the events: a message that leaves intake in between is in the events.
     let mut unreadable = Places::new();
     let mut ledger = Ledger::default();
-    let (at_intake, mut stored) = read_work(&intake, &mut ledger, &mut unreadable).await?;
+    let (_, mut stored) = read_work(&scheduled, &mut ledger, &mut unreadable).await?;
+    let (at_intake, at_work) = read_work(&intake, &mut ledger, &mut unreadable).await?;
+    stored.extend(at_work);
     let state = events.reader.state().await.map_err(cannot_read)?;
     let cut = Cut { events: state.last, intake: at_intake };
     // Nothing is ever deleted from it: what is missing at its beginning, in it, or as a whole was taken away.
@@ -118,6 +121,7 @@ async fn read(bus: &Bus) -> Result<Found, CliError> {
             tokio::time::sleep(PAUSE).await;
         }
         let mut ignored = Ledger::default();
+        stored.extend(read_work(&scheduled, &mut ignored, &mut unreadable).await?.1);
         stored.extend(read_work(&waiting, &mut ignored, &mut unreadable).await?.1);
         stored.extend(read_work(&intake, &mut ignored, &mut unreadable).await?.1);
         aside = read_quarantine(&quarantine).await?;

@@ -23,7 +23,7 @@ use crate::{CliError, Output, cell::CellDir};
 const PAGE: usize = 200;
 
 /// States as they are written here: the names of the interface.
-const STATES: [&str; 10] = [
+const STATES: [&str; 11] = [
     "accepted",
     "routed",
     "submitted",
@@ -34,6 +34,7 @@ const STATES: [&str; 10] = [
     "expired",
     "cancelled",
     "unknown",
+    "scheduled",
 ];
 
 /// Which messages are wanted.
@@ -103,6 +104,7 @@ fn tell(message: &MessageSummary, output: &Output) -> Result<(), CliError> {
     output.json(&serde_json::json!({
         "message_id": message.message_id, "state": state, "class": class, "parts": message.parts,
         "accepted_at": accepted_at, "expires_at": time(message.expires_at), "country": message.country,
+        "send_at": message.send_at.map(|at| from_wire_time(at).to_string()),
     }))?;
     let state = output.tone(tone, &format!("{state:<11}"));
     let (id, country, parts) = (&message.message_id, &message.country, message.parts);

@@ -84,6 +84,7 @@ async fn get(
 const fn is_final(state: MessageState) -> bool {
     match state {
         MessageState::Unspecified
+        | MessageState::Scheduled
         | MessageState::Accepted
         | MessageState::Routed
         | MessageState::Submitted
@@ -111,6 +112,7 @@ pub(super) fn state_word(state: MessageState) -> (String, Tone) {
         | MessageState::Expired
         | MessageState::Unknown => Tone::Bad,
         MessageState::Unspecified
+        | MessageState::Scheduled
         | MessageState::Accepted
         | MessageState::Routed
         | MessageState::Submitted
@@ -131,6 +133,7 @@ fn tell(message: &GetMessageResponse, output: &Output) -> Result<(), CliError> {
         "country": message.country,
         "accepted_at": time(message.accepted_at),
         "expires_at": time(message.expires_at),
+        "send_at": message.send_at.map(|at| from_wire_time(at).to_string()),
         "parts": message.parts.iter().map(|part| serde_json::json!({
             "part": part.part,
             "state": word(PartState::as_str_name(&part.state()), "PART_STATE_"),

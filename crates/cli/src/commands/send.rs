@@ -2,10 +2,14 @@
 
 use std::io::Read as _;
 
-use sotto_core::Clock;
-use sotto_proto::message::v1::{
-    Encoding, MessageClass, OutboundMessage, SendRequest, SendResponse,
-    message_service_client::MessageServiceClient,
+use sotto_core::{Clock, Timestamp};
+use sotto_proto::{
+    from_wire_time,
+    message::v1::{
+        Encoding, MessageClass, OutboundMessage, SendRequest, SendResponse,
+        message_service_client::MessageServiceClient,
+    },
+    to_wire_time,
 };
 
 use super::{authorised, channel, refused};
@@ -39,6 +43,10 @@ pub(crate) struct NewMessage {
     /// Seconds it may take until a carrier has it; default by class
     #[arg(long)]
     validity: Option<u32>,
+    /// When to send it, at most 30 days ahead, as in RFC 3339: 2026-11-30T09:00:00+07:00; the validity counts from then. Not
+    /// for one-time codes
+    #[arg(long, value_name = "TIME")]
+    at: Option<Timestamp>,
     /// Write letters with marks without them where that saves parts: "Mã" becomes "Ma"; digits and links stay
     #[arg(long)]
     transliterate: bool,
@@ -89,6 +97,7 @@ pub(super) fn outbound(new: NewMessage) -> Result<OutboundMessage, CliError> {
         class: class.into(),
         validity: new.validity.map(|seconds| prost_types::Duration { seconds: i64::from(seconds), nanos: 0 }),
         transliterate: new.transliterate,
+        send_at: new.at.map(to_wire_time),
     })
 }
 
@@ -112,10 +121,12 @@ pub(super) fn accepted(sent: &SendResponse, done: &str, output: &Output) -> Resu
     output.json(&serde_json::json!({
         "message_id": sent.message_id, "encoding": encoding, "parts": sent.parts, "units": sent.units,
         "repeated": sent.repeated, "transliterated": sent.transliterated,
+        "send_at": sent.send_at.map(|at| from_wire_time(at).to_string()),
     }))?;
+    let at = sent.send_at.map(|at| format!(", to be sent at {}", from_wire_time(at))).unwrap_or_default();
     let written = if sent.transliterated { ", written without marks" } else { "" };
     output.line(format!(
-        "{} {}  {} part(s), {encoding}, {} units{written}",
+        "{} {}  {} part(s), {encoding}, {} units{written}{at}",
         output.tone(Tone::Good, done),
         sent.message_id,
         sent.parts,

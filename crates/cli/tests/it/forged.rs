@@ -141,6 +141,7 @@ pub(crate) async fn a_message_that_only_silence_ended_is_lost(cell: &Cell) {
         accepted_at: at,
         expires_at: at.plus(Duration::from_secs(300)),
         content_mac: None,
+        send_at: None,
     };
     let id = facts.message;
     let kinds = [EventKind::Accepted(Box::new(facts)), EventKind::Expired { in_silence: true }];

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use sotto_bus::{Bus, PublishError, Publisher, PublisherConfig, Subject};
-use sotto_core::{Classified as _, ErrorClass, ShardId, delivery::Event};
+use sotto_bus::{Bus, PublishError, Publisher, PublisherConfig, Subject, second};
+use sotto_core::{Classified as _, ErrorClass, Facts, ShardId, delivery::Event};
 use sotto_proto::{
     LogEvent, WorkDelivery,
     pipeline::v1::{EventBatch, WorkBatch},
@@ -19,6 +19,12 @@ use crate::{
 
 /// After a message that was not acknowledged, others are refused for so long, and then one finds out.
 const REST: Duration = Duration::from_millis(500);
+
+/// What is to be sent within this time is not put on the schedule: longer than a publish may take.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Seconds for which messages are being scheduled at a time, by lane and shard.
+const SECONDS: usize = 65_536;
 
 /// How long a message waits for a broker that is away before anything is sent: a reconnection takes less.
 const RECONNECTION: Duration = Duration::from_secs(2);
@@ -37,7 +43,8 @@ impl BrokerLog {
     /// A log on this bus. Whoever hands over a message waits at most `patience`, wherever it waits: while nothing was
     /// sent the answer is that it is not stored; after that, that it is not known.
     pub fn new(bus: &Bus, patience: Duration) -> Self {
-        let config = PublisherConfig { deadline: patience, ..PublisherConfig::default() };
+        let config =
+            PublisherConfig { deadline: patience, max_subjects: SECONDS, ..PublisherConfig::default() };
         Self {
             bus: bus.clone(),
             patience,
@@ -45,6 +52,15 @@ impl BrokerLog {
             work: Publisher::new(bus, config),
             events: Publisher::new(bus, PublisherConfig::default()),
         }
+    }
+}
+
+/// Where a message is accepted. What is to be sent soon waits in routing's hands: whoever moves what is due must not miss
+/// what is stored late.
+fn subject(facts: &Facts, shard: ShardId) -> Subject {
+    match facts.send_at.filter(|at| at.since(facts.accepted_at) >= SOON) {
+        Some(at) => Subject::Scheduled(second(at), facts.lane(), shard),
+        None => Subject::Accepted(facts.lane(), shard),
     }
 }
 
@@ -62,7 +78,7 @@ impl Log for BrokerLog {
                 pass.failed(Instant::now());
                 return Err(LogError::Unavailable { after: REST });
             }
-            let subject = Subject::Accepted(delivery.item.facts.lane(), shard);
+            let subject = subject(&delivery.item.facts, shard);
             // Giving up the wait does not take the message back.
             let stored = timeout_at(begun + self.patience, self.work.publish(&subject, delivery)).await;
             match stored {

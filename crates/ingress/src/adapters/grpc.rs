@@ -12,7 +12,7 @@ mod watch;
 use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use http::{HeaderMap, header::AUTHORIZATION};
-use sotto_core::{MessageClass, MessageId, TenantId};
+use sotto_core::{MessageClass, MessageId, TenantId, Timestamp};
 use sotto_proto::message::v1::{
     self as public, CancelMessageRequest, CancelMessageResponse, GetMessageRequest, GetMessageResponse,
     ListMessagesRequest, ListMessagesResponse, OutboundMessage, SendRequest, SendResponse, SendStreamRequest,
@@ -141,6 +141,10 @@ impl Messages {
         Door::new(self.clone(), server)
     }
 
+    fn now(&self) -> Timestamp {
+        self.0.acts.lister.clock.now()
+    }
+
     /// Who calls, if a token for `scope` says so.
     async fn authorise(&self, headers: &HeaderMap, scope: &'static str) -> Result<Arc<Caller>, Status> {
         let denied = |error: TokenError| {
@@ -194,6 +198,7 @@ pub(super) fn asked(message: Option<OutboundMessage>, key: String) -> Asked {
         text: message.text.into(),
         transliterate: message.transliterate,
         validity: message.validity.map(|validity| (validity.seconds, validity.nanos)),
+        send_at: message.send_at.map(|at| (at.seconds, at.nanos)),
         key: key.into(),
     }
 }
@@ -208,6 +213,7 @@ pub(super) fn response(accepted: Accepted) -> SendResponse {
         expires_at: Some(to_wire_time(accepted.expires_at)),
         repeated: accepted.repeated,
         transliterated: accepted.transliterated,
+        send_at: accepted.send_at.map(to_wire_time),
     }
 }
 
@@ -224,6 +230,7 @@ fn preview(valid: Valid) -> SendResponse {
         units: valid.count.units,
         expires_at: Some(to_wire_time(valid.expires_at)),
         transliterated: valid.transliterated,
+        send_at: valid.send_at.map(to_wire_time),
         ..SendResponse::default()
     }
 }
@@ -278,7 +285,7 @@ impl MessageService for Messages {
         let _under_way = self.0.reads.try_acquire().map_err(|_| refusal::status(&Refusal::Overloaded))?;
         match self.0.acts.intake.find(&caller, &id).await {
             Ok(Seen::Known(journal)) => {
-                view::response(&journal).map(Response::new).ok_or_else(refusal::not_yet)
+                view::response(&journal, self.now()).map(Response::new).ok_or_else(refusal::not_yet)
             }
             Ok(Seen::NotYet) => Err(refusal::not_yet()),
             Ok(Seen::Unknown) => Err(Status::not_found("no message of this tenant has this id")),
@@ -295,7 +302,7 @@ impl MessageService for Messages {
         self.pace_reading(&caller.tenant).map_err(|refused| refusal::status(&refused))?;
         let _under_way = self.0.reads.try_acquire().map_err(|_| refusal::status(&Refusal::Overloaded))?;
         let page = self.0.acts.lister.page(&caller.tenant, &filter, after, size).await;
-        page.map(|page| Response::new(list::response(&page))).map_err(refusal::unreadable)
+        page.map(|page| Response::new(list::response(&page, self.now()))).map_err(refusal::unreadable)
     }
 
     async fn cancel_message(

@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status, service::interceptor::InterceptedService, transport::Channel};
 use tonic_types::StatusExt as _;
 
-use crate::ports::{KeyError, KeySource, Session};
+use crate::ports::{KeyError, KeySource, Need, Session};
 
 type Client = KeyServiceClient<InterceptedService<Channel, TraceCalls>>;
 
@@ -156,47 +156,40 @@ impl SessionKeys {
         &self,
         tenant: &TenantId,
         class: MessageClass,
-        needed_until: Timestamp,
+        need: Need,
     ) -> Result<Arc<Session>, KeyError> {
         let slot = self.slot(tenant, class);
         let now = self.now();
-        if let Some(held) = newest(&slot, needed_until, now) {
+        if let Some(held) = newest(&slot, need.until, now) {
             if held.is_old(now) && !held.renewing.swap(true, Ordering::AcqRel) {
-                self.renew(Arc::clone(&slot), Arc::clone(&held), tenant.clone(), class, needed_until);
+                self.renew(Arc::clone(&slot), Arc::clone(&held), tenant.clone(), class, need);
             }
             return Ok(Arc::clone(&held.session));
         }
         let mut resting = slot.fetching.lock().await;
-        if let Some(held) = newest(&slot, needed_until, self.now()) {
+        if let Some(held) = newest(&slot, need.until, self.now()) {
             return Ok(Arc::clone(&held.session));
         }
         if resting.is_some_and(|until| Instant::now() < until) {
             return Err(KeyError::Unavailable);
         }
-        let fetched = self.fetch(&slot, tenant, class, needed_until).await;
+        let fetched = self.fetch(&slot, tenant, class, need).await;
         if fetched == Err(KeyError::Unavailable) {
             *resting = Some(Instant::now() + REST);
         }
         fetched?;
-        newest(&slot, needed_until, self.now())
+        newest(&slot, need.until, self.now())
             .map(|held| Arc::clone(&held.session))
             .ok_or(KeyError::Unavailable)
     }
 
     /// Fetches the next key while the old one still seals.
-    fn renew(
-        &self,
-        slot: Arc<Slot>,
-        held: Arc<Held>,
-        tenant: TenantId,
-        class: MessageClass,
-        needed_until: Timestamp,
-    ) {
+    fn renew(&self, slot: Arc<Slot>, held: Arc<Held>, tenant: TenantId, class: MessageClass, need: Need) {
         let keys = self.clone();
         self.0.tasks.spawn_background("session key", async move {
             let fetched = {
                 let _one = slot.fetching.lock().await;
-                keys.fetch(&slot, &tenant, class, needed_until).await
+                keys.fetch(&slot, &tenant, class, need).await
             };
             if fetched.is_err() {
                 // The next message tries again. Nobody waits for this pause.
@@ -211,12 +204,13 @@ impl SessionKeys {
         slot: &Slot,
         tenant: &TenantId,
         class: MessageClass,
-        needed_until: Timestamp,
+        need: Need,
     ) -> Result<(), KeyError> {
         let request = CreateSessionKeyRequest {
             tenant: tenant.to_string(),
             class: public::MessageClass::from(class).into(),
-            needed_until: Some(to_wire_time(needed_until)),
+            needed_until: Some(to_wire_time(need.until)),
+            needed_from: need.from.map(to_wire_time),
         };
         let mut client = self.0.client.clone();
         let asked_at = Instant::now();
@@ -228,14 +222,14 @@ impl SessionKeys {
         };
         self.0.possible.set(answer != Err(KeyError::Unavailable));
         let now = self.now();
-        let session = read(answer?, tenant, class, needed_until, now.wall).ok_or_else(|| {
+        let session = read(answer?, tenant, class, need.until, now.wall).ok_or_else(|| {
             tracing::error!("privacy's answer is not a session key for what was asked");
             KeyError::Refused
         })?;
         let mut held = lock(&slot.held);
         // What is known of the bucket from before holds for the new key too, which takes the place of the old one.
         let same = held.iter().filter(|held| held.session.dies_at == session.dies_at);
-        let after = same.map(|held| held.after).fold(hour_before(needed_until), Timestamp::min);
+        let after = same.map(|held| held.after).fold(hour_before(need.until), Timestamp::min);
         held.retain(|held| held.seals(now) && held.session.dies_at != session.dies_at);
         if held.len() >= MOST_OF_ONE {
             held.remove(0);
@@ -320,9 +314,9 @@ impl KeySource for SessionKeys {
         &'a self,
         tenant: &'a TenantId,
         class: MessageClass,
-        needed_until: Timestamp,
+        need: Need,
     ) -> BoxFuture<'a, Result<Arc<Session>, KeyError>> {
-        Box::pin(self.get(tenant, class, needed_until))
+        Box::pin(self.get(tenant, class, need))
     }
 }
 

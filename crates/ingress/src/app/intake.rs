@@ -35,7 +35,9 @@ use crate::{
         token::Caller,
     },
     error::Refusal,
-    ports::{Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Records, Session, StoreError},
+    ports::{
+        Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Need, Records, Session, StoreError,
+    },
 };
 
 /// The ring of the keystore that makes ids and content tags.
@@ -133,6 +135,8 @@ pub struct Accepted {
     pub repeated: bool,
     /// Whether its text was changed on the client's wish.
     pub transliterated: bool,
+    /// When it is sent, if that was asked for.
+    pub send_at: Option<Timestamp>,
 }
 
 /// A message that would be accepted.
@@ -144,6 +148,8 @@ pub struct Valid {
     pub expires_at: Timestamp,
     /// Whether its text would be changed on the client's wish.
     pub transliterated: bool,
+    /// When it would be sent, if that was asked for.
+    pub send_at: Option<Timestamp>,
 }
 
 /// The identity of a message: a new one, or that of its idempotency key.
@@ -201,11 +207,12 @@ impl Intake {
     ) -> Result<Accepted, Refusal> {
         let deps = &self.0.deps;
         // First what costs nobody anything: a request at fault must not use up the pace of those that are not.
-        let request = request::check(asked, caller, &deps.validities).map_err(Refusal::Invalid)?;
+        let request =
+            request::check(asked, caller, &deps.validities, deps.clock.now()).map_err(Refusal::Invalid)?;
         deps.gate.pass(&caller.tenant).await.map_err(|after| Refusal::TooFast { after })?;
         self.running(caller, &request)?;
         let now = deps.clock.now();
-        let times = (now, now.plus(request.validity));
+        let times = (now, request.begins(now).plus(request.validity));
         match self.identify(caller, &request, times).await? {
             Identity::Repeat { id, times } => Ok(accepted(id, &request, times, true)),
             Identity::Fresh { id, keyed } => {
@@ -227,12 +234,18 @@ impl Intake {
     /// Why the message would not be accepted.
     pub async fn validate(&self, caller: &Caller, asked: Asked) -> Result<Valid, Refusal> {
         let deps = &self.0.deps;
-        let request = request::check(asked, caller, &deps.validities).map_err(Refusal::Invalid)?;
+        let request =
+            request::check(asked, caller, &deps.validities, deps.clock.now()).map_err(Refusal::Invalid)?;
         deps.gate.pass(&caller.tenant).await.map_err(|after| Refusal::TooFast { after })?;
         self.running(caller, &request)?;
-        let expires_at = deps.clock.now().plus(request.validity);
-        self.session(&caller.tenant, request.class, expires_at).await?;
-        Ok(Valid { count: request.count, expires_at, transliterated: request.transliterated })
+        let expires_at = request.begins(deps.clock.now()).plus(request.validity);
+        self.session(&caller.tenant, &request, expires_at).await?;
+        Ok(Valid {
+            count: request.count,
+            expires_at,
+            transliterated: request.transliterated,
+            send_at: request.send_at,
+        })
     }
 
     /// Refuses what operators have stopped. What was heard last counts, however old: connectors hold by themselves what may
@@ -254,12 +267,13 @@ impl Intake {
     async fn session(
         &self,
         tenant: &TenantId,
-        class: MessageClass,
+        request: &Checked,
         expires_at: Timestamp,
     ) -> Result<Arc<Session>, Refusal> {
         let deps = &self.0.deps;
-        let session = deps.keys.session(tenant, class, expires_at.plus(deps.margin)).await;
-        session.map_err(|error| key_refusal(error, class, deps))
+        let need = Need { from: request.send_at, until: expires_at.plus(deps.margin) };
+        let session = deps.keys.session(tenant, request.class, need).await;
+        session.map_err(|error| key_refusal(error, request.class, deps))
     }
 
     /// Begins to accept a message in a task of its own: a client that hangs up must not cut it between the broker's
@@ -317,6 +331,7 @@ impl Intake {
             accepted_at: times.0,
             expires_at: times.1,
             content_mac: keyed.as_ref().map(|keyed| keyed.content),
+            send_at: request.send_at,
         };
         let delivery = self.seal(&facts, request).await?;
         deps.log.accept(deps.shards.of(&id), delivery).await.map_err(log_refusal)?;
@@ -365,7 +380,7 @@ impl Intake {
             let content = content(current, request)?;
             // A key is not used up for what cannot be sealed, but a repeat is told what the first was told, also while
             // privacy is away.
-            if let Err(refused) = self.session(&caller.tenant, request.class, times.1).await {
+            if let Err(refused) = self.session(&caller.tenant, request, times.1).await {
                 let used = self.0.deps.claims.look(&id, None).await.map_err(store_refusal)?;
                 let Claimed::Used(entry) = used else { return Err(refused) };
                 return self.judge(id, entry, content, window).await;
@@ -446,10 +461,12 @@ impl Intake {
         };
         // A key may be used up between its choice and its use; the next one is fresh.
         for _ in 0..3 {
-            let session = self.session(&facts.tenant, facts.class, facts.expires_at).await?;
+            let session = self.session(&facts.tenant, request, facts.expires_at).await?;
             match session.sealer.seal(&binding, &plaintext) {
                 Ok(envelope) => {
-                    let item = WorkItem::accepted(facts.clone(), Envelope(envelope.into()));
+                    let envelope = Envelope(envelope.into());
+                    let item =
+                        WorkItem { not_before: facts.send_at, ..WorkItem::accepted(facts.clone(), envelope) };
                     return Ok(WorkDelivery { item, wrap: Arc::clone(&session.wrap) });
                 }
                 Err(SealError::Exhausted) => {}
@@ -503,8 +520,8 @@ fn accepted(
 ) -> Accepted {
     let count = &request.count;
     let (encoding, parts, units) = (count.encoding, count.parts, count.units);
-    let transliterated = request.transliterated;
-    Accepted { id, encoding, parts, units, accepted_at, expires_at, repeated, transliterated }
+    let (transliterated, send_at) = (request.transliterated, request.send_at);
+    Accepted { id, encoding, parts, units, accepted_at, expires_at, repeated, transliterated, send_at }
 }
 
 fn content(ring_key: &RingKey<'_>, request: &Checked) -> Result<[u8; 32], Refusal> {

@@ -32,8 +32,10 @@ const AHEAD: Duration = Duration::from_secs(60);
 /// Which messages are wanted.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Where they are; none: anywhere.
+    /// Where they are; none and not scheduled: anywhere.
     pub stages: BTreeSet<Stage>,
+    /// Those that wait for their time.
+    pub scheduled: bool,
     /// What they are for; none: anything.
     pub class: Option<MessageClass>,
     /// Accepted at or after this time.
@@ -43,9 +45,12 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn takes(&self, delivery: &Delivery) -> bool {
-        self.class.is_none_or(|class| class == delivery.facts().class)
-            && (self.stages.is_empty() || self.stages.contains(&delivery.stage()))
+    fn takes(&self, delivery: &Delivery, now: Timestamp) -> bool {
+        let (facts, stage) = (delivery.facts(), delivery.stage());
+        let waits = stage == Stage::Accepted && facts.scheduled(now).is_some();
+        let there = if waits { self.scheduled } else { self.stages.contains(&stage) };
+        self.class.is_none_or(|class| class == facts.class)
+            && (there || (self.stages.is_empty() && !self.scheduled))
     }
 }
 
@@ -82,7 +87,8 @@ impl Lister {
         most: usize,
     ) -> Result<Page, StoreError> {
         // A clock that is a little ahead of ours has accepted messages too.
-        let newest = self.clock.now().plus(AHEAD);
+        let now = self.clock.now();
+        let newest = now.plus(AHEAD);
         let newest = filter.until.map_or(newest, |until| until.minus(Duration::from_millis(1)));
         let oldest = filter.from.unwrap_or_default();
         let mut place = after.filter(|after| after.at <= newest).unwrap_or(Place { at: newest, id: None });
@@ -98,7 +104,7 @@ impl Lister {
                 place = at;
                 let journal = at.id.and_then(|id| known.remove(&id));
                 let taken = journal.filter(|journal| {
-                    journal.delivery().is_some_and(|it| it.facts().tenant == *tenant && filter.takes(it))
+                    journal.delivery().is_some_and(|it| it.facts().tenant == *tenant && filter.takes(it, now))
                 });
                 journals.extend(taken);
                 if journals.len() == most {

@@ -1,7 +1,7 @@
 //! Restores Redis from the log (INV-9): by itself when a shard turns out to be unready, or when an operator asks.
 //!
-//! First what is accepted and not yet routed (INTAKE), then what happened (EVENTS): a message moves from the first to
-//! the second, so none is missed. The projection of a shard waits meanwhile; what comes later follows in its order.
+//! First what waits for its time (SCHEDULED), then what is accepted and not yet routed (INTAKE), then what happened
+//! (EVENTS): a message moves from each to the next, so none is missed. The projection of a shard waits meanwhile; what comes later follows in its order.
 //!
 //! The log is read in windows: each is folded into what Redis holds by then and written, so that memory is bounded
 //! however long the log is. One process at a time rebuilds a shard; another takes over when it falls silent.
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use sotto_bus::{Bus, ReadError, StreamReader, Subject};
+use sotto_bus::{Bus, ReadError, SCHEDULED, StreamReader, Subject};
 use sotto_core::{Classified, ErrorClass, MessageId, ShardId, delivery::Event};
 use sotto_proto::{
     Batch as _, LogEvent,
@@ -192,7 +192,8 @@ impl Rebuilder {
     ) -> Result<(), RebuildError> {
         tracing::info!(shards = rebuilds.len(), "rebuilding Redis from the log");
         let mut image = Image::new(&self.store, self.window, rebuilds);
-        self.read_intake(&mut image, tell).await?;
+        self.read_accepted(SCHEDULED, &mut image, tell).await?;
+        self.read_accepted("INTAKE", &mut image, tell).await?;
         self.read_events(&mut image, tell).await?;
         image.write().await?;
         for (shard, ShardImage { rebuild, read, written, last, .. }) in image.shards {
@@ -208,17 +209,20 @@ impl Rebuilder {
         Ok(())
     }
 
-    async fn read_intake(
+    async fn read_accepted(
         &self,
+        stream: &str,
         image: &mut Image<'_>,
         tell: &(dyn Fn(Progress) + Sync),
     ) -> Result<(), RebuildError> {
-        let reader = StreamReader::<WorkBatch>::new(&self.bus, "INTAKE").map_err(RebuildError::Read)?;
+        let reader = StreamReader::<WorkBatch>::new(&self.bus, stream).map_err(RebuildError::Read)?;
         let state = reader.state().await.map_err(RebuildError::Read)?;
         let mut reading = reader.read(state.first, state.last);
         while let Some(batch) = next(&mut reading).await? {
             // What is on its way to another attempt has its acceptance in EVENTS.
-            let Some(Subject::Accepted(_, shard)) = batch.subject else { continue };
+            let Some(Subject::Accepted(_, shard) | Subject::Scheduled(_, _, shard)) = batch.subject else {
+                continue;
+            };
             let items = batch.batch.into_items().into_iter().flatten();
             let accepted = items.map(|delivery| acceptance(&delivery.item.facts));
             image.take(shard, 0, accepted, tell).await?;

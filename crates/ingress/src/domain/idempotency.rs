@@ -89,16 +89,17 @@ pub fn message_id<T: Tagger>(
 /// The tag of all that must be the same for a request to be a repeat.
 pub fn content_tag<T: Tagger>(tagger: &T, request: &Checked) -> Result<[u8; 32], T::Error> {
     let validity = u64::try_from(request.validity.as_millis()).unwrap_or(u64::MAX).to_be_bytes();
-    tagger.tag(
-        CONTENT,
-        &[
-            request.to.digits().as_bytes(),
-            request.from.expose().as_bytes(),
-            request.text.expose().as_bytes(),
-            request.class.name().as_bytes(),
-            &validity,
-        ],
-    )
+    let mut fields = vec![
+        request.to.digits().as_bytes(),
+        request.from.expose().as_bytes(),
+        request.text.expose().as_bytes(),
+        request.class.name().as_bytes(),
+        &validity,
+    ];
+    let send_at = request.send_at.map(|at| at.unix_millis().to_be_bytes());
+    // Where there is none the tag is the one of releases that knew none.
+    fields.extend(send_at.as_ref().map(<[u8; 8]>::as_slice));
+    tagger.tag(CONTENT, &fields)
 }
 
 /// What is remembered of a key's use.

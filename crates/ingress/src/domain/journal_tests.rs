@@ -25,6 +25,7 @@ fn facts(parts: u8, accepted: i64) -> Facts {
         accepted_at: Timestamp::from_unix_millis(accepted),
         expires_at: Timestamp::from_unix_millis(accepted + 300_000),
         content_mac: Some([1; 32]),
+        send_at: None,
     }
 }
 

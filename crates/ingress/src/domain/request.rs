@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use sotto_core::{
-    MessageClass, Sensitive,
+    Facts, MessageClass, Sensitive, Timestamp,
     number::{E164, NumberError},
     sender::{SenderError, SenderId},
     text::{self, Count, TextError},
@@ -35,6 +35,8 @@ pub struct Asked {
     pub transliterate: bool,
     /// `message.validity`, seconds and nanoseconds.
     pub validity: Option<(i64, i32)>,
+    /// `message.send_at`, seconds and nanoseconds since the epoch.
+    pub send_at: Option<(i64, i32)>,
     /// `idempotency_key`, empty for none.
     pub key: Sensitive<String>,
 }
@@ -98,8 +100,10 @@ pub struct Checked {
     pub count: Count,
     /// What it is for.
     pub class: MessageClass,
-    /// For how long.
+    /// For how long, from acceptance or from when it is to be sent.
     pub validity: Duration,
+    /// When it is to be sent; none: at once.
+    pub send_at: Option<Timestamp>,
     /// The idempotency key.
     pub key: Option<Sensitive<String>>,
 }
@@ -113,15 +117,27 @@ impl fmt::Debug for Checked {
     }
 }
 
+impl Checked {
+    /// When its validity begins: a time to send at that is over means now.
+    pub fn begins(&self, now: Timestamp) -> Timestamp {
+        self.send_at.map_or(now, |at| at.max(now))
+    }
+}
+
 /// Checks a request of this caller.
-pub fn check(asked: Asked, caller: &Caller, validities: &Validities) -> Result<Checked, Vec<Violation>> {
+pub fn check(
+    asked: Asked,
+    caller: &Caller,
+    validities: &Validities,
+    now: Timestamp,
+) -> Result<Checked, Vec<Violation>> {
     let mut violations = Vec::new();
     if !asked.present {
         let description = "the message is missing".to_owned();
         violations.push(Violation { field: "message", reason: "MESSAGE_MISSING", description });
         return Err(violations);
     }
-    let Asked { to, from, text, transliterate, class, validity, key, present: _ } = asked;
+    let Asked { to, from, text, transliterate, class, validity, send_at, key, present: _ } = asked;
     let plain = if transliterate { text::transliterate(text.expose()) } else { None };
     let (text, transliterated) = plain.map_or((text, false), |plain| (plain, true));
     let to = keep(&mut violations, number(to.expose()));
@@ -131,13 +147,14 @@ pub fn check(asked: Asked, caller: &Caller, validities: &Validities) -> Result<C
     // The bounds of another class would mislead: without a class the validity is judged by the widest.
     let bounds = class.map_or(validities.other, |class| validities.of(class));
     let validity = keep(&mut violations, within(validity, bounds));
+    let send_at = keep(&mut violations, at(send_at, class, now));
     let key = keep(&mut violations, idempotency_key(key));
-    match (to, sender, count, class, validity, key) {
-        (Some(to), Some(()), Some(count), Some(class), Some(validity), Some(key)) => {
+    match (to, sender, count, class, validity, send_at, key) {
+        (Some(to), Some(()), Some(count), Some(class), Some(validity), Some(send_at), Some(key)) => {
             let text = normal(&text);
-            Ok(Checked { to, from, text, transliterated, count, class, validity, key })
+            Ok(Checked { to, from, text, transliterated, count, class, validity, send_at, key })
         }
-        (_, _, _, _, _, _) => Err(violations),
+        (_, _, _, _, _, _, _) => Err(violations),
     }
 }
 
@@ -251,6 +268,27 @@ fn within(validity: Option<(i64, i32)>, bounds: Validity) -> Result<Duration, Vi
     } else {
         Ok(validity)
     }
+}
+
+/// Whole milliseconds: that is what travels.
+fn at(
+    send_at: Option<(i64, i32)>,
+    class: Option<MessageClass>,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, Violation> {
+    let Some((seconds, nanos)) = send_at else { return Ok(None) };
+    let violation = |reason, description: String| Violation { field: "message.send_at", reason, description };
+    if class == Some(MessageClass::Otp) {
+        let description = "a one-time code is kept for minutes and cannot be sent later: leave the time out";
+        return Err(violation("SEND_AT_OF_CODE", description.to_owned()));
+    }
+    let millis = (0..1_000_000_000).contains(&nanos).then(|| seconds.checked_mul(1_000)).flatten();
+    let millis = millis.filter(|millis| *millis > 0).map(|millis| millis + i64::from(nanos / 1_000_000));
+    let at = millis.map(Timestamp::from_unix_millis);
+    at.filter(|at| *at <= now.plus(Facts::MAX_AHEAD)).map(Some).ok_or_else(|| {
+        let days = Facts::MAX_AHEAD.as_secs() / 86_400;
+        violation("SEND_AT_TOO_FAR", format!("give a time at most {days} days ahead"))
+    })
 }
 
 fn idempotency_key(key: Sensitive<String>) -> Result<Option<Sensitive<String>>, Violation> {

@@ -3,6 +3,9 @@ use sotto_core::text::Encoding;
 
 use super::*;
 
+/// 2026-11-24T04:16:55Z
+const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_493_815);
+
 const VALIDITIES: Validities = Validities {
     otp: Validity { default: Duration::from_secs(300), max: Duration::from_secs(900) },
     other: Validity { default: Duration::from_secs(86_400), max: Duration::from_secs(259_200) },
@@ -17,12 +20,13 @@ fn asked() -> Asked {
         text: "Ma\u{303} xa\u{301}c thu\u{323}c 482913".to_owned().into(),
         class: Some(MessageClass::Otp),
         validity: None,
+        send_at: None,
         key: Sensitive::default(),
     }
 }
 
 fn judge(asked: Asked) -> Result<Checked, Vec<Violation>> {
-    check(asked, &Caller::of("acme", &["ACME"]), &VALIDITIES)
+    check(asked, &Caller::of("acme", &["ACME"]), &VALIDITIES, NOW)
 }
 
 fn reasons(asked: Asked) -> Vec<(&'static str, &'static str)> {
@@ -108,11 +112,38 @@ fn every_fault_is_told_at_once() {
         text: Sensitive::default(),
         class: None,
         validity: Some((1, 0)),
+        send_at: Some((i64::MAX, 0)),
         key: "\u{1}".to_owned().into(),
         present: true,
         transliterate: false,
     };
-    assert_eq!(judge(asked).unwrap_err().len(), 6);
+    assert_eq!(judge(asked).unwrap_err().len(), 7);
+}
+
+#[test]
+fn a_message_is_sent_at_its_time_and_valid_from_then() {
+    let notice = || Asked { class: Some(MessageClass::Transactional), ..asked() };
+    let day = 86_400;
+    let now = NOW.unix_seconds();
+    let at = |seconds, nanos| judge(Asked { send_at: Some((seconds, nanos)), ..notice() });
+    let later = at(now + day, 7_999_999).unwrap();
+    assert_eq!(later.send_at, Some(Timestamp::from_unix_millis((now + day) * 1_000 + 7)));
+    assert_eq!(later.begins(NOW), later.send_at.unwrap());
+    // A time that is over means now, so that a repeat is told what the first was told.
+    let over = at(now - day, 0).unwrap();
+    assert_eq!(over.begins(NOW), NOW);
+    assert_eq!(judge(notice()).unwrap().begins(NOW), NOW);
+    assert!(at(now + 30 * day, 0).is_ok());
+    for (seconds, nanos) in
+        [(now + 30 * day + 1, 0), (i64::MAX, 0), (-1, 0), (0, 0), (now, -1), (now, 1_000_000_000)]
+    {
+        let violations = at(seconds, nanos).unwrap_err();
+        assert_eq!((violations[0].field, violations[0].reason), ("message.send_at", "SEND_AT_TOO_FAR"));
+    }
+    assert_eq!(
+        reasons(Asked { send_at: Some((now + day, 0)), ..asked() }),
+        [("message.send_at", "SEND_AT_OF_CODE")]
+    );
 }
 
 proptest! {

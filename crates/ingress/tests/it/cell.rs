@@ -313,7 +313,7 @@ impl KeyService for FakePrivacy {
             return Err(Status::unavailable("away"));
         }
         self.made.fetch_add(1, Ordering::SeqCst);
-        let CreateSessionKeyRequest { tenant, class, needed_until } = request.into_inner();
+        let CreateSessionKeyRequest { tenant, class, needed_until, needed_from: _ } = request.into_inner();
         let needed_until = sotto_proto::from_wire_time(needed_until.unwrap());
         let class = WireClass::try_from(class).unwrap();
         let wrap = KeyWrap {

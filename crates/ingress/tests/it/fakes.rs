@@ -28,7 +28,8 @@ use sotto_ingress::{
         token::Caller,
     },
     ports::{
-        Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Marks, Records, Session, StoreError,
+        Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Marks, Need, Records, Session,
+        StoreError,
     },
 };
 use sotto_keystore::{KeyKind, Keystore as _, SoftKeystore, UnlockSecret};
@@ -251,7 +252,7 @@ impl KeySource for FakeKeys {
         &'a self,
         tenant: &'a TenantId,
         class: MessageClass,
-        needed_until: Timestamp,
+        need: Need,
     ) -> BoxFuture<'a, Result<Arc<Session>, KeyError>> {
         Box::pin(async move {
             if let Some(error) = *self.0.lock().unwrap() {
@@ -265,7 +266,7 @@ impl KeySource for FakeKeys {
                 wrapped: bytes::Bytes::from_static(&[0; 62]),
             };
             let sealer = Sealer::new([1; 16], AeadKey::from_bytes([2; 32]), MAX_SEALS);
-            let (seal_until, dies_at) = (needed_until, needed_until);
+            let (seal_until, dies_at) = (need.until, need.until);
             Ok(Arc::new(Session { sealer, wrap: Arc::new(wrap), seal_until, dies_at }))
         })
     }

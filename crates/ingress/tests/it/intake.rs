@@ -92,6 +92,7 @@ async fn another_content_under_the_same_key_is_an_error() {
         Asked { to: "+84912345679".to_owned().into(), ..asked("k") },
         Asked { class: Some(MessageClass::Transactional), ..asked("k") },
         Asked { validity: Some((60, 0)), ..asked("k") },
+        Asked { class: Some(MessageClass::Promotional), send_at: Some((1_795_500_000, 0)), ..asked("k") },
     ] {
         assert_eq!(intake.send(&world.caller, other, ()).await, Err(Refusal::KeyReused));
     }

@@ -45,7 +45,7 @@ impl World {
 
     async fn key(&self, needed_until: Timestamp) -> Result<(), KeyError> {
         let tenant = "acme".parse().unwrap();
-        self.keys.session(&tenant, MessageClass::Otp, needed_until).await.map(drop)
+        self.keys.session(&tenant, MessageClass::Otp, needed_until.into()).await.map(drop)
     }
 
     fn made(&self) -> u32 {
@@ -65,7 +65,7 @@ async fn one_key_serves_one_hour_of_needs_whatever_their_order() {
     // Many at once for a new tenant's first message are one request.
     let tenant = "other".parse().unwrap();
     let need = now.plus(Duration::from_secs(600));
-    let all = join_all((0..50).map(|_| world.keys.session(&tenant, MessageClass::Otp, need))).await;
+    let all = join_all((0..50).map(|_| world.keys.session(&tenant, MessageClass::Otp, need.into()))).await;
     assert!(all.into_iter().all(|one| one.is_ok()));
     assert!(world.made() <= 4);
 }
@@ -78,7 +78,8 @@ async fn days_of_needs_take_a_key_a_day_once_they_are_known() {
         // Every ten minutes of three days, falling.
         for minutes in (1..=3 * 24 * 6).rev() {
             let need = now.plus(Duration::from_secs(600 * minutes));
-            let session = world.keys.session(&tenant, MessageClass::Transactional, need).await.unwrap();
+            let session =
+                world.keys.session(&tenant, MessageClass::Transactional, need.into()).await.unwrap();
             assert!(session.dies_at >= need && session.dies_at.since(need) < Duration::from_secs(86_400));
         }
     };

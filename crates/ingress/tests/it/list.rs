@@ -46,6 +46,8 @@ fn lister(world: &World) -> Lister {
     Lister { store: world.store(), clock: Arc::<_>::clone(&world.clock) as _, shards: shards() }
 }
 
+type Takes = fn(&Facts) -> bool;
+
 /// All pages of this size.
 async fn pages(lister: &Lister, filter: &Filter, size: usize) -> Vec<Facts> {
     let (mut all, mut after) = (Vec::new(), None);
@@ -80,7 +82,7 @@ async fn every_message_is_on_one_page_however_they_are_cut() {
         assert_eq!(pages(&lister, &Filter::default(), size).await, ours, "pages of {size}");
     }
     let (from, until) = (NOW.plus(Duration::from_millis(3)), NOW.plus(Duration::from_millis(77)));
-    let cases: [(Filter, fn(&Facts) -> bool); 4] = [
+    let cases: [(Filter, Takes); 4] = [
         (Filter { class: Some(MessageClass::Otp), ..Filter::default() }, |it| it.class == MessageClass::Otp),
         (Filter { from: Some(from), ..Filter::default() }, |it| {
             it.accepted_at >= NOW.plus(Duration::from_millis(3))
@@ -116,8 +118,8 @@ async fn a_message_leaves_the_list_with_its_journal() {
         let filter = Filter { stages: BTreeSet::from([stage]), ..Filter::default() };
         pages(&lister, &filter, 10).await
     };
-    assert_eq!(of(Stage::Ended(Outcome::Rejected)).await, [ended.clone()]);
-    assert_eq!(of(Stage::Accepted).await, [live.clone()]);
+    assert_eq!(of(Stage::Ended(Outcome::Rejected)).await, std::slice::from_ref(&ended));
+    assert_eq!(of(Stage::Accepted).await, std::slice::from_ref(&live));
     let trim = async || {
         let mut gone = 0;
         for shard in shards().iter() {

@@ -39,6 +39,7 @@ pub(crate) fn facts(number: u8, keyed: bool) -> Facts {
         accepted_at: NOW,
         expires_at: NOW.plus(Duration::from_secs(300)),
         content_mac: keyed.then_some([number; 32]),
+        send_at: None,
     }
 }
 

@@ -32,6 +32,7 @@ fn facts(number: u32, tenant: &str, at: Timestamp) -> Facts {
         accepted_at: at,
         expires_at: at.plus(Duration::from_secs(86_400)),
         content_mac: None,
+        send_at: None,
     }
 }
 

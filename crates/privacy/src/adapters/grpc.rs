@@ -25,7 +25,7 @@ use crate::{
     app::{Keys, MAX_WRAPS, Opened, Refusal, SessionKey},
     domain::{
         bucket::Contents,
-        retention::SpanError,
+        retention::{Need, SpanError},
         tally::{Deed, Outcome},
     },
     error::KeyError,
@@ -65,7 +65,7 @@ impl KeyService for KeyServer {
                 return Err(status(&error));
             }
         };
-        let made = self.0.make(caller, asked.tenant, asked.class, asked.needed_until).await;
+        let made = self.0.make(caller, asked.tenant, asked.class, asked.need).await;
         made.map(|made| Response::new(session_key(made))).map_err(|error| status(&error))
     }
 
@@ -122,7 +122,7 @@ impl KeyService for KeyServer {
 struct Ask {
     tenant: TenantId,
     class: MessageClass,
-    needed_until: Timestamp,
+    need: Need,
 }
 
 impl Ask {
@@ -139,7 +139,10 @@ impl Ask {
             .needed_until
             .and_then(read_time)
             .ok_or(KeyError::Field { field: "needed_until", problem: "must be a time" })?;
-        Ok(Self { tenant, class, needed_until })
+        let from = request.needed_from.map(|from| {
+            read_time(from).ok_or(KeyError::Field { field: "needed_from", problem: "must be a time" })
+        });
+        Ok(Self { tenant, class, need: Need { from: from.transpose()?, until: needed_until } })
     }
 }
 

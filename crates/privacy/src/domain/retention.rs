@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sotto_core::{MessageClass, Timestamp};
+use sotto_core::{Facts, MessageClass, Timestamp};
 
 use super::bucket::{Bucket, Contents};
 
@@ -29,6 +29,22 @@ pub struct Retention {
     pub submit_margin: Duration,
     /// The longest time that one key seals.
     pub session: Duration,
+}
+
+/// When what a key seals is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// It is submitted from this time on; none: from now on.
+    pub from: Option<Timestamp>,
+    /// It must open until then.
+    pub until: Timestamp,
+}
+
+impl From<Timestamp> for Need {
+    /// From now on.
+    fn from(until: Timestamp) -> Self {
+        Self { from: None, until }
+    }
 }
 
 /// What a session key may do.
@@ -66,25 +82,25 @@ impl Retention {
         waiting.saturating_add(self.submit_margin)
     }
 
-    /// The bucket and the end of sealing for a key that must open until `needed_until`.
+    /// The bucket and the end of sealing for a key. What is scheduled waits as long as other messages, from its time on.
     ///
     /// # Errors
     /// [`SpanError`].
-    pub fn span(
-        &self,
-        class: MessageClass,
-        needed_until: Timestamp,
-        now: Timestamp,
-    ) -> Result<Span, SpanError> {
-        if needed_until < now.plus(LEAST_NEED) {
+    pub fn span(&self, class: MessageClass, need: Need, now: Timestamp) -> Result<Span, SpanError> {
+        if need.until < now.plus(LEAST_NEED) {
             return Err(SpanError::TooSoon);
         }
         let max = self.furthest(class);
         let too_far = SpanError::TooFar { max };
-        if needed_until > now.plus(max) {
+        let ahead = match class {
+            MessageClass::Otp => None,
+            MessageClass::Transactional | MessageClass::Promotional | MessageClass::AdInvite => need.from,
+        };
+        let from = ahead.map_or(now, |from| from.max(now));
+        if from > now.plus(Facts::MAX_AHEAD + self.submit_margin) || need.until > from.plus(max) {
             return Err(too_far);
         }
-        Bucket::covering(class, needed_until).map(|bucket| self.seals(bucket, now)).ok_or(too_far)
+        Bucket::covering(class, need.until).map(|bucket| self.seals(bucket, now)).ok_or(too_far)
     }
 
     /// The same for a key that seals messages from handsets, made now.
@@ -122,12 +138,38 @@ mod tests {
         let now = Timestamp::from_unix_millis(1_795_493_815_007);
         for class in MessageClass::ALL {
             let max = RETENTION.furthest(class);
-            assert!(RETENTION.span(class, now.plus(max), now).is_ok());
+            assert!(RETENTION.span(class, now.plus(max).into(), now).is_ok());
             let beyond = now.plus(max).plus(Duration::from_millis(1));
-            assert_eq!(RETENTION.span(class, beyond, now), Err(SpanError::TooFar { max }));
+            assert_eq!(RETENTION.span(class, beyond.into(), now), Err(SpanError::TooFar { max }));
         }
         assert_eq!(RETENTION.furthest(MessageClass::Otp), Duration::from_secs(17 * 60));
         assert_eq!(RETENTION.furthest(MessageClass::AdInvite), Duration::from_secs(48 * 3600 + 120));
+    }
+
+    #[test]
+    fn what_is_scheduled_is_kept_as_long_as_others_from_its_time_on() {
+        let now = Timestamp::from_unix_millis(1_795_493_815_007);
+        let (ahead, moment) = (Facts::MAX_AHEAD, Duration::from_millis(1));
+        let span =
+            |class, from: Timestamp, until| RETENTION.span(class, Need { from: Some(from), until }, now);
+        for class in [MessageClass::Transactional, MessageClass::Promotional, MessageClass::AdInvite] {
+            let (max, furthest) = (RETENTION.furthest(class), now.plus(ahead));
+            assert!(span(class, furthest, furthest.plus(max)).is_ok());
+            for (from, until) in [
+                (furthest, furthest.plus(max).plus(moment)),
+                (now.minus(ahead), now.plus(max).plus(moment)),
+                (now.plus(ahead + 2 * RETENTION.submit_margin), furthest),
+            ] {
+                assert_eq!(span(class, from, until), Err(SpanError::TooFar { max }));
+            }
+        }
+        let max = RETENTION.furthest(MessageClass::Otp);
+        let later = now.plus(max).plus(moment);
+        assert_eq!(
+            span(MessageClass::Otp, later, later),
+            Err(SpanError::TooFar { max }),
+            "codes live for minutes"
+        );
     }
 
     #[test]
@@ -145,9 +187,9 @@ mod tests {
     fn refuses_what_is_over() {
         let now = Timestamp::from_unix_millis(1_795_493_815_007);
         for until in [now, now.minus(Duration::from_secs(1)), now.plus(Duration::from_millis(4999))] {
-            assert_eq!(RETENTION.span(MessageClass::Otp, until, now), Err(SpanError::TooSoon));
+            assert_eq!(RETENTION.span(MessageClass::Otp, until.into(), now), Err(SpanError::TooSoon));
         }
-        assert!(RETENTION.span(MessageClass::Otp, now.plus(LEAST_NEED), now).is_ok());
+        assert!(RETENTION.span(MessageClass::Otp, now.plus(LEAST_NEED).into(), now).is_ok());
     }
 
     proptest! {
@@ -159,7 +201,7 @@ mod tests {
         ) {
             let now = Timestamp::from_unix_millis(now);
             let until = now.plus(Duration::from_millis(ahead_ms));
-            let span = RETENTION.span(class, until, now).unwrap();
+            let span = RETENTION.span(class, until.into(), now).unwrap();
             // What is needed until T is expired and submitted before T; the bucket dies at T or later.
             prop_assert!(span.bucket.dies_at() >= until);
             prop_assert!(span.seal_until < span.bucket.dies_at());

@@ -74,6 +74,7 @@ pub(crate) fn ask(until: sotto_core::Timestamp) -> CreateSessionKeyRequest {
         tenant: "acme".to_owned(),
         class: MessageClass::Otp.into(),
         needed_until: Some(to_wire_time(until)),
+        needed_from: None,
     }
 }
 

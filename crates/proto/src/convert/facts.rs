@@ -77,6 +77,7 @@ impl From<&Facts> for wire::Facts {
             accepted_at_ms: facts.accepted_at.unix_millis(),
             expires_at_ms: facts.expires_at.unix_millis(),
             content_mac: facts.content_mac.map(|mac| mac.to_vec().into()).unwrap_or_default(),
+            send_at_ms: facts.send_at.map_or(0, Timestamp::unix_millis),
         }
     }
 }
@@ -106,6 +107,7 @@ impl TryFrom<wire::Facts> for Facts {
             accepted_at: Timestamp::from_unix_millis(facts.accepted_at_ms),
             expires_at: Timestamp::from_unix_millis(facts.expires_at_ms),
             content_mac,
+            send_at: (facts.send_at_ms != 0).then(|| Timestamp::from_unix_millis(facts.send_at_ms)),
         })
     }
 }

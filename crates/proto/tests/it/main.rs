@@ -32,6 +32,7 @@ fn facts() -> impl Strategy<Value = Facts> {
             accepted_at: Timestamp::from_unix_millis(at),
             expires_at: Timestamp::from_unix_millis(at + 300_000),
             content_mac,
+            send_at: (parts > 1).then(|| Timestamp::from_unix_millis(at + 1)),
         },
     )
 }

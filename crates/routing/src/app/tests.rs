@@ -80,6 +80,7 @@ fn message(seed: u8, range: &str, class: MessageClass) -> WorkDelivery {
         accepted_at: NOW,
         expires_at: NOW.plus(Duration::from_secs(300)),
         content_mac: None,
+        send_at: None,
     };
     let wrap = KeyWrap {
         key_id: [0; 16],

@@ -19,7 +19,7 @@ pub(crate) enum Decision {
         /// The attempt this starts, from 1.
         attempt: u16,
     },
-    /// Every account that could take it asked for patience.
+    /// Its time has not come, or every account that could take it asked for patience.
     Hold {
         /// Ask again then.
         until: Timestamp,
@@ -45,6 +45,12 @@ pub(crate) fn decide(table: &RouteTable, item: &WorkItem, now: Timestamp) -> Dec
     let Some(attempt) = number.checked_add(1).filter(|_| !item.is_exhausted()) else {
         return Decision::Reject(RejectCause::RoutesExhausted);
     };
+    // What is to be sent later was moved a little early, by another clock.
+    if item.history.is_empty()
+        && let Some(until) = item.not_before.filter(|until| *until > now)
+    {
+        return Decision::Hold { until };
+    }
     let send = |account: &AccountId| Decision::Send { account: account.clone(), attempt };
     let not_yet = item.not_before.filter(|until| *until > now);
     let patient =

@@ -22,6 +22,7 @@ fn facts(parts: u8) -> Facts {
         accepted_at: Timestamp::from_unix_seconds(1_000),
         expires_at: Timestamp::from_unix_seconds(1_300),
         content_mac: None,
+        send_at: None,
     }
 }
 

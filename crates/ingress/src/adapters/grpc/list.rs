@@ -24,7 +24,14 @@ pub(super) struct Asked {
 }
 
 pub(super) fn asked(request: ListMessagesRequest) -> Result<Asked, Status> {
-    let ListMessagesRequest { page_size, page_token, states, class, accepted_from, accepted_until } = request;
+    let ListMessagesRequest {
+        page_size,
+        page_token,
+        states: states_wanted,
+        class,
+        accepted_from,
+        accepted_until,
+    } = request;
     let size = match usize::try_from(page_size) {
         Ok(0) => DEFAULT_PAGE,
         Ok(size @ 1..=MAX_PAGE) => size,
@@ -39,8 +46,10 @@ pub(super) fn asked(request: ListMessagesRequest) -> Result<Asked, Status> {
             refusal::invalid("page_token", "PAGE_TOKEN_INVALID", error.to_string())
         })
     });
-    let stage = |state: i32| {
-        let stage = MessageState::try_from(state).ok().and_then(view::stage);
+    let states = |state: &i32| MessageState::try_from(*state).unwrap_or_default();
+    let states: Vec<_> = states_wanted.iter().map(states).collect();
+    let stage = |state: &MessageState| {
+        let stage = view::stage(*state);
         stage.ok_or_else(|| {
             let description = "a message has none of these states: give others, or none for all";
             refusal::invalid("states", "STATE_UNKNOWN", description.to_owned())
@@ -54,7 +63,12 @@ pub(super) fn asked(request: ListMessagesRequest) -> Result<Asked, Status> {
         })?),
     };
     let filter = Filter {
-        stages: states.into_iter().map(stage).collect::<Result<_, _>>()?,
+        scheduled: states.contains(&MessageState::Scheduled),
+        stages: states
+            .iter()
+            .filter(|state| **state != MessageState::Scheduled)
+            .map(stage)
+            .collect::<Result<_, _>>()?,
         class,
         from: time("accepted_from", accepted_from)?,
         until: time("accepted_until", accepted_until)?,
@@ -71,9 +85,9 @@ fn time(field: &str, at: Option<prost_types::Timestamp>) -> Result<Option<Timest
     Ok(Some(from_wire_time(at)))
 }
 
-pub(super) fn response(page: &Page) -> ListMessagesResponse {
+pub(super) fn response(page: &Page, now: Timestamp) -> ListMessagesResponse {
     ListMessagesResponse {
-        messages: page.journals.iter().filter_map(view::summary).collect(),
+        messages: page.journals.iter().filter_map(|journal| view::summary(journal, now)).collect(),
         next_page_token: page.next.map(|place| place.to_string()).unwrap_or_default(),
     }
 }

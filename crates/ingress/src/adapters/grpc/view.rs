@@ -1,6 +1,9 @@
 //! A journal as its tenant reads it: state, parts, journey. Nothing personal is in it.
 
-use sotto_core::delivery::{Delivery, Doubt, EventKind, Outcome, PartState, Stage};
+use sotto_core::{
+    Timestamp,
+    delivery::{Delivery, Doubt, EventKind, Outcome, PartState, Stage},
+};
 use sotto_proto::{
     message::v1::{
         self as public, GetMessageResponse, JourneyStep, MessageState, MessageSummary, PartState as WirePart,
@@ -12,12 +15,12 @@ use sotto_proto::{
 use crate::domain::journal::{Journal, Recorded};
 
 /// `None` while the acceptance is not known.
-pub(super) fn response(journal: &Journal) -> Option<GetMessageResponse> {
+pub(super) fn response(journal: &Journal, now: Timestamp) -> Option<GetMessageResponse> {
     let delivery = journal.delivery()?;
     let facts = delivery.facts();
     Some(GetMessageResponse {
         message_id: facts.message.to_string(),
-        state: state(delivery).into(),
+        state: state(delivery, now).into(),
         class: public::MessageClass::from(facts.class).into(),
         encoding: public::Encoding::from(facts.encoding).into(),
         parts: parts(journal, delivery),
@@ -25,28 +28,30 @@ pub(super) fn response(journal: &Journal) -> Option<GetMessageResponse> {
         accepted_at: Some(to_wire_time(facts.accepted_at)),
         expires_at: Some(to_wire_time(facts.expires_at)),
         country: facts.country.to_string(),
+        send_at: facts.send_at.map(to_wire_time),
     })
 }
 
 /// What a list tells of a message.
-pub(super) fn summary(journal: &Journal) -> Option<MessageSummary> {
+pub(super) fn summary(journal: &Journal, now: Timestamp) -> Option<MessageSummary> {
     let delivery = journal.delivery()?;
     let facts = delivery.facts();
     Some(MessageSummary {
         message_id: facts.message.to_string(),
-        state: state(delivery).into(),
+        state: state(delivery, now).into(),
         class: public::MessageClass::from(facts.class).into(),
         parts: u32::from(facts.parts),
         accepted_at: Some(to_wire_time(facts.accepted_at)),
         expires_at: Some(to_wire_time(facts.expires_at)),
         country: facts.country.to_string(),
+        send_at: facts.send_at.map(to_wire_time),
     })
 }
 
-/// The other way round; `None` for what is no state.
+/// The other way round; `None` for what is no stage of a journey.
 pub(super) const fn stage(state: MessageState) -> Option<Stage> {
     Some(match state {
-        MessageState::Unspecified => return None,
+        MessageState::Unspecified | MessageState::Scheduled => return None,
         MessageState::Accepted => Stage::Accepted,
         MessageState::Routed => Stage::Routed,
         MessageState::Submitted => Stage::Submitted,
@@ -60,8 +65,9 @@ pub(super) const fn stage(state: MessageState) -> Option<Stage> {
     })
 }
 
-fn state(delivery: &Delivery) -> MessageState {
+fn state(delivery: &Delivery, now: Timestamp) -> MessageState {
     match delivery.stage() {
+        Stage::Accepted if delivery.facts().scheduled(now).is_some() => MessageState::Scheduled,
         Stage::Accepted => MessageState::Accepted,
         Stage::Routed => MessageState::Routed,
         Stage::Submitted => MessageState::Submitted,
@@ -126,13 +132,13 @@ fn carrier_error(journal: &Journal, about: u8) -> String {
 }
 
 /// What happened to a message in the batch of this sequence; `None`: nothing that its journal has.
-pub(super) fn happened(journal: &Journal, sequence: u64) -> Option<WatchEventsResponse> {
+pub(super) fn happened(journal: &Journal, sequence: u64, now: Timestamp) -> Option<WatchEventsResponse> {
     let delivery = journal.delivery()?;
     let steps: Vec<_> =
         journey(journal, delivery).into_iter().filter(|step| step.event_sequence == sequence).collect();
     (!steps.is_empty()).then(|| WatchEventsResponse {
         message_id: journal.id().to_string(),
-        state: state(delivery).into(),
+        state: state(delivery, now).into(),
         steps,
         ..WatchEventsResponse::default()
     })

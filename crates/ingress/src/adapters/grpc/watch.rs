@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures::Stream;
-use sotto_core::{Classified as _, ErrorClass, MessageId};
+use sotto_core::{Classified as _, ErrorClass, MessageId, Timestamp};
 use sotto_proto::message::v1::{WatchEventsRequest, WatchEventsResponse};
 use sotto_runtime::telemetry::chain;
 use tokio::{
@@ -109,7 +109,7 @@ async fn run(
             },
         };
         let answers = match told {
-            Ok(told) => answers(&told),
+            Ok(told) => answers(&told, messages.now()),
             Err(error) => return Some(status(&error)),
         };
         quiet_until = Instant::now() + SIGN_OF_LIFE;
@@ -136,12 +136,12 @@ async fn hand_over(
 }
 
 /// One answer a message; the last of them has the batch's cursor, so that none is left out by who goes on from there.
-fn answers(told: &Told) -> Vec<WatchEventsResponse> {
+fn answers(told: &Told, now: Timestamp) -> Vec<WatchEventsResponse> {
     let Told { cursor: Cursor(sequence), journals } = told;
     let before = Cursor(sequence.saturating_sub(1)).to_string();
     let mut answers: Vec<_> = journals
         .iter()
-        .filter_map(|journal| view::happened(journal, *sequence))
+        .filter_map(|journal| view::happened(journal, *sequence, now))
         .map(|answer| WatchEventsResponse { cursor: before.clone(), ..answer })
         .collect();
     match answers.last_mut() {

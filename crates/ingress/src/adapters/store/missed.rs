@@ -102,6 +102,7 @@ mod tests {
             accepted_at: Timestamp::from_unix_millis(1),
             expires_at: Timestamp::from_unix_millis(2),
             content_mac: None,
+            send_at: None,
         };
         Missed { facts, remembered_until: None }
     }

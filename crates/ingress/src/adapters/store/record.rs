@@ -82,6 +82,7 @@ mod tests {
             accepted_at: Timestamp::from_unix_millis(1_795_493_815_007),
             expires_at: Timestamp::from_unix_millis(1_795_493_915_007),
             content_mac: None,
+            send_at: None,
         }
     }
 

@@ -92,6 +92,7 @@ fn item(seed: u64, range: &str, class: MessageClass) -> WorkItem {
         accepted_at: NOW,
         expires_at: NOW.plus(Duration::from_secs(300)),
         content_mac: None,
+        send_at: None,
     };
     WorkItem::accepted(facts, Envelope(Bytes::new()))
 }
@@ -143,6 +144,16 @@ fn a_refusal_leads_to_the_next_account_and_then_to_the_end() {
     assert_eq!(sent_to(&decide(&table, &two, NOW)), "c");
     let three = tried(fresh, &[(&first, refused), (second, refused), ("c", refused)]);
     assert_eq!(decide(&table, &three, NOW), Decision::Reject(RejectCause::RoutesExhausted));
+}
+
+#[test]
+fn nothing_is_sent_before_its_time() {
+    let table = table();
+    let mut early = item(1, "8490", MessageClass::Transactional);
+    let until = NOW.plus(Duration::from_secs(3));
+    early.not_before = Some(until);
+    assert_eq!(decide(&table, &early, NOW), Decision::Hold { until });
+    sent_to(&decide(&table, &early, until));
 }
 
 #[test]
