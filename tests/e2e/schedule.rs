@@ -40,7 +40,13 @@ async fn scheduled_messages_are_sent_at_their_time_and_not_before() {
     // One is called back, and one is only asked about.
     let gone = ids.pop().unwrap();
     cell.run(["message", "cancel", gone.as_str().unwrap(), "--client", "shop"]).await;
-    send(&cell, 200, later, &["--dry-run"]).await;
+    let asked = send(&cell, 200, later, &["--dry-run"]).await;
+    let route = &asked["route"];
+    assert_eq!((&route["prefix"], &route["candidates"][0]["barrier"]), (&json!("8"), &json!("")), "{asked}");
+    assert_eq!(
+        (&asked["message_id"], route["reason"].as_str().unwrap().contains("rejected")),
+        (&json!(""), false)
+    );
     // Redis forgets the journals, and whoever sends what is due dies.
     assert_eq!(cell.redis(&["FLUSHALL"]).await, "OK");
     cell.kill("ingress").await;

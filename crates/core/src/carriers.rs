@@ -7,6 +7,7 @@ mod account;
 mod check;
 mod read;
 mod route;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,8 @@ use crate::{
     number::{Country, OperatorRange},
     sender::SenderKind,
 };
+
+pub use table::{Candidate, Outlook, RouteTable};
 
 /// A complete carriers file with a comment on every key.
 pub const EXAMPLE: &str = include_str!("carriers/example.toml");
@@ -172,9 +175,42 @@ impl Account {
     /// Whether the account may carry this message now: country, tenant, and a licence in force where one is needed
     /// (INV-4). Asked when a route is chosen and again before submit, so that no path leads around it.
     pub fn permits(&self, facts: &Facts, now: Timestamp) -> bool {
-        self.countries.allow(facts.country)
-            && self.tenants.allow(&facts.tenant)
-            && self.licence.as_ref().is_none_or(|licence| licence.in_force(now))
+        self.barrier(facts, now).is_none()
+    }
+
+    /// Why the account may not carry this message now, if it may not.
+    pub fn barrier(&self, facts: &Facts, now: Timestamp) -> Option<Barrier> {
+        if !self.countries.allow(facts.country) {
+            Some(Barrier::Country)
+        } else if !self.tenants.allow(&facts.tenant) {
+            Some(Barrier::Tenant)
+        } else if self.licence.as_ref().is_some_and(|licence| !licence.in_force(now)) {
+            Some(Barrier::Licence)
+        } else {
+            None
+        }
+    }
+}
+
+/// Why an account may not carry a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barrier {
+    /// It does not serve the country.
+    Country,
+    /// It does not serve the tenant.
+    Tenant,
+    /// Its licence is not in force.
+    Licence,
+}
+
+impl Barrier {
+    /// The word for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Country => "country",
+            Self::Tenant => "tenant",
+            Self::Licence => "licence",
+        }
     }
 }
 

@@ -22,6 +22,13 @@ use crate::domain::{
 /// The embedded defaults.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
 
+/// Where messages go, for those who only ask.
+#[derive(Clone, Debug, Deserialize)]
+pub struct CarriersConfig {
+    /// The carriers file; empty: dry runs do not tell the route.
+    pub file: PathBuf,
+}
+
 /// All of the configuration.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Config {
@@ -47,6 +54,8 @@ pub struct Config {
     pub load: LoadConfig,
     /// `[publishers]`
     pub publishers: PublishersConfig,
+    /// `[carriers]`
+    pub carriers: CarriersConfig,
     /// `[projection]`
     pub projection: ProjectionConfig,
     /// `[nats]`

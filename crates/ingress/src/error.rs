@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sotto_core::{Classified, ErrorClass};
+use sotto_core::{Classified, ErrorClass, carriers::CarrierFileError};
 use sotto_crypto::CryptoError;
 use sotto_keystore::KeystoreError;
 
@@ -95,6 +95,12 @@ pub enum IngressError {
     /// The reflection service cannot be built.
     #[error("the reflection service cannot be built")]
     Reflection(#[source] tonic_reflection::server::Error),
+    /// The carriers file cannot be read.
+    #[error("the carriers file cannot be read")]
+    CarriersRead(#[source] std::io::Error),
+    /// The carriers file has problems.
+    #[error("the carriers file has problems: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Carriers(Vec<CarrierFileError>),
     /// An address of another service is not one.
     #[error("{0} is not an https address")]
     Address(&'static str),
@@ -103,7 +109,12 @@ pub enum IngressError {
 impl Classified for IngressError {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::Keystore(_) | Self::Redis(_) | Self::RedisEvicts | Self::Address(_) => ErrorClass::Reject,
+            Self::Keystore(_)
+            | Self::Redis(_)
+            | Self::RedisEvicts
+            | Self::Address(_)
+            | Self::CarriersRead(_)
+            | Self::Carriers(_) => ErrorClass::Reject,
             Self::Random(_) | Self::Reflection(_) | Self::Requests(_) => ErrorClass::Bug,
             Self::Tls(error) => error.class(),
             Self::Grpc(error) => error.class(),

@@ -8,7 +8,10 @@ use rustls_pki_types::ServerName;
 use sotto_bus::{
     Bus, BusOptions, ControlRegister, Requests, Schedule, Topology, Worker, WorkerConfig, topology,
 };
-use sotto_core::{Classified as _, ErrorClass, ShardId};
+use sotto_core::{
+    Classified as _, ErrorClass, ShardId,
+    carriers::{CarriersFile, RouteTable},
+};
 use sotto_keystore::{Keystore, SoftKeystore, UnlockSecret};
 use sotto_proto::message::v1::message_service_server::MessageServiceServer;
 use sotto_runtime::{
@@ -126,6 +129,17 @@ struct Parts {
 }
 
 impl Parts {
+    /// The routes, if the configuration names them.
+    fn routes(&self) -> Result<Option<Arc<RouteTable>>, IngressError> {
+        let path = &self.config.carriers.file;
+        if path.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        let text = std::fs::read_to_string(path).map_err(IngressError::CarriersRead)?;
+        let file = CarriersFile::parse(&text).map_err(IngressError::Carriers)?;
+        Ok(Some(Arc::new(RouteTable::new(file, String::new()))))
+    }
+
     async fn serve(
         &self,
         keys_known: Condition,
@@ -161,6 +175,7 @@ impl Parts {
             records: Arc::new(store.clone()),
             gate: Arc::new(store.clone()),
             heard,
+            routes: self.routes()?,
             validities: config.validities(),
             margin: config.privacy.margin.get(),
             tasks: context.tasks.clone(),

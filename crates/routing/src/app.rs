@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures::future::join_all;
 use sotto_core::{
     AccountId, Clock, Lane, Timestamp, WorkItem,
+    carriers::RouteTable,
     delivery::{Event, EventKind, RejectCause},
 };
 use sotto_proto::WorkDelivery;
 
 use crate::{
-    domain::{Decision, RouteTable, decide},
+    domain::{Decision, decide},
     ports::{Later, Outbox},
 };
 

@@ -6,7 +6,10 @@ use sotto_bus::{
     Act, AuditCategory, AuditTrail, Bus, BusOptions, Service as BusService, Topology, Worker, WorkerConfig,
     topology::Cell,
 };
-use sotto_core::{Lane, carriers::CarriersFile};
+use sotto_core::{
+    Lane,
+    carriers::{CarriersFile, RouteTable},
+};
 use sotto_crypto::{MacKey, hash::sha256};
 use sotto_proto::pipeline::v1::WorkBatch;
 use sotto_runtime::{Context, Service};
@@ -15,7 +18,6 @@ use crate::{
     adapters::BrokerOutbox,
     app::Router,
     config::{DEFAULT_TOML, RoutingConfig},
-    domain::RouteTable,
     error::RoutingError,
 };
 

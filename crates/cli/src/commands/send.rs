@@ -6,7 +6,7 @@ use sotto_core::{Clock, Timestamp};
 use sotto_proto::{
     from_wire_time,
     message::v1::{
-        Encoding, MessageClass, OutboundMessage, SendRequest, SendResponse,
+        Encoding, MessageClass, OutboundMessage, RouteOutlook, SendRequest, SendResponse,
         message_service_client::MessageServiceClient,
     },
     to_wire_time,
@@ -122,6 +122,12 @@ pub(super) fn accepted(sent: &SendResponse, done: &str, output: &Output) -> Resu
         "message_id": sent.message_id, "encoding": encoding, "parts": sent.parts, "units": sent.units,
         "repeated": sent.repeated, "transliterated": sent.transliterated,
         "send_at": sent.send_at.map(|at| from_wire_time(at).to_string()),
+        "route": sent.route.as_ref().map(|route| serde_json::json!({
+            "reason": route.reason, "prefix": route.prefix,
+            "candidates": route.candidates.iter().map(|it| serde_json::json!({
+                "account": it.account, "weight": it.weight, "barrier": it.barrier,
+            })).collect::<Vec<_>>(),
+        })),
     }))?;
     let at = sent.send_at.map(|at| format!(", to be sent at {}", from_wire_time(at))).unwrap_or_default();
     let written = if sent.transliterated { ", written without marks" } else { "" };
@@ -131,7 +137,26 @@ pub(super) fn accepted(sent: &SendResponse, done: &str, output: &Output) -> Resu
         sent.message_id,
         sent.parts,
         sent.units
-    ))
+    ))?;
+    sent.route.as_ref().map_or(Ok(()), |route| outlook(route, output))
+}
+
+/// Tells where a message would go.
+fn outlook(route: &RouteOutlook, output: &Output) -> Result<(), CliError> {
+    let by = if route.prefix.is_empty() { String::new() } else { format!(" {}", route.prefix) };
+    output.line(format!("  route{by}: {}", route.reason))?;
+    for candidate in &route.candidates {
+        let share = match candidate.weight {
+            0 => "fallback".to_owned(),
+            weight => format!("weight {weight}"),
+        };
+        let barrier = match candidate.barrier.as_str() {
+            "" => String::new(),
+            barrier => format!(", not for its {barrier}"),
+        };
+        output.line(format!("    {}  {share}{barrier}", candidate.account))?;
+    }
+    Ok(())
 }
 
 /// The credentials of a client by its name.

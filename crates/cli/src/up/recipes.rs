@@ -196,7 +196,7 @@ impl Recipes {
             let port = running.address("redis")?.rsplit(':').next().unwrap_or_default().to_owned();
             environment.push(env("REDIS__URL", &format!("rediss://localhost:{port}")));
         }
-        if ["routing", "carrier"].contains(&service) {
+        if ["routing", "carrier", "ingress"].contains(&service) {
             environment.push(env("CARRIERS__FILE", &self.carriers_file().display().to_string()));
         }
         if service == "carrier" {

@@ -214,6 +214,7 @@ pub(super) fn response(accepted: Accepted) -> SendResponse {
         repeated: accepted.repeated,
         transliterated: accepted.transliterated,
         send_at: accepted.send_at.map(to_wire_time),
+        route: None,
     }
 }
 
@@ -231,6 +232,7 @@ fn preview(valid: Valid) -> SendResponse {
         expires_at: Some(to_wire_time(valid.expires_at)),
         transliterated: valid.transliterated,
         send_at: valid.send_at.map(to_wire_time),
+        route: valid.route.as_ref().map(view::outlook),
         ..SendResponse::default()
     }
 }

@@ -11,6 +11,7 @@ use prost::Message as _;
 use sotto_bus::Heard;
 use sotto_core::{
     CellId, Classified as _, Clock, Facts, MessageClass, MessageId, Shards, TenantId, Timestamp, WorkItem,
+    carriers::{Outlook, RouteTable},
     control::{SENDER_LABEL, SenderMark},
     sender::SenderId,
     text::{Count, Encoding},
@@ -78,6 +79,8 @@ pub struct Deps {
     pub gate: Arc<dyn Gate>,
     /// What operators hold back.
     pub heard: watch::Receiver<Heard>,
+    /// Where messages go, for those who only ask.
+    pub routes: Option<Arc<RouteTable>>,
     /// Validity of each class.
     pub validities: Validities,
     /// What a key must outlive a message's validity by.
@@ -140,7 +143,7 @@ pub struct Accepted {
 }
 
 /// A message that would be accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Valid {
     /// How its text would be written.
     pub count: Count,
@@ -150,7 +153,12 @@ pub struct Valid {
     pub transliterated: bool,
     /// When it would be sent, if that was asked for.
     pub send_at: Option<Timestamp>,
+    /// Where it would go; none: the routes are not known here.
+    pub route: Option<Forecast>,
 }
+
+/// Where a message would go; none: it has no route.
+pub type Forecast = Option<Outlook>;
 
 /// The identity of a message: a new one, or that of its idempotency key.
 enum Identity {
@@ -240,7 +248,13 @@ impl Intake {
         self.running(caller, &request)?;
         let expires_at = request.begins(deps.clock.now()).plus(request.validity);
         self.session(&caller.tenant, &request, expires_at).await?;
+        let route = deps.routes.as_ref().map(|table| {
+            let (id, now) = (MessageId::from_keyed_hash([0; 16]), deps.clock.now());
+            let facts = facts(caller.tenant.clone(), &request, id, None, (now, expires_at));
+            table.outlook(&facts, request.begins(now))
+        });
         Ok(Valid {
+            route,
             count: request.count,
             expires_at,
             transliterated: request.transliterated,
@@ -319,20 +333,7 @@ impl Intake {
         times: (Timestamp, Timestamp),
     ) -> Result<Accepted, Refusal> {
         let deps = &self.0.deps;
-        let facts = Facts {
-            message: id,
-            tenant,
-            class: request.class,
-            country: request.to.country(),
-            operator_range: request.to.operator_range(),
-            encoding: request.count.encoding,
-            parts: request.count.parts,
-            units: request.count.units,
-            accepted_at: times.0,
-            expires_at: times.1,
-            content_mac: keyed.as_ref().map(|keyed| keyed.content),
-            send_at: request.send_at,
-        };
+        let facts = facts(tenant, request, id, keyed.as_ref().map(|keyed| keyed.content), times);
         let delivery = self.seal(&facts, request).await?;
         deps.log.accept(deps.shards.of(&id), delivery).await.map_err(log_refusal)?;
         // Whoever hears "accepted" finds the message; without Redis it is written later.
@@ -522,6 +523,29 @@ fn accepted(
     let (encoding, parts, units) = (count.encoding, count.parts, count.units);
     let (transliterated, send_at) = (request.transliterated, request.send_at);
     Accepted { id, encoding, parts, units, accepted_at, expires_at, repeated, transliterated, send_at }
+}
+
+fn facts(
+    tenant: TenantId,
+    request: &Checked,
+    message: MessageId,
+    content_mac: Option<[u8; 32]>,
+    (accepted_at, expires_at): (Timestamp, Timestamp),
+) -> Facts {
+    Facts {
+        message,
+        tenant,
+        class: request.class,
+        country: request.to.country(),
+        operator_range: request.to.operator_range(),
+        encoding: request.count.encoding,
+        parts: request.count.parts,
+        units: request.count.units,
+        accepted_at,
+        expires_at,
+        content_mac,
+        send_at: request.send_at,
+    }
 }
 
 fn content(ring_key: &RingKey<'_>, request: &Checked) -> Result<[u8; 32], Refusal> {

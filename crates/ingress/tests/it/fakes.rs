@@ -338,6 +338,7 @@ impl World {
             records: self.redis.clone(),
             gate: self.gate.clone(),
             heard: self.heard.subscribe(),
+            routes: None,
             validities: Validities { otp: validity(300, 900), other: validity(86_400, 259_200) },
             margin: Duration::from_secs(90),
             tasks: self.tasks.clone(),

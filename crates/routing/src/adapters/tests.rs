@@ -18,7 +18,7 @@ use sotto_bus::{
 };
 use sotto_core::{
     Clock as _, Facts, ManualClock, MessageClass, MessageId, Shards, Timestamp, WorkItem,
-    carriers::CarriersFile,
+    carriers::{CarriersFile, RouteTable},
     text::Encoding,
     work::{Attempt, AttemptEnd, Envelope, KeyWrap},
 };
@@ -26,7 +26,6 @@ use sotto_proto::{Batch, WireError};
 use sotto_testkit::{CertFiles, NatsOptions, NatsServer, Pki, eventually, eventually_ok};
 
 use super::*;
-use crate::domain::RouteTable;
 
 const BOUND: Duration = Duration::from_secs(20);
 const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_000_000);

@@ -2,12 +2,10 @@
 
 use sotto_core::{
     AccountId, Timestamp, WorkItem,
-    carriers::Route,
+    carriers::{Route, RouteTable},
     delivery::RejectCause,
     work::{Attempt, AttemptEnd},
 };
-
-use super::RouteTable;
 
 /// What becomes of a message now.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,12 +7,15 @@ use sotto_core::{
 use sotto_proto::{
     message::v1::{
         self as public, GetMessageResponse, JourneyStep, MessageState, MessageSummary, PartState as WirePart,
-        PartStatus, WatchEventsResponse,
+        PartStatus, RouteCandidate, RouteOutlook, WatchEventsResponse,
     },
     to_wire_time,
 };
 
-use crate::domain::journal::{Journal, Recorded};
+use crate::{
+    app::intake::Forecast,
+    domain::journal::{Journal, Recorded},
+};
 
 /// `None` while the acceptance is not known.
 pub(super) fn response(journal: &Journal, now: Timestamp) -> Option<GetMessageResponse> {
@@ -30,6 +33,26 @@ pub(super) fn response(journal: &Journal, now: Timestamp) -> Option<GetMessageRe
         country: facts.country.to_string(),
         send_at: facts.send_at.map(to_wire_time),
     })
+}
+
+/// Where a message would go.
+pub(super) fn outlook(forecast: &Forecast) -> RouteOutlook {
+    let Some(outlook) = forecast else {
+        let reason = "no route takes this number and class: it would be rejected".to_owned();
+        return RouteOutlook { reason, ..RouteOutlook::default() };
+    };
+    let open = outlook.candidates.iter().filter(|candidate| candidate.barrier.is_none()).count();
+    let reason = match open {
+        0 => "no account of its route may carry it: it would be rejected".to_owned(),
+        1 => "one account of its route may carry it".to_owned(),
+        _ => format!("{open} accounts of its route may carry it"),
+    };
+    let candidates = outlook.candidates.iter().map(|candidate| RouteCandidate {
+        account: candidate.account.to_string(),
+        weight: candidate.weight.map(u32::from).unwrap_or_default(),
+        barrier: candidate.barrier.map(|barrier| barrier.name().to_owned()).unwrap_or_default(),
+    });
+    RouteOutlook { reason, prefix: outlook.prefix.to_string(), candidates: candidates.collect() }
 }
 
 /// What a list tells of a message.
