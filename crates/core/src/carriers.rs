@@ -310,8 +310,13 @@ pub enum DefaultAlphabet {
 pub enum Concatenation {
     /// A user data header with an 8-bit reference (3GPP TS 23.040 §9.2.3.24.1).
     Udh,
+    /// The same with a 16-bit reference (§9.2.3.24.8). Its parts hold less: a text that needs more of them than were accepted
+    /// cannot go to the account.
+    Udh16,
     /// The optional parameters `sar_msg_ref_num`, `sar_total_segments` and `sar_segment_seqnum` (SMPP 3.4 §5.3.2.22).
     Sar,
+    /// Not at all: the whole text goes in one submit, in `message_payload` (§5.3.2.32), and the carrier cuts it.
+    Payload,
 }
 
 /// Type of number and numbering plan indicator of an address (SMPP 3.4 §5.2.5 and §5.2.6).

@@ -63,6 +63,14 @@ impl Encoding {
             Self::Ucs2 => 67,
         }
     }
+
+    /// The same beside the seven octets of [`wide_concatenation_udh`].
+    pub const fn wide_part_limit(self) -> u32 {
+        match self {
+            Self::Gsm7 => 152,
+            Self::Ucs2 => 66,
+        }
+    }
 }
 
 /// Why a text cannot be sent. Says where and what kind of character, never the text.
@@ -147,7 +155,7 @@ pub struct Segmented {
     pub encoding: Encoding,
     /// Length of the whole text in units of the encoding.
     pub units: u32,
-    /// The parts in order, 1 to [`MAX_PARTS`].
+    /// The parts in order, 1 to [`MAX_PARTS`]; with wide references perhaps more.
     pub parts: Vec<Part>,
 }
 
@@ -173,8 +181,18 @@ pub fn count(text: &str) -> Result<Count, TextError> {
 
 /// Cuts a text into parts ready to be sent.
 pub fn segment(text: &str) -> Result<Segmented, TextError> {
+    segment_by(text, Encoding::part_limit)
+}
+
+/// The same for parts that are joined by [`wide_concatenation_udh`]. These may be more than [`count`] says, which counts
+/// what is accepted and billed.
+pub fn segment_wide(text: &str) -> Result<Segmented, TextError> {
+    segment_by(text, Encoding::wide_part_limit)
+}
+
+fn segment_by(text: &str, part_limit: fn(Encoding) -> u32) -> Result<Segmented, TextError> {
     let Count { encoding, units, parts } = count(text)?;
-    let limit = if parts == 1 { encoding.single_limit() } else { encoding.part_limit() };
+    let limit = if parts == 1 { encoding.single_limit() } else { part_limit(encoding) };
     let mut writer = Writer::new(encoding, limit, parts);
     for character in text.nfc() {
         writer.push(character);
@@ -186,6 +204,12 @@ pub fn segment(text: &str) -> Result<Segmented, TextError> {
 /// (3GPP TS 23.040 §9.2.3.24.1).
 pub const fn concatenation_udh(reference: u8, total: u8, index: u8) -> [u8; 6] {
     [0x05, 0x00, 0x03, reference, total, index]
+}
+
+/// The same with a 16-bit reference (3GPP TS 23.040 §9.2.3.24.8).
+pub const fn wide_concatenation_udh(reference: u16, total: u8, index: u8) -> [u8; 7] {
+    let [high, low] = reference.to_be_bytes();
+    [0x06, 0x08, 0x04, high, low, total, index]
 }
 
 /// Reads a payload as a handset does: what is not in the encoding becomes U+FFFD. The result is in clear.

@@ -244,6 +244,34 @@ mod tests {
     }
 
     #[test]
+    fn reads_long_messages_in_every_form() {
+        let whole = |octets: &'static [u8], esm_class| {
+            let mut sm = sm("84901", b"", esm_class);
+            sm.tlvs = sotto_smpp::Tlvs::new()
+                .with(sotto_smpp::tlv::tag::MESSAGE_PAYLOAD, Bytes::from_static(octets));
+            sm
+        };
+        let mut by_parameters = sm("84901", b"hi", 0);
+        by_parameters.tlvs = sotto_smpp::Tlvs::new()
+            .with_u16(sotto_smpp::tlv::tag::SAR_MSG_REF_NUM, 0x0107)
+            .with_u8(sotto_smpp::tlv::tag::SAR_TOTAL_SEGMENTS, 2)
+            .with_u8(sotto_smpp::tlv::tag::SAR_SEGMENT_SEQNUM, 1);
+        let place = |reference| Some(Concatenation { reference, total: 2, index: 1 });
+        for (sm, expected) in [
+            (sm("84901", b"\x05\x00\x03\x07\x02\x01hi", esm_class::UDHI), place(7)),
+            (sm("84901", b"\x06\x08\x04\x01\x07\x02\x01hi", esm_class::UDHI), place(0x0107)),
+            (by_parameters, place(0x0107)),
+            (whole(b"hi", 0), None),
+            (whole(b"\x05\x00\x03\x07\x02\x01hi", esm_class::UDHI), place(7)),
+        ] {
+            let mut ledger = Ledger::default();
+            ledger.take(&sm, "a", "1", Timestamp::default());
+            let record = ledger.last(1).remove(0);
+            assert_eq!((record.text.as_str(), record.concatenation), ("hi", expected));
+        }
+    }
+
+    #[test]
     fn reads_the_wide_reference_past_other_elements() {
         let header = [9, 0x24, 1, 2, 0x08, 4, 0x12, 0x34, 3, 2];
         let found = concatenation(&Sm::default(), &header);

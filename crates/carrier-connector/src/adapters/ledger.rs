@@ -15,7 +15,7 @@
 //!
 //! | key | holds | kept |
 //! |---|---|---|
-//! | `id:<carrier id>` | the part it stands for | the account's `receipt_wait` |
+//! | `id:<carrier id>` | the part it stands for, or the parts of one submit | the account's `receipt_wait` |
 //! | `parked:<carrier id>` | receipts that came before the id was known | an hour, or the account's `receipt_wait` if that is less |
 //! | `asks` | by carrier id, when to ask for its receipt (`query_after`) | to the receipt |
 //! | `ask:<carrier id>` | the question, sealed | the account's `receipt_wait` |
@@ -124,7 +124,7 @@ impl Store {
             note: Script::new(include_str!("ledger/note.lua")),
             release: Script::new(include_str!("ledger/release.lua")),
             unmark: Script::new(include_str!("ledger/unmark.lua")),
-            tie: Script::new(include_str!("ledger/tie.lua")),
+            tie: Script::new(ids::TIE),
             receipts: Script::new(include_str!("ledger/receipts.lua")),
             ready: Script::new(include_str!("ledger/ready.lua")),
             take: Script::new(include_str!("ledger/take.lua")),

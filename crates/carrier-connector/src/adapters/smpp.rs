@@ -39,7 +39,7 @@ use crate::{
         tenure::{Guard, Post},
     },
     domain::{
-        receipt::Submitted,
+        receipt::About,
         reconnect::{Failure, Reconnect},
     },
     ports::Act,
@@ -247,7 +247,7 @@ async fn connect(
     folder: &Path,
     host: &Host,
     kind: smpp::BindKind,
-) -> Result<Session<Submitted>, ConnectError> {
+) -> Result<Session<About>, ConnectError> {
     let password = password(settings, folder)?;
     let options = SessionOptions {
         window: usize::from(settings.window),
@@ -302,7 +302,7 @@ async fn sessions(
     settings: &Settings,
     folder: &Path,
     host: &Host,
-) -> Result<Vec<Session<Submitted>>, ConnectError> {
+) -> Result<Vec<Session<About>>, ConnectError> {
     match settings.bind {
         BindKind::Transceiver => {
             Ok(vec![connect(settings, folder, host, smpp::BindKind::Transceiver).await?])
@@ -421,7 +421,7 @@ fn tell(account: &Account, bind: u16, error: &ConnectError, failure: Failure) {
 async fn serve(
     account: &Arc<Account>,
     post: &mut Post,
-    sessions: Vec<Session<Submitted>>,
+    sessions: Vec<Session<About>>,
     mut guard: Guard,
     drained: &CancellationToken,
     leftovers: &mut JoinSet<()>,
@@ -506,12 +506,12 @@ async fn left(account: &Account, post: &Post) {
     }
 }
 
-async fn ended_all(links: &[Link<Submitted>]) {
+async fn ended_all(links: &[Link<About>]) {
     join_all(links.iter().map(Link::closed)).await;
 }
 
 /// Unbinds in order: why the first session, on which messages went out, ended.
-async fn drain(links: &[Link<Submitted>], limit: Duration) -> CloseReason {
+async fn drain(links: &[Link<About>], limit: Duration) -> CloseReason {
     let mut reasons = join_all(links.iter().map(|link| link.drain(limit))).await;
     reasons.drain(..).next().unwrap_or(CloseReason::Unbound)
 }

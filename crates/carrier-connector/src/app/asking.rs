@@ -13,7 +13,7 @@ use crate::{
     domain::{
         carrier_id::CarrierId,
         question::{self, Answered, answered},
-        receipt::{QUESTION, Submitted},
+        receipt::About,
     },
 };
 
@@ -59,7 +59,7 @@ impl Account {
     }
 
     /// Asks for one part, at its turn and within the rate: after everything that is to be sent.
-    async fn ask_one(&self, Question { id, part, sealed }: Question) {
+    async fn ask_one(&self, Question { id, parts, sealed }: Question) {
         let Some(question) = question::open(&self.shared.query_key, &sealed) else {
             // Sealed by a process with another key; its time comes.
             return;
@@ -71,8 +71,7 @@ impl Account {
         let Some(mut place) = places.pop() else { return };
         let Some(permit) = place.next().await else { return };
         drop(place);
-        let token = Submitted { part: QUESTION, ..part };
-        let Ok(pending) = link.request(permit, question, token) else { return };
+        let Ok(pending) = link.request(permit, question, About::Question) else { return };
         let Ok(answer) = pending.await else { return };
         let read = match &answer.pdu {
             Some(Pdu::QuerySmResp(answer)) => Some(answer.as_ref()),
@@ -80,8 +79,8 @@ impl Account {
         };
         match answered(answer.status, read) {
             Answered::Ended(said) => {
-                let event = LogEvent::Delivery(self.receipt(part, said));
-                match self.shared.log.events(vec![event]).await {
+                let event = |part: &_| LogEvent::Delivery(self.receipt(*part, said.clone()));
+                match self.shared.log.events(parts.iter().map(event).collect()).await {
                     Ok(()) => self.not_asked(id).await,
                     Err(error) => {
                         tracing::warn!(account = %self.settings.id, error = chain(&error), "an answer is not stored: it is asked for again");

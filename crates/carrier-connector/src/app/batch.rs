@@ -23,7 +23,7 @@ use crate::{
     adapters::ledger::{Answer, Ask, Claimed, Fence, Intent, Parts},
     domain::{
         claim::{Claim, ClaimState, PartEnd, Standing, judge},
-        receipt::Submitted,
+        receipt::About,
         settle::{Settled, cancel, expire, reject, settle},
     },
     ports::Unwrapped,
@@ -114,7 +114,7 @@ impl Account {
     }
 
     /// Takes items on: to the carrier, or, without a link, back to routing.
-    async fn take(self: Arc<Self>, link: Option<Link<Submitted>>, jobs: Vec<Job>) -> Done {
+    async fn take(self: Arc<Self>, link: Option<Link<About>>, jobs: Vec<Job>) -> Done {
         let now = self.now();
         let wraps = jobs.iter().map(|job| &job.delivery.wrap);
         let keys = if link.is_none() {
@@ -307,7 +307,7 @@ impl Account {
         self: &Arc<Self>,
         token: &str,
         claimed_at: Instant,
-        link: Option<Link<Submitted>>,
+        link: Option<Link<About>>,
         jobs: Vec<(Job, String, Arc<AeadKey>)>,
     ) -> Done {
         let Some(link) = link.filter(|_| !jobs.is_empty()) else { return Vec::new() };

@@ -19,7 +19,7 @@ use crate::domain::{
     course::Course,
     lease::Tenure,
     pace::{Pace, Slice},
-    receipt::Submitted,
+    receipt::About,
 };
 
 /// Batches that are handed back at a time while there is no link.
@@ -31,7 +31,7 @@ pub(crate) struct Bind {
     /// Its number in the contract.
     pub(crate) number: u16,
     /// The session on which messages go out.
-    pub(crate) link: Link<Submitted>,
+    pub(crate) link: Link<About>,
     /// Whether it is still ours.
     pub(crate) tenure: watch::Receiver<Tenure>,
 }
@@ -132,7 +132,7 @@ pub(crate) struct Line {
 #[derive(Debug)]
 pub(super) enum Admission {
     /// As many of them as there are places may be sent.
-    Send(Link<Submitted>, Vec<Place>),
+    Send(Link<About>, Vec<Place>),
     /// There is no link, and has not been for long, or the account is paused: they go back.
     HandBack,
     /// The process stops, operators hold traffic, or another replica has the binds: whoever runs next takes them.
@@ -243,7 +243,7 @@ impl Line {
     }
 
     /// The links of the binds that are up, by number.
-    pub(crate) fn links(&self) -> Vec<(u16, Link<Submitted>)> {
+    pub(crate) fn links(&self) -> Vec<(u16, Link<About>)> {
         self.state.borrow().binds.iter().map(|bind| (bind.number, bind.link.clone())).collect()
     }
 

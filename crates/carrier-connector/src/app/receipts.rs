@@ -91,15 +91,16 @@ impl Account {
         let (asked, responders): (Vec<_>, Vec<_>) =
             receipts.into_iter().map(|(id, said, responder)| ((id, said), responder)).unzip();
         let Some(found) = self.find(&asked).await else { return };
-        let events = asked.iter().zip(&found).map(|((id, said), part)| match part {
-            Some(part) => LogEvent::Delivery(self.receipt(*part, said.clone())),
-            None => LogEvent::ParkedReceipt {
+        let events = asked.iter().zip(&found).flat_map(|((id, said), parts)| {
+            let parked = parts.is_empty().then(|| LogEvent::ParkedReceipt {
                 at: self.now(),
                 account: self.settings.id.clone(),
                 carrier_id: id.as_str().to_owned(),
                 state: said.state,
                 error: said.error.clone(),
-            },
+            });
+            let receipts = parts.iter().map(|part| LogEvent::Delivery(self.receipt(*part, said.clone())));
+            receipts.chain(parked)
         });
         if let Err(error) = self.shared.log.events(events.collect()).await {
             tracing::warn!(account = %self.settings.id, error = chain(&error), "receipts are not stored now");
@@ -108,7 +109,7 @@ impl Account {
         self.not_asked_any_more(&asked, &found).await;
         let (mut parked, mut waiting) = (Vec::new(), Vec::new());
         for ((asked, found), responder) in asked.into_iter().zip(found).zip(responders) {
-            if found.is_some() {
+            if !found.is_empty() {
                 responder.respond(CommandStatus::ESME_ROK);
             } else {
                 parked.push(asked);
@@ -123,11 +124,12 @@ impl Account {
     }
 
     /// Parts whose final receipt is here are not asked for.
-    async fn not_asked_any_more(&self, asked: &[(CarrierId, Said)], found: &[Option<Submitted>]) {
+    async fn not_asked_any_more(&self, asked: &[(CarrierId, Said)], found: &[Vec<Submitted>]) {
         if self.settings.query_after.is_none() {
             return;
         }
-        let ended = asked.iter().zip(found).filter(|((_, said), part)| part.is_some() && is_end(said.state));
+        let ended =
+            asked.iter().zip(found).filter(|((_, said), parts)| !parts.is_empty() && is_end(said.state));
         let ids: Vec<_> = ended.map(|((id, _), _)| id.clone()).collect();
         if let Err(error) = self.ledger.do_not_ask(&ids).await {
             tracing::debug!(account = %self.settings.id, error = chain(&error), "parts may be asked for in vain");
@@ -143,8 +145,11 @@ impl Account {
         }
         let Some(found) = self.find(&parked).await else { return false };
         let found = parked.into_iter().zip(found);
-        let found: Vec<_> =
-            found.filter_map(|((id, said), part)| Some(Match { part: part?, said, id })).collect();
+        let found: Vec<_> = found
+            .flat_map(|((id, said), parts)| {
+                parts.into_iter().map(move |part| Match { part, said: said.clone(), id: id.clone() })
+            })
+            .collect();
         if found.is_empty() {
             return true;
         }
@@ -160,7 +165,7 @@ impl Account {
     }
 
     /// The parts of receipts, where their ids are known; the others are parked. None: they cannot be taken now.
-    async fn find(&self, asked: &[(CarrierId, Said)]) -> Option<Vec<Option<Submitted>>> {
+    async fn find(&self, asked: &[(CarrierId, Said)]) -> Option<Vec<Vec<Submitted>>> {
         match self.ledger.receipts(asked).await {
             Ok(Some(found)) => Some(found),
             Ok(None) => {

@@ -27,7 +27,7 @@ use crate::{
     domain::{
         carrier_id::CarrierId,
         claim::{Claim, PartEnd},
-        receipt::{QUESTION, Submitted},
+        receipt::{About, Span, Submitted},
         settle::settle,
         status::Refusal,
         submit::{Content, ContentError, SCHEMA},
@@ -60,7 +60,7 @@ impl Account {
     pub(super) async fn send(
         self: &Arc<Self>,
         token: &str,
-        link: &Link<Submitted>,
+        link: &Link<About>,
         job: Job,
         key: Arc<AeadKey>,
     ) -> (usize, Outcome) {
@@ -78,7 +78,7 @@ impl Account {
                 (ends, settled)
             }
             // Another account may be able to write it.
-            Err(UnusableError::Content(ContentError::Alphabet)) => {
+            Err(UnusableError::Content(ContentError::Alphabet | ContentError::Parts)) => {
                 let ends = unsent(item, AttemptEnd::NotAllowed);
                 let settled = settle(item, &self.settings.id, &ends, self.now());
                 (ends, settled)
@@ -101,7 +101,7 @@ impl Account {
     }
 
     /// Opens an item and writes its messages. Everything in clear is wiped when it is dropped.
-    fn open(&self, item: &WorkItem, key: &AeadKey) -> Result<Vec<(u8, Box<Sm>)>, UnusableError> {
+    fn open(&self, item: &WorkItem, key: &AeadKey) -> Result<Vec<(Span, Box<Sm>)>, UnusableError> {
         let content = self.content(item, key)?;
         if self.is_stopped(item, content.sender()) {
             return Err(UnusableError::Stopped);
@@ -141,34 +141,37 @@ impl Account {
     /// carrier took.
     async fn write(
         &self,
-        link: &Link<Submitted>,
+        link: &Link<About>,
         item: &WorkItem,
         place: Option<Place>,
-        messages: Vec<(u8, Box<Sm>)>,
+        messages: Vec<(Span, Box<Sm>)>,
     ) -> (Vec<(u8, PartEnd)>, Vec<(CarrierId, COctets)>) {
         let not_written = PartEnd::Unsent { end: AttemptEnd::LinkDown };
         let Some(mut place) = place else {
-            return (messages.into_iter().map(|(part, _)| (part, not_written.clone())).collect(), Vec::new());
+            let parts = messages.iter().flat_map(|(span, _)| span.parts());
+            return (parts.map(|part| (part, not_written.clone())).collect(), Vec::new());
         };
         let mut ends = Vec::new();
         let mut pending = Vec::new();
         {
             // Who still needs places in the window must not hold up those who have theirs.
             let _turn = if place.is_complete() { Some(self.line.turn().await) } else { None };
-            for (part, message) in messages {
-                let token = Submitted { message: item.facts.message, attempt: item.attempt, part };
-                match self.put(link, &mut place, message, token).await {
-                    Ok(response) => pending.push((part, response)),
-                    Err(end) => ends.push((part, end)),
+            for (span, message) in messages {
+                match self.put(link, &mut place, message, item, span).await {
+                    Ok(response) => pending.push((span, response)),
+                    Err(end) => ends.push((span, end)),
                 }
             }
         }
         drop(place);
         let answers =
-            join_all(pending.into_iter().map(async |(part, response)| (part, response.await))).await;
+            join_all(pending.into_iter().map(async |(span, response)| (span, response.await))).await;
         let taken = answers.iter().filter_map(|(_, answer)| self.taken(answer.as_ref().ok()?)).collect();
-        ends.extend(answers.into_iter().map(|(part, answer)| (part, self.end(answer))));
-        ends.sort_unstable_by_key(|(part, _)| *part);
+        ends.extend(answers.into_iter().map(|(span, answer)| (span, self.end(answer))));
+        ends.sort_unstable_by_key(|(span, _)| *span);
+        let of_part = |(span, end): (Span, PartEnd)| span.parts().map(move |part| (part, end.clone()));
+        let ends: Vec<_> = ends.into_iter().flat_map(of_part).collect();
+        ends.iter().for_each(|(_, end)| self.tally.note(end));
         (ends, taken)
     }
 
@@ -180,17 +183,25 @@ impl Account {
 
     async fn put(
         &self,
-        link: &Link<Submitted>,
+        link: &Link<About>,
         place: &mut Place,
         message: Box<Sm>,
-        token: Submitted,
+        item: &WorkItem,
+        span: Span,
     ) -> Result<PendingResponse, PartEnd> {
-        let permit = place.next().await.ok_or(PartEnd::Unsent { end: AttemptEnd::LinkDown })?;
-        link.send(permit, message, token).map_err(|refused| {
+        let down = PartEnd::Unsent { end: AttemptEnd::LinkDown };
+        // One submit takes its turn in the rate for each of its parts, and one place in the window: those of the parts before
+        // the last are given back at once.
+        for _ in span.first..span.last {
+            drop(place.next().await.ok_or_else(|| down.clone())?);
+        }
+        let permit = place.next().await.ok_or(down)?;
+        let about = About::Submit { message: item.facts.message, attempt: item.attempt, span };
+        link.send(permit, message, about).map_err(|refused| {
             let end = match refused.reason {
                 NotSentReason::Closing => AttemptEnd::LinkDown,
                 NotSentReason::Direction | NotSentReason::Encode(_) => {
-                    tracing::error!(account = %self.settings.id, message = %token.message,
+                    tracing::error!(account = %self.settings.id, message = %item.facts.message,
                         reason = %refused.reason, "a part cannot be sent on this bind");
                     AttemptEnd::NotAllowed
                 }
@@ -201,13 +212,11 @@ impl Account {
 
     /// What an answer, or its absence, says of a part.
     fn end(&self, answer: Result<Response, SubmitError>) -> PartEnd {
-        let end = match answer {
+        match answer {
             Ok(response) => self.answered(&response),
             Err(SubmitError::NotWritten(_)) => PartEnd::Unsent { end: AttemptEnd::LinkDown },
             Err(SubmitError::TimedOut | SubmitError::LinkLost(_)) => PartEnd::NoResponse,
-        };
-        self.tally.note(&end);
-        end
+        }
     }
 
     fn answered(&self, response: &Response) -> PartEnd {
@@ -226,34 +235,35 @@ impl Account {
     }
 
     /// Takes answers to parts that were given up: they lift the doubt. Nothing is sent again because of them.
-    pub(crate) async fn late(&self, mut late: LateResponses<Submitted>) {
+    pub(crate) async fn late(&self, mut late: LateResponses<About>) {
         while let Some(answer) = late.recv().await {
-            let part = answer.token;
-            if part.part == QUESTION {
-                continue;
-            }
+            let About::Submit { message, attempt, span } = answer.token else { continue };
             let end = self.answered(&answer.response);
-            if let Err(error) = self.late_end(part, end).await {
-                tracing::warn!(account = %self.settings.id, message = %part.message, error = chain(&error),
+            let parts: Vec<_> = span.parts().map(|part| Submitted { message, attempt, part }).collect();
+            if let Err(error) = self.late_end(&parts, &end).await {
+                tracing::warn!(account = %self.settings.id, %message, error = chain(&error),
                     "a late answer is not recorded: its part stays in doubt");
             }
         }
     }
 
-    async fn late_end(&self, part: Submitted, end: PartEnd) -> Result<(), ConcludeError> {
-        let (attempt, account, number) = (part.attempt, self.settings.id.clone(), part.part);
-        let kind = match &end {
-            PartEnd::Submitted { carrier_id } => {
-                EventKind::Submitted { attempt, account, part: number, carrier_id: carrier_id.clone() }
-            }
-            // Its sealed content went with its item, and doubt is never sent again (INV-5).
-            PartEnd::Refused { status } => {
-                EventKind::Refused { attempt, account, part: number, status: *status, retried: false }
-            }
-            PartEnd::NoResponse | PartEnd::Unsent { .. } => return Ok(()),
-        };
-        let ends = vec![Ended { part, end, keep: self.settings.receipt_wait }];
-        let events = vec![Event { message: part.message, at: self.now(), kind }];
+    async fn late_end(&self, parts: &[Submitted], end: &PartEnd) -> Result<(), ConcludeError> {
+        let (mut ends, mut events) = (Vec::new(), Vec::new());
+        for part in parts {
+            let (attempt, account, number) = (part.attempt, self.settings.id.clone(), part.part);
+            let kind = match end {
+                PartEnd::Submitted { carrier_id } => {
+                    EventKind::Submitted { attempt, account, part: number, carrier_id: carrier_id.clone() }
+                }
+                // Its sealed content went with its item, and doubt is never sent again (INV-5).
+                PartEnd::Refused { status } => {
+                    EventKind::Refused { attempt, account, part: number, status: *status, retried: false }
+                }
+                PartEnd::NoResponse | PartEnd::Unsent { .. } => return Ok(()),
+            };
+            ends.push(Ended { part: *part, end: end.clone(), keep: self.settings.receipt_wait });
+            events.push(Event { message: part.message, at: self.now(), kind });
+        }
         let token = Claim::late(&self.settings.id);
         self.conclude_written(&token, Conclusion { ends, events, back: None }).await
     }

@@ -34,6 +34,7 @@ mod binds;
 mod cancel;
 mod holds;
 mod inbound;
+mod joined;
 mod questions;
 
 /// A connector process of one account.

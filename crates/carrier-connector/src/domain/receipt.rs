@@ -1,6 +1,6 @@
 //! What a receipt says, and which part an id stands for.
 
-use std::str::FromStr;
+use std::{ops::RangeInclusive, str::FromStr};
 
 use sotto_core::{MessageId, delivery::ReceiptState};
 use sotto_smpp::{MessageState, Receipt};
@@ -25,8 +25,30 @@ pub(crate) struct Submitted {
     pub(crate) part: u8,
 }
 
-/// The part number of a question after a part: a late answer to it is no answer to a submit.
-pub(crate) const QUESTION: u8 = 0;
+/// The parts of a message that one submit carries: one, or all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Span {
+    /// The first of them, from 1.
+    pub(crate) first: u8,
+    /// The last.
+    pub(crate) last: u8,
+}
+
+/// What a request to a carrier is about, for its answer when that comes late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum About {
+    /// A submit.
+    Submit {
+        /// The message.
+        message: MessageId,
+        /// The attempt, from 1.
+        attempt: u16,
+        /// The parts.
+        span: Span,
+    },
+    /// A question after a part.
+    Question,
+}
 
 /// Text in Redis that is not of a form known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,10 +83,34 @@ impl FromStr for Said {
     }
 }
 
+impl Span {
+    /// One part.
+    pub(crate) const fn one(part: u8) -> Self {
+        Self { first: part, last: part }
+    }
+
+    /// All parts of a message of so many.
+    pub(crate) const fn all(parts: u8) -> Self {
+        Self { first: 1, last: parts }
+    }
+
+    /// The parts.
+    pub(crate) const fn parts(self) -> RangeInclusive<u8> {
+        self.first..=self.last
+    }
+}
+
 impl Submitted {
-    /// As kept: `<message>|<attempt>|<part>`.
-    pub(crate) fn to_entry(self) -> String {
-        format!("{}|{}|{}", self.message, self.attempt, self.part)
+    /// As kept, `<message>|<attempt>|<part>`, in two: as far as the number of the part, and that.
+    pub(crate) fn to_halves(self) -> (String, String) {
+        (format!("{}|{}|", self.message, self.attempt), self.part.to_string())
+    }
+
+    /// The parts of an entry that ties an id to those of one submit: `<message>|<attempt>|<part>`, or
+    /// `<message>|<attempt>|<part>,<part>…`.
+    pub(crate) fn of_entry(entry: &str) -> Result<Vec<Self>, UnknownEntry> {
+        let (of, parts) = entry.rsplit_once('|').ok_or(UnknownEntry)?;
+        parts.split(',').map(|part| format!("{of}|{part}").parse()).collect()
     }
 }
 
@@ -122,7 +168,11 @@ mod tests {
             }
         }
         let part = Submitted { message: MessageId::from_keyed_hash([7; 16]), attempt: 3, part: 2 };
-        assert_eq!(part.to_entry().parse(), Ok(part));
+        let (of, number) = part.to_halves();
+        assert_eq!(Submitted::of_entry(&format!("{of}{number}")), Ok(vec![part]));
+        let both = format!("{of}{number},1");
+        assert_eq!(Submitted::of_entry(&both), Ok(vec![part, Submitted { part: 1, ..part }]));
+        assert_eq!(Submitted::of_entry("x|1|1,"), Err(UnknownEntry));
         for text in ["", "delivered", "gone|0"] {
             assert_eq!(text.parse::<Said>(), Err(UnknownEntry), "{text}");
             assert_eq!(text.parse::<Submitted>(), Err(UnknownEntry), "{text}");

@@ -15,6 +15,8 @@ use sotto_crypto::{Zeroizing, hash::labelled_id};
 use sotto_proto::pipeline::v1::SealedContent;
 use sotto_smpp::{Address, COctets, Sm, Tlvs, pdu::esm_class, tlv::tag};
 
+use super::receipt::Span;
+
 /// A receipt on success and on failure (§5.2.17).
 const FINAL_RECEIPT: u8 = 1;
 
@@ -39,6 +41,9 @@ pub(crate) enum ContentError {
     /// The text has a character that the account's default alphabet lacks: another account may take it.
     #[error("the text has a character that the account's default alphabet lacks")]
     Alphabet,
+    /// Joined in the account's way, the text needs more parts than were accepted: another account may take it.
+    #[error("the text needs more parts in the account's way than were accepted")]
+    Parts,
     /// The text does not have the parts that were accepted and will be billed.
     #[error("the text has other parts than its facts say")]
     Facts,
@@ -70,12 +75,12 @@ impl Content {
         SenderId::parse(&self.from).ok().map(|sender| mark(&sender))
     }
 
-    /// The messages of the parts that the item is for, in order.
+    /// The messages of the parts that the item is for, in order: one a part, or one for all of them.
     pub(crate) fn messages(
         &self,
         item: &WorkItem,
         account: &Account,
-    ) -> Result<Vec<(u8, Box<Sm>)>, ContentError> {
+    ) -> Result<Vec<(Span, Box<Sm>)>, ContentError> {
         let number = (7..=15).contains(&self.to.len()) && self.to.bytes().all(|byte| byte.is_ascii_digit());
         if !number {
             return Err(ContentError::Recipient);
@@ -86,27 +91,41 @@ impl Content {
         if segmented.encoding != facts.encoding || segmented.parts.len() != usize::from(facts.parts) {
             return Err(ContentError::Facts);
         }
+        let parts = match account.concatenation {
+            Concatenation::Udh16 => text::segment_wide(&self.text).map_err(|_| ContentError::Text)?.parts,
+            Concatenation::Udh | Concatenation::Sar | Concatenation::Payload => segmented.parts,
+        };
+        if parts.len() != usize::from(facts.parts) {
+            return Err(ContentError::Parts);
+        }
         let address = |(ton, npi), value: &[u8]| Address { ton, npi, value: clear(value) };
         // Flash, binary, silent and replacing messages have no way in: what decides them is never anything but zero.
-        let message = |number: u8, part: &Part| {
-            let octets = octets(facts.encoding, account.default_alphabet, part)?;
-            let joined = join(account.concatenation, facts, number);
-            Ok(Sm {
+        let message = |carried: Carried| {
+            let Carried { udhi, short_message, tlvs } = carried;
+            Box::new(Sm {
                 source: address(account.addressing.of(sender.kind()), sender.address().as_bytes()),
                 destination: address(account.addressing.destination, self.to.as_bytes()),
-                esm_class: if joined.header.is_empty() { 0 } else { esm_class::UDHI },
+                esm_class: if udhi { esm_class::UDHI } else { 0 },
                 validity_period: COctets::from(absolute_time(facts.expires_at)),
                 registered_delivery: FINAL_RECEIPT,
                 data_coding: facts.encoding.data_coding(),
-                short_message: after(&joined.header, &octets),
-                tlvs: joined.tlvs,
+                short_message,
+                tlvs,
                 ..Sm::default()
             })
         };
-        let all = (1_u8..).zip(&segmented.parts);
         let wanted = item.wanted_parts();
+        let whole = wanted.len() == parts.len() && parts.len() > 1;
+        if account.concatenation == Concatenation::Payload && whole {
+            let all = Span::all(facts.parts);
+            return Ok(vec![(all, message(carry_whole(account.default_alphabet, facts, &parts)?))]);
+        }
+        let all = (1_u8..).zip(&parts);
         all.filter(|(number, _)| wanted.contains(number))
-            .map(|(number, part)| Ok((number, Box::new(message(number, part)?))))
+            .map(|(number, part)| {
+                let octets = octets(facts.encoding, account.default_alphabet, part)?;
+                Ok((Span::one(number), message(carry(account.concatenation, facts, number, &octets))))
+            })
             .collect()
     }
 }
@@ -143,31 +162,49 @@ fn octets(
     text.chars().map(octet).collect::<Option<Vec<u8>>>().map(Zeroizing::new).ok_or(ContentError::Alphabet)
 }
 
-/// What tells a handset that parts belong together.
-#[derive(Default)]
-struct Joined {
-    header: Vec<u8>,
+/// Where a message's octets are, and what tells a handset that parts belong together.
+struct Carried {
+    /// Whether they begin with a user data header.
+    udhi: bool,
+    short_message: Bytes,
     tlvs: Tlvs,
 }
 
-fn join(concatenation: Concatenation, facts: &Facts, number: u8) -> Joined {
-    if facts.parts == 1 {
-        return Joined::default();
-    }
+fn carry(concatenation: Concatenation, facts: &Facts, number: u8, octets: &[u8]) -> Carried {
     let reference = reference(&facts.message);
+    let headed = |header: &[u8]| Carried {
+        udhi: !header.is_empty(),
+        short_message: after(header, octets),
+        tlvs: Tlvs::default(),
+    };
     match concatenation {
-        Concatenation::Udh => Joined {
-            header: text::concatenation_udh(reference, facts.parts, number).to_vec(),
-            tlvs: Tlvs::default(),
-        },
-        Concatenation::Sar => Joined {
-            header: Vec::new(),
+        _ if facts.parts == 1 => headed(&[]),
+        // Of a whole message whose parts do not go together any more, as after a change of the carriers file.
+        Concatenation::Udh | Concatenation::Payload => {
+            headed(&text::concatenation_udh(reference, facts.parts, number))
+        }
+        Concatenation::Udh16 => {
+            headed(&text::wide_concatenation_udh(wide_reference(&facts.message), facts.parts, number))
+        }
+        Concatenation::Sar => Carried {
             tlvs: Tlvs::new()
                 .with_u16(tag::SAR_MSG_REF_NUM, reference.into())
                 .with_u8(tag::SAR_TOTAL_SEGMENTS, facts.parts)
                 .with_u8(tag::SAR_SEGMENT_SEQNUM, number),
+            ..headed(&[])
         },
     }
+}
+
+/// All of a long message at once: the text is in `message_payload`, and `sm_length` is zero.
+fn carry_whole(alphabet: DefaultAlphabet, facts: &Facts, parts: &[Part]) -> Result<Carried, ContentError> {
+    // With so much room it never moves, so no copy of it is left behind.
+    let mut whole = Vec::with_capacity(parts.iter().map(|part| part.payload().len()).sum());
+    for part in parts {
+        whole.extend_from_slice(&octets(facts.encoding, alphabet, part)?);
+    }
+    let tlvs = Tlvs::new().with(tag::MESSAGE_PAYLOAD, wiped(whole));
+    Ok(Carried { udhi: false, short_message: Bytes::new(), tlvs })
 }
 
 fn after(header: &[u8], text: &[u8]) -> Bytes {
@@ -180,6 +217,12 @@ fn after(header: &[u8], text: &[u8]) -> Bytes {
 /// The concatenation reference of a message: the same at every attempt, so that a part sent again joins the others.
 fn reference(message: &MessageId) -> u8 {
     message.as_bytes().iter().fold(0, |sum, byte| sum ^ byte)
+}
+
+/// The same of 16 bits.
+fn wide_reference(message: &MessageId) -> u16 {
+    let (pairs, _) = message.as_bytes().as_chunks::<2>();
+    pairs.iter().fold(0, |sum, pair| sum ^ u16::from_be_bytes(*pair))
 }
 
 /// Absolute time `YYMMDDhhmmsstnnp` (SMPP 3.4 §7.1.1.1) in UTC.
@@ -229,7 +272,9 @@ mod tests {
     fn a_carrier_may_take_data_coding_zero_for_another_alphabet() {
         let text = "H\u{e9} {1} @";
         let latin1 = Account { default_alphabet: DefaultAlphabet::Latin1, ..account() };
-        let [(1, sm)] = &content("156", text).messages(&item(text), &latin1).unwrap()[..] else {
+        let [(Span { first: 1, last: 1 }, sm)] =
+            &content("156", text).messages(&item(text), &latin1).unwrap()[..]
+        else {
             panic!("one part")
         };
         assert_eq!((sm.data_coding, sm.short_message.as_ref()), (0, &b"H\xE9 {1} @"[..]));
@@ -251,7 +296,7 @@ mod tests {
         account.addressing.short_code = (0, 1);
         account.addressing.destination = (0, 0);
         let messages = content("156", &text).messages(&item(&text), &account).unwrap();
-        for (number, sm) in &messages {
+        for (Span { first: number, .. }, sm) in &messages {
             let reference = u16::from(reference(&item(&text).facts.message));
             let tlvs = Tlvs::new()
                 .with_u16(tag::SAR_MSG_REF_NUM, reference)
@@ -268,7 +313,7 @@ mod tests {
     fn one_part_in_the_default_alphabet() {
         let text = "Ma xac thuc {1}: 482913 @";
         let messages = content("VIETBANK", text).messages(&item(text), &account()).unwrap();
-        let [(1, sm)] = messages.as_slice() else { panic!("one part") };
+        let [(Span { first: 1, last: 1 }, sm)] = messages.as_slice() else { panic!("one part") };
         assert_eq!((sm.source.ton, sm.source.npi, sm.source.value.as_str()), (5, 0, Some("VIETBANK")));
         assert_eq!(
             (sm.destination.ton, sm.destination.npi, sm.destination.value.as_str()),
@@ -287,7 +332,7 @@ mod tests {
         let mut item = item(&text);
         let messages = content("156", &text).messages(&item, &account()).unwrap();
         assert_eq!(messages.len(), 3);
-        for (number, sm) in &messages {
+        for (Span { first: number, .. }, sm) in &messages {
             assert_eq!(sm.esm_class, 0x40);
             assert_eq!(
                 sm.short_message.get(..6).unwrap(),
@@ -303,10 +348,68 @@ mod tests {
     }
 
     #[test]
+    fn a_wide_reference_joins_parts_that_hold_less() {
+        let account = Account { concatenation: Concatenation::Udh16, ..account() };
+        for (text, limit, octets) in [("a".repeat(300), 152, 1), ("\u{1ead}".repeat(130), 66, 2)] {
+            let item = item(&text);
+            let messages = content("156", &text).messages(&item, &account).unwrap();
+            let [high, low] = wide_reference(&item.facts.message).to_be_bytes();
+            for (number, (span, sm)) in (1..).zip(&messages) {
+                assert_eq!((*span, sm.esm_class), (Span::one(number), 0x40));
+                assert_eq!(sm.short_message.get(..7).unwrap(), [6, 8, 4, high, low, 2, number]);
+            }
+            let [(_, first), (_, second)] = &messages[..] else { panic!("two parts") };
+            assert_eq!(first.short_message.len() - 7, limit * octets);
+            let length = text.chars().count() - limit;
+            assert_eq!(second.short_message.len() - 7, length * octets);
+        }
+        // Two parts as they are counted, three as this account would have to cut them.
+        for text in ["a".repeat(305), "\u{1ead}".repeat(133)] {
+            let refused = content("156", &text).messages(&item(&text), &account);
+            assert_eq!(refused, Err(ContentError::Parts));
+        }
+        // What fits one part needs no reference.
+        let text = "a".repeat(160);
+        let [(_, sm)] = &content("156", &text).messages(&item(&text), &account).unwrap()[..] else {
+            panic!("one part")
+        };
+        assert_eq!((sm.esm_class, sm.short_message.len()), (0, 160));
+    }
+
+    #[test]
+    fn a_long_message_may_go_whole() {
+        let account = Account {
+            concatenation: Concatenation::Payload,
+            default_alphabet: DefaultAlphabet::Latin1,
+            ..account()
+        };
+        let text = format!("{}{{\u{e9}", "a".repeat(305));
+        let mut item = item(&text);
+        let [(span, sm)] = &content("156", &text).messages(&item, &account).unwrap()[..] else {
+            panic!("one submit")
+        };
+        assert_eq!(*span, Span { first: 1, last: 3 });
+        assert_eq!((sm.esm_class, sm.short_message.len(), sm.tlvs.iter().count()), (0, 0, 1));
+        let latin1: Vec<u8> =
+            text.chars().map(|character| u8::try_from(u32::from(character)).unwrap()).collect();
+        assert_eq!(sm.tlvs.message_payload().unwrap().as_ref(), latin1);
+        // The carrier has some of its parts, sent another way: the others must join them.
+        item.parts = vec![2, 3];
+        let [(second, sm), (third, _)] = &content("156", &text).messages(&item, &account).unwrap()[..] else {
+            panic!("two submits")
+        };
+        assert_eq!((*second, *third, sm.esm_class), (Span::one(2), Span::one(3), 0x40));
+        // And a short one goes as always.
+        let short = "a".repeat(160);
+        let messages = content("156", &short).messages(&super::tests::item(&short), &account).unwrap();
+        assert_eq!(messages.first().unwrap().1.short_message.len(), 160);
+    }
+
+    #[test]
     fn vietnamese_is_ucs2() {
         let text = "Mã xác thực của bạn: 482913";
         let messages = content("VIETBANK", text).messages(&item(text), &account()).unwrap();
-        let [(1, sm)] = messages.as_slice() else { panic!("one part") };
+        let [(Span { first: 1, last: 1 }, sm)] = messages.as_slice() else { panic!("one part") };
         assert_eq!(sm.data_coding, 0x08);
         assert_eq!(text::decode(Encoding::Ucs2, &sm.short_message), text);
     }

@@ -97,8 +97,15 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
         ];
         read::choice(v, &alphabets)
     });
-    let concatenation = s.or("concatenation", Concatenation::Udh, "write \"udh\" or \"sar\"", |v| {
-        read::choice(v, &[("udh", Concatenation::Udh), ("sar", Concatenation::Sar)])
+    let concatenation_fix = "write \"udh\", \"udh16\", \"sar\" or \"payload\"";
+    let concatenation = s.or("concatenation", Concatenation::Udh, concatenation_fix, |v| {
+        let ways = [
+            ("udh", Concatenation::Udh),
+            ("udh16", Concatenation::Udh16),
+            ("sar", Concatenation::Sar),
+            ("payload", Concatenation::Payload),
+        ];
+        read::choice(v, &ways)
     });
     let addressing = addressing(s);
     let countries = s.or(

@@ -267,7 +267,7 @@ fn every_field_wrong_in_turn() {
             "account[1].message_id_in_receipt",
         ),
         ("default_alphabet = \"gsm7\"", "default_alphabet = \"ebcdic\"", "account[1].default_alphabet"),
-        ("concatenation = \"udh\"", "concatenation = \"payload\"", "account[1].concatenation"),
+        ("concatenation = \"udh\"", "concatenation = \"udh8\"", "account[1].concatenation"),
         ("countries = [\"VN\", \"DE\"]", "countries = []", "account[1].countries"),
         ("countries = [\"VN\", \"DE\"]", "countries = [\"VN\", \"UK\"]", "account[1].countries"),
         ("countries = [\"VN\", \"DE\"]", "countries = [\"VN\", \"VN\"]", "account[1].countries"),

@@ -62,6 +62,25 @@ fn the_alphabet_has_the_octets_of_the_standard() {
     assert_eq!(payload("ệ😀"), [0x1E, 0xC7, 0xD8, 0x3D, 0xDE, 0x00]);
     assert_eq!((Encoding::Gsm7.data_coding(), Encoding::Ucs2.data_coding()), (0x00, 0x08));
     assert_eq!(concatenation_udh(0xA5, 3, 2), [0x05, 0x00, 0x03, 0xA5, 0x03, 0x02]);
+    assert_eq!(wide_concatenation_udh(0xA55A, 3, 2), [0x06, 0x08, 0x04, 0xA5, 0x5A, 0x03, 0x02]);
+}
+
+#[test]
+fn parts_with_a_wide_reference_hold_less() {
+    for (text, counted, wide) in [
+        ("a".repeat(160), 1, vec![160]),
+        ("a".repeat(161), 2, vec![152, 9]),
+        ("a".repeat(305), 2, vec![152, 152, 1]),
+        // An escape pair is not cut.
+        (format!("{}{{{}", "a".repeat(151), "b".repeat(20)), 2, vec![151, 22]),
+        ("\u{1ead}".repeat(70), 1, vec![140]),
+        ("\u{1ead}".repeat(133), 2, vec![132, 132, 2]),
+    ] {
+        assert_eq!(count(&text).unwrap().parts, counted);
+        let lengths: Vec<_> =
+            segment_wide(&text).unwrap().parts.iter().map(|part| part.payload().len()).collect();
+        assert_eq!(lengths, wide);
+    }
 }
 
 #[test]

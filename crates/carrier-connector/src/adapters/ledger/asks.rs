@@ -5,7 +5,7 @@ use std::time::Duration;
 use sotto_core::Timestamp;
 use sotto_runtime::redis::pipe;
 
-use super::{Ledger, LedgerError, Scope, millis, one, set};
+use super::{Ledger, LedgerError, Scope, ids::submitted, millis, one, set};
 use crate::domain::{carrier_id::CarrierId, receipt::Submitted};
 
 /// A part to ask for.
@@ -14,7 +14,7 @@ pub(crate) struct Question {
     /// The carrier's id in canonical form.
     pub(crate) id: CarrierId,
     /// What it stands for.
-    pub(crate) part: Submitted,
+    pub(crate) parts: Vec<Submitted>,
     /// What the question needs, sealed.
     pub(crate) sealed: Vec<u8>,
 }
@@ -71,10 +71,10 @@ impl Ledger {
         let (mut questions, mut over) = (Vec::new(), Vec::new());
         for (id, found) in ids.into_iter().zip(found.chunks(2)) {
             match found {
-                [Some(part), Some(sealed)] => {
-                    let part = part.parse().map_err(|_| LedgerError::Entry("ids"))?;
+                [Some(parts), Some(sealed)] => {
+                    let parts = submitted(parts)?;
                     let sealed = unhex(sealed).ok_or(LedgerError::Entry("questions"))?;
-                    questions.push(Question { id, part, sealed });
+                    questions.push(Question { id, parts, sealed });
                 }
                 // The time for its receipt is over.
                 _ => over.push(id),

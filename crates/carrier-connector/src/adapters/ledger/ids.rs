@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::try_join;
 use sotto_runtime::redis::pipe;
 
-use super::{Ended, Ledger, LedgerError, Scope, millis, one, set};
+use super::{Ended, Ledger, LedgerError, Scope, millis, one};
 use crate::domain::{
     carrier_id::CarrierId,
     receipt::{Said, Submitted},
@@ -14,6 +14,9 @@ use crate::domain::{
 /// How long a receipt is parked at most. One that comes before its answer waits for seconds; what stays longer belongs to
 /// nobody, and a carrier that sends such must not fill Redis. The log keeps it, and a rebuild looks for its part again.
 const PARKED: Duration = Duration::from_secs(3_600);
+
+/// Ties an id, in a pipeline of others.
+pub(super) const TIE: &str = include_str!("tie.lua");
 
 /// Early receipts under one id. A carrier that sends more for an id that it never gave us makes no sense.
 const MOST_PARKED: usize = 16;
@@ -79,7 +82,8 @@ impl Ledger {
         let wait = ends.iter().map(|ended| ended.keep).fold(self.receipt_wait, Duration::max);
         call.arg(millis(wait));
         for (part, id) in &ids {
-            call.key(self.id_key(id)).key(self.parked_key(id)).arg(part.to_entry());
+            let (of, number) = part.to_halves();
+            call.key(self.id_key(id)).key(self.parked_key(id)).arg(of).arg(number);
         }
         let answer: Vec<String> =
             call.invoke_async(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)?;
@@ -101,11 +105,11 @@ impl Ledger {
         self.receipt_wait.min(PARKED)
     }
 
-    /// Finds the parts of receipts, and parks those whose id is unknown. `None` while Redis is not ready.
+    /// Finds the parts of receipts, and parks those whose id is unknown: these have none. `None` while Redis is not ready.
     pub(crate) async fn receipts(
         &self,
         receipts: &[(CarrierId, Said)],
-    ) -> Result<Option<Vec<Option<Submitted>>>, LedgerError> {
+    ) -> Result<Option<Vec<Vec<Submitted>>>, LedgerError> {
         let mut call = self.store.scripts.receipts.prepare_invoke();
         call.key(self.own_key("ready")).arg(millis(self.parked_for())).arg(MOST_PARKED);
         for (id, said) in receipts {
@@ -131,8 +135,10 @@ impl Ledger {
         for tie in ties {
             match tie {
                 Tie::Id(id, part) => {
-                    pipeline.add_command(set(&self.id_key(id), &part.to_entry(), &["PX", &wait])).ignore();
-                    pipeline.add_command(one("SMEMBERS", &self.parked_key(id)));
+                    let (of, number) = part.to_halves();
+                    let mut tie = one("EVAL", TIE);
+                    tie.arg(2).arg(self.id_key(id)).arg(self.parked_key(id)).arg(&wait).arg(of).arg(number);
+                    pipeline.add_command(tie);
                 }
                 Tie::Receipt(id, said) => {
                     let parked = self.parked_key(id);
@@ -151,15 +157,17 @@ impl Ledger {
             pipeline.query_async(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)?;
         let mut matches = Vec::new();
         for (tie, answer) in ties.iter().zip(answers) {
-            for text in answer.into_iter().flatten() {
+            // The answer to a tie begins with the number of receipts.
+            let skip = usize::from(matches!(tie, Tie::Id(..)));
+            for text in answer.into_iter().skip(skip).flatten() {
                 match tie {
                     Tie::Id(id, part) => {
                         let said = text.parse().map_err(|_| LedgerError::Entry("receipts"))?;
                         matches.push(Match { part: *part, said, id: id.clone() });
                     }
                     Tie::Receipt(id, said) => {
-                        let part = submitted(&text)?;
-                        matches.extend(part.map(|part| Match { part, said: said.clone(), id: id.clone() }));
+                        let parts = submitted(&text)?.into_iter();
+                        matches.extend(parts.map(|part| Match { part, said: said.clone(), id: id.clone() }));
                     }
                 }
             }
@@ -182,9 +190,9 @@ impl Ledger {
     }
 }
 
-fn submitted(entry: &str) -> Result<Option<Submitted>, LedgerError> {
+pub(super) fn submitted(entry: &str) -> Result<Vec<Submitted>, LedgerError> {
     if entry.is_empty() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    entry.parse().map(Some).map_err(|_| LedgerError::Entry("ids"))
+    Submitted::of_entry(entry).map_err(|_| LedgerError::Entry("ids"))
 }

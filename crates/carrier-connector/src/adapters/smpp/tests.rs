@@ -15,7 +15,7 @@ use crate::{
     testing::{BOUND, Reply, TestCarrier, World, settings, shards},
 };
 
-async fn bound(settings: &Settings, folder: &Path) -> Result<Vec<Session<Submitted>>, ConnectError> {
+async fn bound(settings: &Settings, folder: &Path) -> Result<Vec<Session<About>>, ConnectError> {
     sessions(settings, folder, settings.hosts.first().unwrap()).await
 }
 
@@ -149,7 +149,7 @@ async fn certificates_and_pins_are_held_to() {
 
 /// A carrier that takes the bind and then nothing any more, behind a pipe that holds little. Gives the carrier's end once
 /// nothing more fits.
-async fn stuck(settings: &Settings) -> (Session<Submitted>, tokio::io::DuplexStream) {
+async fn stuck(settings: &Settings) -> (Session<About>, tokio::io::DuplexStream) {
     let (ours, mut theirs) = tokio::io::duplex(256);
     let options = SessionOptions {
         window: 100,
@@ -186,7 +186,8 @@ async fn a_bind_whose_lease_ends_is_cut_although_the_carrier_does_not_read() {
     let (drained, mut leftovers) = (CancellationToken::new(), JoinSet::new());
     let serving = serve(&account, &mut post, vec![session], guard, &drained, &mut leftovers);
     let carrier = async {
-        let part = crate::domain::receipt::Submitted { message: crate::testing::id(1), attempt: 1, part: 1 };
+        let (message, span) = (crate::testing::id(1), crate::domain::receipt::Span::one(1));
+        let part = crate::domain::receipt::About::Submit { message, attempt: 1, span };
         let mut pending = Vec::new();
         for _ in 0..50 {
             let permit = link.reserve().await.unwrap();

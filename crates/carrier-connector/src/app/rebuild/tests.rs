@@ -76,7 +76,7 @@ async fn everything_is_put_back_for_every_account() {
         Said { state: ReceiptState::Delivered, error: String::new() },
     )];
     let found = account.ledger.receipts(&asked).await.unwrap().unwrap();
-    assert_eq!(found, [Some(Submitted { message: id(2), attempt: 1, part: 1 })]);
+    assert_eq!(found, [vec![Submitted { message: id(2), attempt: 1, part: 1 }]]);
 }
 
 #[tokio::test]
