@@ -130,6 +130,12 @@ pub struct Account {
     pub password_file: PathBuf,
     /// System type of the bind, 0 to 12 ASCII characters.
     pub system_type: String,
+    /// The version of SMPP that the bind announces.
+    pub interface_version: InterfaceVersion,
+    /// The addresses that the bind serves, 0 to 40 ASCII characters.
+    pub address_range: String,
+    /// Service type of each submit, 0 to 5 ASCII characters.
+    pub service_type: String,
     /// How the connection is protected.
     pub tls: Tls,
     /// Submits that may be without answer at a time on one bind, 1 to 1000.
@@ -230,6 +236,15 @@ pub enum BindKind {
     Transceiver,
     /// A `bind_transmitter` for messages and a `bind_receiver` for receipts; together they are one bind.
     TransmitterReceiver,
+}
+
+/// The version of SMPP that we announce. What is read is the same with both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterfaceVersion {
+    /// 3.4.
+    V34,
+    /// 5.0.
+    V50,
 }
 
 /// What a reader forgives (docs/formats/smpp.md).
@@ -333,12 +348,14 @@ pub struct Addressing {
     pub number: TonNpi,
     /// Of the recipient.
     pub destination: TonNpi,
+    /// Of the address range of the bind.
+    pub bind: TonNpi,
 }
 
 impl Default for Addressing {
-    /// Alphanumeric and unknown plan; network specific and unknown plan; international and ISDN (E.164).
+    /// Alphanumeric and unknown plan; network specific and unknown plan; international and ISDN (E.164); unknown.
     fn default() -> Self {
-        Self { alphanumeric: (5, 0), short_code: (3, 0), number: (1, 1), destination: (1, 1) }
+        Self { alphanumeric: (5, 0), short_code: (3, 0), number: (1, 1), destination: (1, 1), bind: (0, 0) }
     }
 }
 

@@ -10,12 +10,15 @@ use std::{
 use futures::future::{join_all, select_all};
 use sotto_core::{
     Sensitive,
-    carriers::{Account as Settings, BindKind, ClientCertificate, Host, PASSWORD_MAX_OCTETS, Tls, Tolerance},
+    carriers::{
+        Account as Settings, BindKind, ClientCertificate, Host, InterfaceVersion, PASSWORD_MAX_OCTETS, Tls,
+        Tolerance,
+    },
 };
 use sotto_crypto::{hash::sha256, random::random_array};
 use sotto_runtime::{Stop, telemetry::chain};
 use sotto_smpp::{
-    COctets, CloseReason, Link, Session, SessionOptions,
+    Address, COctets, CloseReason, Link, Session, SessionOptions,
     client::{BindError, BindOptions, bind},
     pdu as smpp,
 };
@@ -256,11 +259,19 @@ async fn connect(
         enquire_link_interval: settings.enquire_link,
         ..SessionOptions::default()
     };
-    let mut bound =
-        BindOptions::transceiver(settings.system_id.as_str(), COctets::from(password.expose().as_str()));
-    bound.kind = kind;
-    bound.tolerance = tolerance(settings);
-    bound.system_type = COctets::from(settings.system_type.as_str());
+    let (ton, npi) = settings.addressing.bind;
+    let bound = BindOptions {
+        kind,
+        system_id: COctets::from(settings.system_id.as_str()),
+        password: COctets::from(password.expose().as_str()),
+        system_type: COctets::from(settings.system_type.as_str()),
+        interface_version: match settings.interface_version {
+            InterfaceVersion::V34 => smpp::INTERFACE_VERSION_34,
+            InterfaceVersion::V50 => smpp::INTERFACE_VERSION_50,
+        },
+        address_range: Address { ton, npi, value: COctets::from(settings.address_range.as_str()) },
+        tolerance: tolerance(settings),
+    };
     let session = match reach(settings, folder, host).await? {
         Reached::Tls(stream) => bind(*stream, bound, options).await,
         Reached::Tcp(stream) => bind(stream, bound, options).await,

@@ -103,6 +103,7 @@ impl Content {
         let message = |carried: Carried| {
             let Carried { udhi, short_message, tlvs } = carried;
             Box::new(Sm {
+                service_type: COctets::from(account.service_type.as_str()),
                 source: address(account.addressing.of(sender.kind()), sender.address().as_bytes()),
                 destination: address(account.addressing.destination, self.to.as_bytes()),
                 esm_class: if udhi { esm_class::UDHI } else { 0 },
@@ -292,7 +293,8 @@ mod tests {
     #[test]
     fn parts_may_be_joined_by_parameters_and_addresses_named_otherwise() {
         let text = "a".repeat(307);
-        let mut account = Account { concatenation: Concatenation::Sar, ..account() };
+        let service_type = "CSKH".to_owned();
+        let mut account = Account { concatenation: Concatenation::Sar, service_type, ..account() };
         account.addressing.short_code = (0, 1);
         account.addressing.destination = (0, 0);
         let messages = content("156", &text).messages(&item(&text), &account).unwrap();
@@ -303,6 +305,7 @@ mod tests {
                 .with_u8(tag::SAR_TOTAL_SEGMENTS, 3)
                 .with_u8(tag::SAR_SEGMENT_SEQNUM, *number);
             assert_eq!((sm.esm_class, &sm.tlvs), (0, &tlvs));
+            assert_eq!(sm.service_type.as_str(), Some("CSKH"));
             assert_eq!((sm.source.ton, sm.source.npi, sm.destination.ton, sm.destination.npi), (0, 1, 0, 0));
         }
         let lengths: Vec<_> = messages.iter().map(|(_, sm)| sm.short_message.len()).collect();

@@ -6,8 +6,8 @@ use toml::{Table, Value};
 
 use super::{
     Account, Addressing, BindKind, CarrierFileError, ClientCertificate, Concatenation, Countries,
-    DefaultAlphabet, Host, Licence, MessageIdForm, RESPONSE_TIMEOUT_MAX, ReceiptMark, Tenants, Tls,
-    Tolerance, TonNpi,
+    DefaultAlphabet, Host, InterfaceVersion, Licence, MessageIdForm, RESPONSE_TIMEOUT_MAX, ReceiptMark,
+    Tenants, Tls, Tolerance, TonNpi,
     read::{self, Section},
 };
 use crate::{AccountId, TenantId};
@@ -50,6 +50,14 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
     let password_file = s.required("password_file", "give the path of a file with the password", file);
     let system_type =
         s.or("system_type", String::new(), "give up to 12 ASCII characters", |v| read::ascii(v, 0..=12));
+    let version_fix = "write \"3.4\" or \"5.0\"";
+    let interface_version = s.or("interface_version", InterfaceVersion::V34, version_fix, |v| {
+        read::choice(v, &[("3.4", InterfaceVersion::V34), ("5.0", InterfaceVersion::V50)])
+    });
+    let address_range =
+        s.or("address_range", String::new(), "give up to 40 ASCII characters", |v| read::ascii(v, 0..=40));
+    let service_type =
+        s.or("service_type", String::new(), "give up to 5 ASCII characters", |v| read::ascii(v, 0..=5));
     let tls = tls(s);
     let window = s.or("window", 10, "give a whole number from 1 to 1000 (submits not yet answered)", |v| {
         read::integer(v, 1..=1000)
@@ -130,6 +138,9 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
             system_id: system_id?,
             password_file: password_file?,
             system_type: system_type?,
+            interface_version: interface_version?,
+            address_range: address_range?,
+            service_type: service_type?,
             tls: tls?,
             window: window?,
             tps: tps?,
@@ -303,12 +314,14 @@ fn addressing(s: &mut Section<'_, '_>) -> Option<Addressing> {
     let short_code = inner.or("short_code", defaults.short_code, fix, ton_npi);
     let number = inner.or("number", defaults.number, fix, ton_npi);
     let destination = inner.or("destination", defaults.destination, fix, ton_npi);
+    let bind = inner.or("bind", defaults.bind, fix, ton_npi);
     inner.finish();
     Some(Addressing {
         alphanumeric: alphanumeric?,
         short_code: short_code?,
         number: number?,
         destination: destination?,
+        bind: bind?,
     })
 }
 

@@ -11,6 +11,9 @@ port = 3550
 system_id = "sotto"
 password_file = "secrets/first"
 system_type = ""
+interface_version = "3.4"
+address_range = ""
+service_type = ""
 tls = "required"
 tls_ca_file = "ca.pem"
 tls_server_name = "smsc.example"
@@ -218,6 +221,15 @@ fn every_field_wrong_in_turn() {
         ("password_file = \"secrets/first\"", "password_file = \"\"", "account[1].password_file"),
         ("system_type = \"\"", "system_type = \"thirteen-long\"", "account[1].system_type"),
         ("system_type = \"\"", "system_type = \"ä\"", "account[1].system_type"),
+        ("interface_version = \"3.4\"", "interface_version = 3.4", "account[1].interface_version"),
+        ("interface_version = \"3.4\"", "interface_version = \"3.3\"", "account[1].interface_version"),
+        ("service_type = \"\"", "service_type = \"sixsix\"", "account[1].service_type"),
+        ("address_range = \"\"", "address_range = \"\\u00e4\"", "account[1].address_range"),
+        (
+            "address_range = \"\"",
+            "address_range = \"forty-one-characters-are-one-too-many-0000\"",
+            "account[1].address_range",
+        ),
         ("tls = \"required\"", "tls = \"off\"", "account[1].tls"),
         ("tls = \"required\"", "tls = false", "account[1].tls"),
         ("tls = \"required\"", "tls_waiver_reason = \"a private circuit\"", "account[1].tls_waiver_reason"),

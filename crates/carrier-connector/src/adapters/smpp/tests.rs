@@ -27,6 +27,31 @@ fn folder(password: &str, mode: u32) -> tempfile::TempDir {
     folder
 }
 
+#[tokio::test]
+async fn a_bind_announces_what_the_account_says() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut settings = settings("a", listener.local_addr().unwrap().port());
+    settings.system_type = "VMA".to_owned();
+    settings.interface_version = InterfaceVersion::V50;
+    settings.address_range = "^9029".to_owned();
+    settings.addressing.bind = (1, 9);
+    let files = folder("secret", 0o600);
+    let carrier = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let request = server::accept(stream, SessionOptions::default()).await.unwrap();
+        let bind = request.bind.clone();
+        request.refuse(CommandStatus::ESME_RBINDFAIL).await.unwrap();
+        bind
+    };
+    let (seen, refused) = tokio::join!(carrier, bound(&settings, files.path()));
+    assert!(refused.is_err());
+    let text = |octets: &COctets| octets.as_str().unwrap().to_owned();
+    assert_eq!((seen.interface_version, text(&seen.system_type)), (0x50, "VMA".to_owned()));
+    let Address { ton, npi, value } = &seen.address_range;
+    assert_eq!((*ton, *npi, text(value)), (1, 9, "^9029".to_owned()));
+    assert_eq!((text(&seen.system_id), text(&seen.password)), ("sotto".to_owned(), "secret".to_owned()));
+}
+
 #[test]
 fn files_that_cannot_be_used_are_told_before_anything_starts() {
     let settings = settings("a", 1);
