@@ -4,6 +4,7 @@ pub(crate) mod account;
 pub(crate) mod asking;
 mod batch;
 pub(crate) mod conduct;
+mod doubts;
 mod gate;
 mod inbound;
 pub(crate) mod keyring;

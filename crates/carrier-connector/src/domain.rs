@@ -3,6 +3,7 @@
 pub(crate) mod carrier_id;
 pub(crate) mod claim;
 pub(crate) mod course;
+pub(crate) mod doubt;
 pub(crate) mod inbound;
 pub(crate) mod lease;
 pub(crate) mod pace;

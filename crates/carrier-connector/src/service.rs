@@ -167,10 +167,11 @@ fn leases(config: &CarrierConfig, context: &Context, account: &Account) -> lease
     lease::Leases::new(replica(config, context), account.settings.binds, config.connector.lease.get())
 }
 
-/// Seals questions in Redis: all replicas have the seed of this service's user at the broker, and nobody else has it.
-fn query_key(config: &CarrierConfig) -> Result<AeadKey, CarrierError> {
+/// A key for what is kept in Redis, by its purpose: all replicas have the seed of this service's user at the broker, and
+/// nobody else has it.
+fn own_key(config: &CarrierConfig, purpose: &[u8]) -> Result<AeadKey, CarrierError> {
     let seed = std::fs::read(&config.nats.nkey_seed_file).map(Zeroizing::new).map_err(CarrierError::Seed)?;
-    AeadKey::derive(&seed, b"sotto.carrier", b"query").map_err(CarrierError::Random)
+    AeadKey::derive(&seed, b"sotto.carrier", purpose).map_err(CarrierError::Random)
 }
 
 /// The name of this replica.
@@ -264,7 +265,8 @@ fn accounts(
         witness,
         reliance: Arc::default(),
         heard,
-        query_key: Arc::new(query_key(config)?),
+        query_key: Arc::new(own_key(config, b"query")?),
+        recipient_key: Arc::new(MacKey::from_bytes(*own_key(config, b"recipient")?.expose())),
         skew: config.connector.skew.get(),
         keep_keys: KeepKeys {
             count: usize::try_from(config.connector.keys).unwrap_or(usize::MAX),

@@ -26,7 +26,7 @@ use sotto_core::{
     work::{Envelope, KeyWrap},
 };
 use sotto_crypto::{
-    AeadKey,
+    AeadKey, MacKey,
     envelope::{Binding, Sealer},
 };
 use sotto_proto::{InboundDelivery, LogEvent, WorkDelivery, pipeline::v1::SealedContent};
@@ -371,6 +371,7 @@ impl World {
             reliance: Arc::new(Reliance::default()),
             heard: self.heard.subscribe(),
             query_key: Arc::new(AeadKey::from_bytes(KEY)),
+            recipient_key: Arc::new(MacKey::from_bytes(KEY)),
             skew: Duration::from_millis(500),
             keep_keys: KeepKeys { count: 8, time: Duration::from_secs(60) },
         }

@@ -151,6 +151,11 @@ pub struct Account {
     /// How long after the submit the carrier is asked for a receipt that has not come, and how often then (`query_sm`);
     /// `None`: never.
     pub query_after: Option<Duration>,
+    /// Whether each submit carries a reference of ours, by which a receipt whose id is unknown finds its part
+    /// (`user_message_reference`).
+    pub user_message_reference: bool,
+    /// Whether a receipt whose id is unknown is taken for the only part in doubt that went to its recipient.
+    pub match_by_recipient: bool,
     /// What is forgiven to the carrier's PDUs.
     pub tolerance: Tolerance,
     /// How the carrier writes message ids in its answers to submits.

@@ -22,6 +22,8 @@ pub struct Behaviour {
     pub receipt_enroute_first: bool,
     /// The text form ends with the message itself, as many carriers write it.
     pub receipt_echoes_text: bool,
+    /// Receipts repeat the `user_message_reference` of the submit, where there is one.
+    pub receipt_reference: bool,
     /// Send the receipt first and answer the submit after it; the delay does not apply.
     pub receipt_before_response: bool,
     /// Share of submits whose receipt goes before their answer.
@@ -115,6 +117,7 @@ impl Default for Behaviour {
             receipt_state: MessageState::Delivered.word().to_owned(),
             receipt_enroute_first: false,
             receipt_echoes_text: false,
+            receipt_reference: true,
             receipt_before_response: false,
             early_receipts: 0.0,
             late_receipts: 0.0,

@@ -10,7 +10,7 @@ use crate::{
 use sotto_core::{Clock, Sensitive};
 use sotto_smpp::{
     BindKind, COctets, CommandStatus, Incoming, Link, MessageState, NotSentReason, Responder, Session,
-    SessionOptions, Sm,
+    SessionOptions, Sm, Tlvs,
     pdu::QuerySm,
     server::{self, BindRequest},
 };
@@ -298,7 +298,9 @@ impl Carrier {
                 ledger.counters.orphans_sent = ledger.counters.orphans_sent.saturating_add(1);
                 let never_given = self.next_id.fetch_add(1, Ordering::Relaxed);
                 let id = behaviour.receipt_id_form.unwrap_or(behaviour.message_id_form).write(never_given);
-                let sm = receipt(sm, &id, behaviour.state(), behaviour, now);
+                // Nor is it of anything that we sent.
+                let other = Sm { tlvs: Tlvs::new(), ..sm.clone() };
+                let sm = receipt(&other, &id, behaviour.state(), behaviour, now);
                 receipts.push(Sent { sm, copies: 1, after: Some(soon) });
             }
         }

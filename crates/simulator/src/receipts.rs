@@ -197,6 +197,9 @@ pub(crate) fn receipt(sm: &Sm, id: &str, state: MessageState, behaviour: &Behavi
             receipt.tlvs.push(tag::NETWORK_ERROR_CODE, Bytes::from_static(&[3, 0, 1]));
         }
     }
+    if let Some(reference) = sm.tlvs.user_message_reference().filter(|_| behaviour.receipt_reference) {
+        receipt.tlvs = receipt.tlvs.with_u16(tag::USER_MESSAGE_REFERENCE, reference);
+    }
     receipt
 }
 
@@ -231,6 +234,23 @@ mod tests {
             assert_eq!((read.id.as_str(), read.state), ("A1", MessageState::Undeliverable));
             assert!(read.error.is_some());
             assert_eq!(read.done_at.is_some(), form != ReceiptForm::Tlv);
+        }
+    }
+
+    #[test]
+    fn a_reference_is_repeated_in_every_form_unless_it_is_not_to_be() {
+        let tlvs = Tlvs::new().with_u16(tag::USER_MESSAGE_REFERENCE, 0xA55A);
+        let sm = Sm { tlvs, ..Sm::default() };
+        let reference = |sm: &Sm, behaviour: &Behaviour| {
+            let made = receipt(sm, "A1", MessageState::Delivered, behaviour, Timestamp::default());
+            made.tlvs.user_message_reference()
+        };
+        for receipt_form in [ReceiptForm::Text, ReceiptForm::Tlv, ReceiptForm::Both] {
+            let behaviour = Behaviour { receipt_form, ..Behaviour::default() };
+            assert_eq!(reference(&sm, &behaviour), Some(0xA55A));
+            assert_eq!(reference(&Sm::default(), &behaviour), None);
+            let behaviour = Behaviour { receipt_reference: false, ..behaviour };
+            assert_eq!(reference(&sm, &behaviour), None);
         }
     }
 

@@ -19,12 +19,15 @@
 //! | `parked:<carrier id>` | receipts that came before the id was known | an hour, or the account's `receipt_wait` if that is less |
 //! | `asks` | by carrier id, when to ask for its receipt (`query_after`) | to the receipt |
 //! | `ask:<carrier id>` | the question, sealed | the account's `receipt_wait` |
+//! | `open:<mark>` | by a keyed mark of the recipient, submits without an answer | the account's `receipt_wait` |
+//! | `open-since:<mark>` | the run of Redis, and since when none of them is missing | |
 //! | `ready` | `<run id of this Redis>\|<rebuild>`: without it nothing in the scope can be relied on | |
 //! | `rebuild` | who rebuilds | a lease |
 
 mod asks;
 mod claims;
 mod ids;
+mod opens;
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
@@ -106,6 +109,8 @@ struct Scripts {
     unlock: Script,
     complete: Script,
     due: Script,
+    open: Script,
+    opened: Script,
 }
 
 /// The store as one account uses it.
@@ -132,6 +137,8 @@ impl Store {
             unlock: Script::new(include_str!("ledger/unlock.lua")),
             complete: Script::new(include_str!("ledger/complete.lua")),
             due: Script::new(include_str!("ledger/due.lua")),
+            open: Script::new(include_str!("ledger/open.lua")),
+            opened: Script::new(include_str!("ledger/opened.lua")),
         };
         Self { redis, shards, scripts: Arc::new(scripts) }
     }

@@ -12,7 +12,7 @@ use sotto_core::{
     carriers::Account as Settings,
     delivery::{Event, EventKind},
 };
-use sotto_crypto::AeadKey;
+use sotto_crypto::{AeadKey, MacKey};
 use sotto_proto::{LogEvent, WorkDelivery};
 use tokio::{
     sync::watch,
@@ -61,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) heard: watch::Receiver<Heard>,
     /// Seals questions after parts in Redis.
     pub(crate) query_key: Arc<AeadKey>,
+    /// Marks recipients in Redis.
+    pub(crate) recipient_key: Arc<MacKey>,
     /// Allowance for clocks, pauses and slow disks.
     pub(crate) skew: Duration,
     /// Bounds of the cache of keys.

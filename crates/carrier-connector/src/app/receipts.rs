@@ -6,7 +6,7 @@ use sotto_proto::LogEvent;
 use sotto_runtime::telemetry::chain;
 use sotto_smpp::{CommandStatus, Incoming, Receipt, Responder, Sm, receipt::ReceiptError};
 
-use super::account::Account;
+use super::{account::Account, doubts::Clue};
 use crate::{
     adapters::ledger::Match,
     domain::{
@@ -23,7 +23,7 @@ const AT_A_TIME: usize = 256;
 /// What a `deliver_sm` is.
 enum Came {
     /// A receipt.
-    Receipt(CarrierId, Said, Responder),
+    Receipt(CarrierId, Said, Clue, Responder),
     /// A message from a handset.
     Written(Written, Responder),
 }
@@ -41,7 +41,9 @@ impl Account {
             let (mut receipts, mut written) = (Vec::new(), Vec::new());
             for (sm, responder) in batch {
                 match self.read(&sm, responder) {
-                    Some(Came::Receipt(id, said, responder)) => receipts.push((id, said, responder)),
+                    Some(Came::Receipt(id, said, clue, responder)) => {
+                        receipts.push((id, said, clue, responder))
+                    }
                     Some(Came::Written(message, responder)) => written.push((message, responder)),
                     None => {}
                 }
@@ -79,18 +81,23 @@ impl Account {
             responder.respond(CommandStatus::ESME_RX_R_APPN);
             return None;
         };
-        Some(Came::Receipt(id, Said::of(receipt), responder))
+        Some(Came::Receipt(id, Said::of(receipt), self.clue(sm), responder))
     }
 
     /// Makes receipts durable, then answers them (INV-6). One that is not is left to its responder, which asks the
     /// carrier to send it again.
-    async fn store(&self, receipts: Vec<(CarrierId, Said, Responder)>) {
+    async fn store(&self, receipts: Vec<(CarrierId, Said, Clue, Responder)>) {
         if receipts.is_empty() {
             return;
         }
-        let (asked, responders): (Vec<_>, Vec<_>) =
-            receipts.into_iter().map(|(id, said, responder)| ((id, said), responder)).unzip();
-        let Some(found) = self.find(&asked).await else { return };
+        let (mut asked, mut clues, mut responders) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, said, clue, responder) in receipts {
+            asked.push((id, said));
+            clues.push(clue);
+            responders.push(responder);
+        }
+        let Some(mut found) = self.find(&asked).await else { return };
+        let in_doubt = self.find_in_doubt(&clues, &mut found).await;
         let events = asked.iter().zip(&found).flat_map(|((id, said), parts)| {
             let parked = parts.is_empty().then(|| LogEvent::ParkedReceipt {
                 at: self.now(),
@@ -107,6 +114,7 @@ impl Account {
             return;
         }
         self.not_asked_any_more(&asked, &found).await;
+        self.resolve(&asked, in_doubt).await;
         let (mut parked, mut waiting) = (Vec::new(), Vec::new());
         for ((asked, found), responder) in asked.into_iter().zip(found).zip(responders) {
             if !found.is_empty() {

@@ -27,6 +27,7 @@ use crate::{
     domain::{
         carrier_id::CarrierId,
         claim::{Claim, PartEnd},
+        doubt::{Mark, Open},
         receipt::{About, Span, Submitted},
         settle::settle,
         status::Refusal,
@@ -151,25 +152,32 @@ impl Account {
             let parts = messages.iter().flat_map(|(span, _)| span.parts());
             return (parts.map(|part| (part, not_written.clone())).collect(), Vec::new());
         };
+        let (submits, to) = self.submits(item, &messages);
+        if let Err(error) = self.note_open(&submits, to).await {
+            tracing::warn!(account = %self.settings.id, error = chain(&error), "a submit is not noted: it is not written");
+            return (unsent(item, AttemptEnd::LinkDown), Vec::new());
+        }
         let mut ends = Vec::new();
         let mut pending = Vec::new();
         {
             // Who still needs places in the window must not hold up those who have theirs.
             let _turn = if place.is_complete() { Some(self.line.turn().await) } else { None };
-            for (span, message) in messages {
-                match self.put(link, &mut place, message, item, span).await {
-                    Ok(response) => pending.push((span, response)),
-                    Err(end) => ends.push((span, end)),
+            for ((_, message), submit) in messages.into_iter().zip(submits) {
+                match self.put(link, &mut place, message, submit, to).await {
+                    Ok(response) => pending.push((submit, response)),
+                    Err(end) => ends.push((submit, end)),
                 }
             }
         }
         drop(place);
         let answers =
-            join_all(pending.into_iter().map(async |(span, response)| (span, response.await))).await;
+            join_all(pending.into_iter().map(async |(submit, response)| (submit, response.await))).await;
         let taken = answers.iter().filter_map(|(_, answer)| self.taken(answer.as_ref().ok()?)).collect();
-        ends.extend(answers.into_iter().map(|(span, answer)| (span, self.end(answer))));
-        ends.sort_unstable_by_key(|(span, _)| *span);
-        let of_part = |(span, end): (Span, PartEnd)| span.parts().map(move |part| (part, end.clone()));
+        ends.extend(answers.into_iter().map(|(submit, answer)| (submit, self.end(answer))));
+        ends.sort_unstable_by_key(|(submit, _)| submit.span);
+        self.close(to, ends.iter().map(|(submit, end)| (*submit, end))).await;
+        let of_part =
+            |(submit, end): (Open, PartEnd)| submit.span.parts().map(move |part| (part, end.clone()));
         let ends: Vec<_> = ends.into_iter().flat_map(of_part).collect();
         ends.iter().for_each(|(_, end)| self.tally.note(end));
         (ends, taken)
@@ -186,22 +194,21 @@ impl Account {
         link: &Link<About>,
         place: &mut Place,
         message: Box<Sm>,
-        item: &WorkItem,
-        span: Span,
+        submit: Open,
+        to: Option<Mark>,
     ) -> Result<PendingResponse, PartEnd> {
         let down = PartEnd::Unsent { end: AttemptEnd::LinkDown };
         // One submit takes its turn in the rate for each of its parts, and one place in the window: those of the parts before
         // the last are given back at once.
-        for _ in span.first..span.last {
+        for _ in submit.span.first..submit.span.last {
             drop(place.next().await.ok_or_else(|| down.clone())?);
         }
         let permit = place.next().await.ok_or(down)?;
-        let about = About::Submit { message: item.facts.message, attempt: item.attempt, span };
-        link.send(permit, message, about).map_err(|refused| {
+        link.send(permit, message, About::Submit(submit, to)).map_err(|refused| {
             let end = match refused.reason {
                 NotSentReason::Closing => AttemptEnd::LinkDown,
                 NotSentReason::Direction | NotSentReason::Encode(_) => {
-                    tracing::error!(account = %self.settings.id, message = %item.facts.message,
+                    tracing::error!(account = %self.settings.id, message = %submit.message,
                         reason = %refused.reason, "a part cannot be sent on this bind");
                     AttemptEnd::NotAllowed
                 }
@@ -237,12 +244,15 @@ impl Account {
     /// Takes answers to parts that were given up: they lift the doubt. Nothing is sent again because of them.
     pub(crate) async fn late(&self, mut late: LateResponses<About>) {
         while let Some(answer) = late.recv().await {
-            let About::Submit { message, attempt, span } = answer.token else { continue };
+            let About::Submit(submit, to) = answer.token else { continue };
             let end = self.answered(&answer.response);
-            let parts: Vec<_> = span.parts().map(|part| Submitted { message, attempt, part }).collect();
-            if let Err(error) = self.late_end(&parts, &end).await {
-                tracing::warn!(account = %self.settings.id, %message, error = chain(&error),
-                    "a late answer is not recorded: its part stays in doubt");
+            let parts: Vec<_> = submit.parts().collect();
+            match self.late_end(&parts, &end).await {
+                Ok(()) => self.close(to, [(submit, &end)]).await,
+                Err(error) => {
+                    tracing::warn!(account = %self.settings.id, message = %submit.message, error = chain(&error),
+                        "a late answer is not recorded: its part stays in doubt");
+                }
             }
         }
     }

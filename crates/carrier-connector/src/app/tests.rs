@@ -32,6 +32,7 @@ use crate::{
 
 mod binds;
 mod cancel;
+mod doubts;
 mod holds;
 mod inbound;
 mod joined;

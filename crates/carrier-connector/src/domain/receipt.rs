@@ -5,6 +5,8 @@ use std::{ops::RangeInclusive, str::FromStr};
 use sotto_core::{MessageId, delivery::ReceiptState};
 use sotto_smpp::{MessageState, Receipt};
 
+use super::doubt::{Mark, Open};
+
 /// What a receipt says. Its free text was dropped when it was read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Said {
@@ -37,15 +39,8 @@ pub(crate) struct Span {
 /// What a request to a carrier is about, for its answer when that comes late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum About {
-    /// A submit.
-    Submit {
-        /// The message.
-        message: MessageId,
-        /// The attempt, from 1.
-        attempt: u16,
-        /// The parts.
-        span: Span,
-    },
+    /// A submit, and the mark of its recipient if it is noted in Redis.
+    Submit(Open, Option<Mark>),
     /// A question after a part.
     Question,
 }

@@ -15,7 +15,7 @@ use sotto_crypto::{Zeroizing, hash::labelled_id};
 use sotto_proto::pipeline::v1::SealedContent;
 use sotto_smpp::{Address, COctets, Sm, Tlvs, pdu::esm_class, tlv::tag};
 
-use super::receipt::Span;
+use super::{doubt, receipt::Span};
 
 /// A receipt on success and on failure (§5.2.17).
 const FINAL_RECEIPT: u8 = 1;
@@ -100,8 +100,11 @@ impl Content {
         }
         let address = |(ton, npi), value: &[u8]| Address { ton, npi, value: clear(value) };
         // Flash, binary, silent and replacing messages have no way in: what decides them is never anything but zero.
-        let message = |carried: Carried| {
-            let Carried { udhi, short_message, tlvs } = carried;
+        let message = |span: Span, carried: Carried| {
+            let Carried { udhi, short_message, mut tlvs } = carried;
+            if account.user_message_reference {
+                tlvs = tlvs.with_u16(tag::USER_MESSAGE_REFERENCE, doubt::reference(&facts.message, span));
+            }
             Box::new(Sm {
                 service_type: COctets::from(account.service_type.as_str()),
                 source: address(account.addressing.of(sender.kind()), sender.address().as_bytes()),
@@ -119,13 +122,15 @@ impl Content {
         let whole = wanted.len() == parts.len() && parts.len() > 1;
         if account.concatenation == Concatenation::Payload && whole {
             let all = Span::all(facts.parts);
-            return Ok(vec![(all, message(carry_whole(account.default_alphabet, facts, &parts)?))]);
+            let carried = carry_whole(account.default_alphabet, facts, &parts)?;
+            return Ok(vec![(all, message(all, carried))]);
         }
         let all = (1_u8..).zip(&parts);
         all.filter(|(number, _)| wanted.contains(number))
             .map(|(number, part)| {
                 let octets = octets(facts.encoding, account.default_alphabet, part)?;
-                Ok((Span::one(number), message(carry(account.concatenation, facts, number, &octets))))
+                let span = Span::one(number);
+                Ok((span, message(span, carry(account.concatenation, facts, number, &octets))))
             })
             .collect()
     }
@@ -185,7 +190,7 @@ fn carry(concatenation: Concatenation, facts: &Facts, number: u8, octets: &[u8])
             headed(&text::concatenation_udh(reference, facts.parts, number))
         }
         Concatenation::Udh16 => {
-            headed(&text::wide_concatenation_udh(wide_reference(&facts.message), facts.parts, number))
+            headed(&text::wide_concatenation_udh(doubt::wide_reference(&facts.message), facts.parts, number))
         }
         Concatenation::Sar => Carried {
             tlvs: Tlvs::new()
@@ -218,12 +223,6 @@ fn after(header: &[u8], text: &[u8]) -> Bytes {
 /// The concatenation reference of a message: the same at every attempt, so that a part sent again joins the others.
 fn reference(message: &MessageId) -> u8 {
     message.as_bytes().iter().fold(0, |sum, byte| sum ^ byte)
-}
-
-/// The same of 16 bits.
-fn wide_reference(message: &MessageId) -> u16 {
-    let (pairs, _) = message.as_bytes().as_chunks::<2>();
-    pairs.iter().fold(0, |sum, pair| sum ^ u16::from_be_bytes(*pair))
 }
 
 /// Absolute time `YYMMDDhhmmsstnnp` (SMPP 3.4 §7.1.1.1) in UTC.
@@ -356,7 +355,7 @@ mod tests {
         for (text, limit, octets) in [("a".repeat(300), 152, 1), ("\u{1ead}".repeat(130), 66, 2)] {
             let item = item(&text);
             let messages = content("156", &text).messages(&item, &account).unwrap();
-            let [high, low] = wide_reference(&item.facts.message).to_be_bytes();
+            let [high, low] = doubt::wide_reference(&item.facts.message).to_be_bytes();
             for (number, (span, sm)) in (1..).zip(&messages) {
                 assert_eq!((*span, sm.esm_class), (Span::one(number), 0x40));
                 assert_eq!(sm.short_message.get(..7).unwrap(), [6, 8, 4, high, low, 2, number]);
@@ -406,6 +405,27 @@ mod tests {
         let short = "a".repeat(160);
         let messages = content("156", &short).messages(&super::tests::item(&short), &account).unwrap();
         assert_eq!(messages.first().unwrap().1.short_message.len(), 160);
+    }
+
+    #[test]
+    fn a_reference_of_ours_goes_with_each_submit_where_it_is_wanted() {
+        let text = "a".repeat(307);
+        for (concatenation, submits) in [
+            (Concatenation::Udh, 3),
+            (Concatenation::Udh16, 3),
+            (Concatenation::Sar, 3),
+            (Concatenation::Payload, 1),
+        ] {
+            let account = Account { concatenation, user_message_reference: true, ..account() };
+            let messages = content("156", &text).messages(&item(&text), &account).unwrap();
+            let read = |(span, sm): &(Span, Box<Sm>)| {
+                let reference = doubt::reference(&item(&text).facts.message, *span);
+                sm.tlvs.user_message_reference() == Some(reference)
+            };
+            assert!(messages.len() == submits && messages.iter().all(read));
+        }
+        let none = |(_, sm): &(Span, Box<Sm>)| sm.tlvs.user_message_reference().is_none();
+        assert!(content("156", &text).messages(&item(&text), &account()).unwrap().iter().all(none));
     }
 
     #[test]

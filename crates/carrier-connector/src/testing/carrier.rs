@@ -12,6 +12,7 @@ use sotto_smpp::{
     pdu::{QuerySmResp, esm_class},
     receipt::TextForm,
     server,
+    tlv::tag,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -41,6 +42,7 @@ struct State {
     seen: Mutex<Vec<Seen>>,
     /// By the number of the link, from 0.
     by_link: Mutex<BTreeMap<usize, Vec<Seen>>>,
+    references: Mutex<BTreeMap<Seen, Option<u16>>>,
     held: Mutex<Vec<(Responder, String)>>,
     links: Mutex<Vec<Link<()>>>,
     /// What was asked for: id and sender.
@@ -64,6 +66,7 @@ impl TestCarrier {
             script: Mutex::new(Box::new(script)),
             seen: Mutex::default(),
             by_link: Mutex::default(),
+            references: Mutex::default(),
             held: Mutex::default(),
             links: Mutex::default(),
             questions: Mutex::default(),
@@ -133,10 +136,29 @@ impl TestCarrier {
 
     /// Sends a receipt and returns whether it was taken.
     pub(crate) async fn receipt(&self, id: &str, stat: &str) -> bool {
+        self.deliver(receipt(id, stat)).await
+    }
+
+    /// The same of a message to this recipient, with our reference if the carrier repeats it.
+    pub(crate) async fn receipt_for(&self, id: &str, to: &str, reference: Option<u16>) -> bool {
+        let mut sm = receipt(id, "DELIVRD");
+        sm.source.value = COctets::from(to.to_owned());
+        if let Some(reference) = reference {
+            sm.tlvs = sm.tlvs.with_u16(tag::USER_MESSAGE_REFERENCE, reference);
+        }
+        self.deliver(sm).await
+    }
+
+    /// The references of ours that came with parts, by what it saw.
+    pub(crate) fn references(&self) -> BTreeMap<Seen, Option<u16>> {
+        self.state.references.lock().unwrap().clone()
+    }
+
+    async fn deliver(&self, sm: Sm) -> bool {
         // The newest link on which a carrier may deliver.
         let links = self.state.links.lock().unwrap().clone();
         for link in links.iter().rev().filter(|link| !link.is_closed()) {
-            if deliver(link, id, stat).await {
+            if deliver(link, sm.clone()).await {
                 return true;
             }
         }
@@ -167,14 +189,17 @@ pub(crate) fn id_of(number: usize) -> String {
     format!("c{number}")
 }
 
-async fn deliver(link: &Link<()>, id: &str, stat: &str) -> bool {
+fn receipt(id: &str, stat: &str) -> Sm {
     let time = "2611240415";
     let form = TextForm { id, stat, submitted: time, done: time, err: "000" };
-    let sm = Sm {
+    Sm {
         esm_class: esm_class::RECEIPT,
         short_message: Bytes::from(format!("{form}Ma xac thuc")),
         ..Sm::default()
-    };
+    }
+}
+
+async fn deliver(link: &Link<()>, sm: Sm) -> bool {
     let Ok(permit) = link.reserve().await else { return false };
     let Ok(pending) = link.send(permit, Box::new(sm), ()) else { return false };
     pending.await.is_ok_and(|response| response.status.is_ok())
@@ -203,7 +228,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
             match reply {
                 Reply::Ok => responder.respond_with(CommandStatus::ESME_ROK, COctets::from(id_of(number))),
                 Reply::ReceiptFirst => {
-                    assert!(deliver(&link, &id_of(number), "DELIVRD").await);
+                    assert!(deliver(&link, receipt(&id_of(number), "DELIVRD")).await);
                     responder.respond_with(CommandStatus::ESME_ROK, COctets::from(id_of(number)));
                 }
                 Reply::Refuse(status) => responder.respond(CommandStatus(status)),
@@ -242,6 +267,8 @@ fn decide(state: &State, sm: &Sm, of_link: usize) -> (usize, Reply) {
     let reply = (state.script.lock().unwrap())(number);
     if !matches!(reply, Reply::Refuse(_)) {
         let part = (to, header.last().copied().unwrap_or(1));
+        let reference = sm.tlvs.user_message_reference();
+        state.references.lock().unwrap().insert(part.clone(), reference);
         state.by_link.lock().unwrap().entry(of_link).or_default().push(part.clone());
         seen.push(part);
     }

@@ -88,6 +88,8 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
     {
         s.error("query_after", "is not less than receipt_wait".to_owned(), query_fix);
     }
+    let user_message_reference = s.or("user_message_reference", false, "write true or false", read::boolean);
+    let match_by_recipient = s.or("match_by_recipient", false, "write true or false", read::boolean);
     let tolerance = s.or("tolerance", Tolerance::Carrier, "write \"carrier\" or \"strict\"", |v| {
         read::choice(v, &[("carrier", Tolerance::Carrier), ("strict", Tolerance::Strict)])
     });
@@ -148,6 +150,8 @@ pub(super) fn read(path: String, table: &Table, errors: &mut Vec<CarrierFileErro
             response_timeout: response_timeout?,
             receipt_wait: receipt_wait?,
             query_after: query_after?,
+            user_message_reference: user_message_reference?,
+            match_by_recipient: match_by_recipient?,
             tolerance: tolerance?,
             message_id_in_response: message_id_in_response?,
             message_id_in_receipt: message_id_in_receipt?,

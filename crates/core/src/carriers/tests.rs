@@ -22,6 +22,8 @@ tps = 20
 enquire_link = "30 s"
 response_timeout = "10 s"
 receipt_wait = "72 h"
+user_message_reference = false
+match_by_recipient = false
 message_id_in_response = "hex"
 message_id_in_receipt = "decimal"
 default_alphabet = "gsm7"
@@ -268,6 +270,8 @@ fn every_field_wrong_in_turn() {
         ("receipt_wait = \"72 h\"", "receipt_wait = \"169 h\"", "account[1].receipt_wait"),
         ("receipt_wait = \"72 h\"", "receipt_wait = \"99999999999999999999 h\"", "account[1].receipt_wait"),
         ("receipt_wait = \"72 h\"", "receipt_wait = \"18446744073709551615 h\"", "account[1].receipt_wait"),
+        ("user_message_reference = false", "user_message_reference = 1", "account[1].user_message_reference"),
+        ("match_by_recipient = false", "match_by_recipient = \"no\"", "account[1].match_by_recipient"),
         (
             "message_id_in_response = \"hex\"",
             "message_id_in_response = \"HEX\"",

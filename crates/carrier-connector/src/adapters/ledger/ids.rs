@@ -74,14 +74,27 @@ impl Ledger {
     /// Ties ids to their parts and returns the receipts that are parked under them.
     async fn tie(&self, ends: &[Ended]) -> Result<Vec<Match>, LedgerError> {
         let ids: Vec<_> = ends.iter().filter_map(|ended| Some((ended.part, ended.carrier_id()?))).collect();
+        // Receipts are looked for at least as long as the message may be at work.
+        let wait = ends.iter().map(|ended| ended.keep).fold(self.receipt_wait, Duration::max);
+        self.tie_for(wait, &ids).await
+    }
+
+    /// Ties ids that are known by their receipts.
+    pub(crate) async fn tie_ids(&self, ids: &[(Submitted, CarrierId)]) -> Result<Vec<Match>, LedgerError> {
+        self.tie_for(self.receipt_wait, ids).await
+    }
+
+    async fn tie_for(
+        &self,
+        wait: Duration,
+        ids: &[(Submitted, CarrierId)],
+    ) -> Result<Vec<Match>, LedgerError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
         let mut call = self.store.scripts.tie.prepare_invoke();
-        // Receipts are looked for at least as long as the message may be at work.
-        let wait = ends.iter().map(|ended| ended.keep).fold(self.receipt_wait, Duration::max);
         call.arg(millis(wait));
-        for (part, id) in &ids {
+        for (part, id) in ids {
             let (of, number) = part.to_halves();
             call.key(self.id_key(id)).key(self.parked_key(id)).arg(of).arg(number);
         }
@@ -94,7 +107,7 @@ impl Ledger {
                 answer.next().and_then(|count| count.parse().ok()).ok_or(LedgerError::Entry("receipts"))?;
             for entry in answer.by_ref().take(count) {
                 let said = entry.parse().map_err(|_| LedgerError::Entry("receipts"))?;
-                early.push(Match { part, said, id: id.clone() });
+                early.push(Match { part: *part, said, id: id.clone() });
             }
         }
         Ok(early)

@@ -12,7 +12,7 @@ use tokio_rustls::{
 use super::*;
 use crate::{
     app::tenure::posts,
-    testing::{BOUND, Reply, TestCarrier, World, settings, shards},
+    testing::{BOUND, NOW, Reply, TestCarrier, World, settings, shards},
 };
 
 async fn bound(settings: &Settings, folder: &Path) -> Result<Vec<Session<About>>, ConnectError> {
@@ -212,7 +212,8 @@ async fn a_bind_whose_lease_ends_is_cut_although_the_carrier_does_not_read() {
     let serving = serve(&account, &mut post, vec![session], guard, &drained, &mut leftovers);
     let carrier = async {
         let (message, span) = (crate::testing::id(1), crate::domain::receipt::Span::one(1));
-        let part = crate::domain::receipt::About::Submit { message, attempt: 1, span };
+        let submit = crate::domain::doubt::Open { message, attempt: 1, span, reference: 0, at: *NOW };
+        let part = About::Submit(submit, None);
         let mut pending = Vec::new();
         for _ in 0..50 {
             let permit = link.reserve().await.unwrap();
