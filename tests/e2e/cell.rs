@@ -241,7 +241,8 @@ impl Cell {
         text(&output.stdout).trim().to_owned()
     }
 
-    fn carrier_admin(&self) -> String {
+    /// The simulator's admin address.
+    pub(crate) fn carrier_admin(&self) -> String {
         self.carriers.as_ref().map_or_else(|| self.address("simulator.admin"), |own| own.admin.clone())
     }
 

@@ -27,5 +27,6 @@ mod python;
 mod quarantine;
 mod replicas;
 mod schedule;
+mod simulator;
 mod tokens;
 mod watch;

@@ -5,7 +5,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{ArgGroup, Args as ArgsOf, Parser, Subcommand};
 use sotto_core::{AccountId, CellId, Shards};
 
-use crate::commands::{carriers::Stopped, client::NewClient, list::Wanted, send::NewMessage};
+use crate::commands::{
+    carriers::Stopped, client::NewClient, list::Wanted, send::NewMessage, simulator::Simulator,
+};
 
 /// Sotto: a self-hosted, confidential SMS aggregator.
 #[derive(Debug, Parser)]
@@ -109,6 +111,8 @@ pub(crate) enum Command {
     },
     /// Stop traffic within five seconds, or lift a stop; what is stopped waits
     Stop(Stop),
+    /// The simulated carrier: what it was sent, and what it is to do wrong
+    Simulator(Simulator),
     /// Look for what is wrong with this machine, the cell and its processes
     Doctor,
 }

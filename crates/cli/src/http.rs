@@ -20,9 +20,27 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Gets `path` from the plain HTTP server at `address`.
 pub(crate) async fn get(address: &str, path: &str) -> Result<(StatusCode, Bytes), CliError> {
-    let request = Request::get(path)
+    send(address, Request::get(path), Bytes::new()).await
+}
+
+/// Posts JSON to `path` of the plain HTTP server at `address`.
+pub(crate) async fn post(
+    address: &str,
+    path: &str,
+    body: &serde_json::Value,
+) -> Result<(StatusCode, Bytes), CliError> {
+    let request = Request::post(path).header("content-type", "application/json");
+    send(address, request, Bytes::from(body.to_string())).await
+}
+
+async fn send(
+    address: &str,
+    request: hyper::http::request::Builder,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), CliError> {
+    let request = request
         .header("host", address)
-        .body(Full::default())
+        .body(Full::new(body))
         .map_err(|error| CliError::caused_by("a request could not be made", &error))?;
     within(address, async {
         let stream = TcpStream::connect(address)

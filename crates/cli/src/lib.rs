@@ -139,6 +139,7 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
             Some(what) => commands::carriers::stop(&dir, what, stop.lift, stop.reason, output).await,
             None => commands::carriers::holds(&dir, output).await,
         },
+        Command::Simulator(asked) => commands::simulator::simulator(&dir, asked, output).await,
         Command::Doctor => commands::doctor::doctor(&dir, clock, output).await,
     }
 }

@@ -6,6 +6,7 @@
 //! * `POST /write`: a message from a handset, see [`Written`]; answers its number of parts
 //! * `POST /drop-links`: cuts every link
 //! * `POST /unbind`: unbinds every link in order
+//! * `POST /recover`: behaves as at the start
 //! * `POST /reset`: forgets messages, counters and waiting receipts, and behaves as at the start
 
 use crate::{
@@ -31,6 +32,7 @@ pub(crate) fn router(handle: Handle) -> Router {
         .route("/write", post(write))
         .route("/drop-links", post(drop_links))
         .route("/unbind", post(unbind))
+        .route("/recover", post(recover))
         .route("/reset", post(reset))
         .with_state(handle)
 }
@@ -83,6 +85,11 @@ async fn drop_links(State(handle): State<Handle>) -> StatusCode {
 
 async fn unbind(State(handle): State<Handle>) -> StatusCode {
     handle.unbind();
+    StatusCode::NO_CONTENT
+}
+
+async fn recover(State(handle): State<Handle>) -> StatusCode {
+    handle.recover();
     StatusCode::NO_CONTENT
 }
 

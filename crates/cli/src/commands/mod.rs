@@ -14,6 +14,7 @@ pub(crate) mod owner;
 pub(crate) mod quarantine;
 pub(crate) mod rebuild;
 pub(crate) mod send;
+pub(crate) mod simulator;
 pub(crate) mod watch;
 
 use sotto_core::Sensitive;

@@ -44,6 +44,9 @@ async fn tells_and_sets() {
     let (status, error) = ask(&simulator, "POST", "/write", &hello.replace("sotto", "other")).await;
     assert_eq!(status, 400);
     assert!(error["error"].as_str().unwrap().contains("partner"));
+    assert_eq!(ask(&simulator, "POST", "/recover", "").await.0, 204);
+    assert_eq!(ask(&simulator, "GET", "/behaviour", "").await.1["refuse_share"], json!(0.0));
+    assert_eq!(ask(&simulator, "GET", "/counters", "").await.1["submits"], json!(4), "nothing is forgotten");
     assert_eq!(ask(&simulator, "POST", "/reset", "").await.0, 204);
     assert_eq!(ask(&simulator, "GET", "/counters", "").await.1["submits"], json!(0));
     assert_eq!(ask(&simulator, "GET", "/behaviour", "").await.1["refuse_share"], json!(0.0));
