@@ -83,6 +83,10 @@ fn decimal(hex: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use sotto_smpp::{
+        CommandId, CommandStatus, Header, MessageState, Pdu, RawPdu, Receipt, Sm, Tlvs, Tolerance,
+        pdu::esm_class, tlv::tag,
+    };
 
     use super::*;
 
@@ -121,7 +125,82 @@ mod tests {
         }
     }
 
+    /// Ways to write a UUID.
+    fn written(uuid: u128) -> impl Strategy<Value = String> {
+        let digits = format!("{uuid:032x}");
+        let groups = [0..8, 8..12, 12..16, 16..20, 20..32].map(|group| digits[group].to_owned());
+        (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(move |(hyphens, braces, upper)| {
+            let id = groups.join(if hyphens { "-" } else { "" });
+            let id = if braces { format!("{{{id}}}") } else { id };
+            if upper { id.to_uppercase() } else { id }
+        })
+    }
+
+    /// Receipts that name an id: in the parameter with as many NULs as the carrier likes, or in the text.
+    fn receipts(id: String) -> impl Strategy<Value = Sm> {
+        let by_parameter = (0_usize..4).prop_map({
+            let id = id.clone();
+            move |nuls| {
+                let octets = format!("{id}{}", "\0".repeat(nuls)).into_bytes();
+                Sm {
+                    tlvs: Tlvs::new()
+                        .with(tag::RECEIPTED_MESSAGE_ID, octets.into())
+                        .with_u8(tag::MESSAGE_STATE, 2),
+                    ..Sm::default()
+                }
+            }
+        });
+        let between = prop::sample::select(&[" ", "\0", "\0\0 ", ", ", "\r\n", " \t"][..]);
+        let end = prop::sample::select(&["", "\0", " text:", " text:id:9 stat:UNDELIV\0"][..]);
+        let by_text = (between, end).prop_map(move |(between, end)| Sm {
+            esm_class: esm_class::RECEIPT,
+            short_message: format!("id:{id}{between}sub:001{between}stat:DELIVRD{between}err:000{end}")
+                .into(),
+            ..Sm::default()
+        });
+        prop_oneof![by_parameter, by_text]
+    }
+
+    /// What is read of a receipt.
+    fn read(form: MessageIdForm, sm: &Sm) -> Option<CarrierId> {
+        let receipt = Receipt::parse(sm).unwrap();
+        assert_eq!(receipt.state, MessageState::Delivered);
+        CarrierId::new(form, &receipt.id)
+    }
+
     proptest! {
+        #[test]
+        fn a_uuid_is_one_however_answers_and_receipts_write_it(
+            (answer, receipt) in any::<u128>().prop_flat_map(|uuid| {
+                (written(uuid), written(uuid).prop_flat_map(receipts))
+            }),
+        ) {
+            let answer = CarrierId::new(MessageIdForm::Uuid, &answer);
+            prop_assert!(answer.is_some());
+            prop_assert_eq!(read(MessageIdForm::Uuid, &receipt), answer);
+        }
+
+        #[test]
+        fn no_nul_belongs_to_an_id(
+            (id, receipt) in "[0-9A-Za-z-]{1,64}".prop_flat_map(|id| (Just(id.clone()), receipts(id))),
+        ) {
+            prop_assert_eq!(read(MessageIdForm::Opaque, &receipt), CarrierId::new(MessageIdForm::Opaque, &id));
+        }
+
+        /// Carriers fill the field of the id in an answer with NULs.
+        #[test]
+        fn nuls_after_the_id_of_an_answer_are_not_read(id in "[0-9A-Za-z-]{1,40}", nuls in 1_usize..24) {
+            let body = format!("{id}{}", "\0".repeat(nuls)).into_bytes();
+            let header = Header {
+                id: CommandId::SUBMIT_SM_RESP,
+                status: CommandStatus::ESME_ROK,
+                sequence: 1,
+            };
+            let answer = RawPdu { header, body: body.into() }.decode_with(Tolerance::CARRIER);
+            let Ok(Pdu::SubmitSmResp(answer)) = answer else { panic!("{answer:?}") };
+            prop_assert_eq!(answer.message_id.as_str(), Some(id.as_str()));
+        }
+
         #[test]
         fn hex_and_decimal_of_one_number_are_one_id(number: u128, zeros in 0_usize..8) {
             let pad = "0".repeat(zeros);
