@@ -45,6 +45,16 @@ pub(crate) enum Command {
         /// Token issuer, if clients reach it elsewhere: https://host or https://host:port
         #[arg(long, value_parser = origin)]
         issuer: Option<String>,
+        /// Make it for containers, one a process, and put what each may see into a folder of its own in here. What is
+        /// made already is only put there again
+        #[arg(long, value_name = "DIR")]
+        containers: Option<PathBuf>,
+    },
+    /// Set up the broker's streams of a cell in containers
+    Provision {
+        /// Carriers file, whose accounts get their queues; default: carriers.toml of the cell
+        #[arg(long, value_name = "FILE")]
+        carriers: Option<PathBuf>,
     },
     /// Run the cell on this machine until Ctrl-C
     Up {

@@ -10,6 +10,26 @@ use crate::CliError;
 /// Services of a cell, in the order in which `sotto up` starts them (docs/ARCHITECTURE.md, "Birth of a cell").
 pub(crate) const SERVICES: [&str; 6] = ["privacy", "identity", "audit", "routing", "carrier", "ingress"];
 
+/// The carriers file of a cell in containers.
+pub(crate) const CARRIERS: &str = "carriers.toml";
+
+/// Where the processes of a cell run, and so how they find one another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// On one machine, as children of `sotto up`, on loopback; only a start knows their ports.
+    #[default]
+    Machine,
+    /// Each in a container of its own, reached by its name `<process>.sotto.internal` at a fixed port.
+    Containers,
+}
+
+impl Layout {
+    fn is_machine(&self) -> bool {
+        *self == Self::Machine
+    }
+}
+
 /// `cell.toml`: what was fixed at the cell's birth.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +40,9 @@ pub struct CellFile {
     pub id: CellId,
     /// Its number of shards.
     pub shards: Shards,
+    /// Where its processes run.
+    #[serde(default, skip_serializing_if = "Layout::is_machine")]
+    pub layout: Layout,
     /// When it was made, RFC 3339.
     pub created_at: String,
 }
@@ -70,7 +93,7 @@ impl CellDir {
         self.path(format!("config/{service}.toml"))
     }
 
-    /// Where the running cell says which addresses it listens on.
+    /// Where the running cell says which addresses it listens on. In containers they never change: `sotto init` writes them.
     pub fn run_file(&self) -> PathBuf {
         self.path("run/cell.json")
     }
@@ -89,11 +112,12 @@ impl CellDir {
 /// `run/cell.json`: where a running cell listens.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Running {
-    /// Process id of `sotto up`.
-    pub supervisor: u32,
+    /// Process id of `sotto up`; none in containers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub supervisor: Option<u32>,
     /// `tls://host:port` of the broker.
     pub nats: String,
-    /// Process ids, by service name.
+    /// Process ids, by service name; none in containers.
     pub processes: std::collections::BTreeMap<String, u32>,
     /// `host:port` of each listener, by service and listener: `ingress.grpc`, `identity.https`, `ingress.admin`.
     pub addresses: std::collections::BTreeMap<String, String>,

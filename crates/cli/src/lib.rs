@@ -26,6 +26,7 @@ use crate::{
         Args, Audit, Carriers, Client, ClientNats, Command, Flow, IntakeKey, Ledger, Message, Owner,
         Quarantine,
     },
+    cell::Layout,
     init::NewCell,
     up::UpOptions,
 };
@@ -60,14 +61,19 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
     let dir = CellDir::new(args.cell);
     let clock: &dyn Clock = &SystemClock;
     match args.command {
-        Command::Init { id, shards, hosts, issuer } => {
-            let new = NewCell { id, shards, hosts, issuer };
+        Command::Init { id, shards, hosts, issuer, containers: Some(folder) } => {
+            let new = NewCell { id, shards, hosts, issuer, layout: Layout::Containers };
+            commands::containers::prepare(&dir, &new, &folder, clock, output)
+        }
+        Command::Init { id, shards, hosts, issuer, containers: None } => {
+            let new = NewCell { id, shards, hosts, issuer, layout: Layout::Machine };
             init::init(&dir, &new, clock)?;
             output.json(&serde_json::json!({ "cell": dir.root(), "id": new.id, "shards": new.shards }))?;
             output.line(format!("cell {} made in {}", new.id, dir.root().display()))?;
             output.line("keep ca/ca.key and secrets/ safe; keystore/buckets.sks must never be backed up")?;
             output.line(format!("next: sotto up --cell {}", dir.root().display()))
         }
+        Command::Provision { carriers } => commands::provision::provision(&dir, carriers, output).await,
         Command::Up { carriers, listen, token_listen, nats_listen, programs } => {
             let options = UpOptions { carriers, listen, token_listen, nats_listen, programs };
             up::up(&dir, &options, output).await

@@ -4,10 +4,11 @@
 
 use std::{
     collections::BTreeMap,
-    io,
-    net::{SocketAddr, TcpListener},
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
@@ -140,6 +141,25 @@ impl Drop for AdminServer {
             let _ended = thread.join();
         }
     }
+}
+
+/// How long each step of a question may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Asks the HTTP server that listens here on this machine for a path: its status. For health checks, whose process does
+/// nothing else.
+pub(crate) fn ask(listen: SocketAddr, path: &str) -> io::Result<u16> {
+    let here: IpAddr = if listen.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    let address = if listen.ip().is_unspecified() { SocketAddr::new(here, listen.port()) } else { listen };
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+    let mut line = [0; "HTTP/1.1 200".len()];
+    stream.read_exact(&mut line)?;
+    let told = line.strip_prefix(b"HTTP/1.1 ").and_then(|status| std::str::from_utf8(status).ok());
+    told.and_then(|status| status.parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP"))
 }
 
 /// Readers see nothing or the whole text.

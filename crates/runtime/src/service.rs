@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     config::{self, AdminConfig, ConfigErrors, ShutdownConfig, Sources, TelemetryConfig, Validate},
     guard,
-    health::{AdminServer, Info, Readiness},
+    health::{self, AdminServer, Info, Readiness},
     lifecycle::{Context, Stop, Tasks},
     telemetry::{Telemetry, chain},
     tls,
@@ -62,6 +62,10 @@ struct Arguments {
     /// Print the effective configuration, without secrets, and exit
     #[arg(long)]
     print_config: bool,
+    /// Ask the service that runs with this configuration whether it is ready, and exit with 0 if it is: a container's
+    /// health check
+    #[arg(long, conflicts_with_all = ["check_config", "print_config"])]
+    probe: bool,
     /// End when the process that started this one ends: for `sotto up`, which names its own process id
     #[arg(long, hide = true, value_name = "PARENT", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
     die_with_parent: Option<u32>,
@@ -104,7 +108,22 @@ pub fn main<S: Service>() -> ExitCode {
     if arguments.check_config {
         return print("the configuration is valid\n");
     }
+    if arguments.probe {
+        return probe::<S>(loaded.config.admin());
+    }
     run_process::<S>(loaded.config)
+}
+
+fn probe<S: Service>(admin: &AdminConfig) -> ExitCode {
+    match health::ask(admin.listen, "/ready") {
+        Ok(200) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(e) => {
+            let _printed =
+                writeln!(std::io::stderr(), "sotto-{}: {} does not answer: {e}", S::NAME, admin.listen);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn parse_arguments<S: Service>() -> Result<Arguments, ExitCode> {

@@ -6,12 +6,16 @@ use sotto_simulator::{Behaviour, Options, Scenario, Simulator, TlsFiles, behavio
 use std::{
     error::Error,
     io::Write,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 use tokio::signal::unix::{SignalKind, signal};
+
+/// How long the answer to a probe may take.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// An SMPP 3.4 carrier for tests and demos. Prints its addresses as one line of JSON and runs until SIGTERM.
 #[derive(Parser)]
@@ -24,7 +28,7 @@ struct Arguments {
     #[arg(long, default_value = "127.0.0.1:0")]
     admin: SocketAddr,
     /// Who may bind, repeatable: the password is the first line of the file
-    #[arg(long = "account", value_name = "SYSTEM_ID:PASSWORD_FILE", required = true, value_parser = account)]
+    #[arg(long = "account", value_name = "SYSTEM_ID:PASSWORD_FILE", required_unless_present = "probe", value_parser = account)]
     accounts: Vec<(String, PathBuf)>,
     /// Certificate chain (PEM); SMPP is then served over TLS
     #[arg(long, requires = "tls_key")]
@@ -38,6 +42,9 @@ struct Arguments {
     /// A file of what to do at which time; it is played once, from the start
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
+    /// Try the admin address of a running simulator, and exit: a container's health check
+    #[arg(long)]
+    probe: bool,
 }
 
 fn account(text: &str) -> Result<(String, PathBuf), String> {
@@ -64,6 +71,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
+    if arguments.probe {
+        return Ok(TcpStream::connect_timeout(&arguments.admin, PATIENCE).map(drop)?);
+    }
     let file = arguments.scenario.clone();
     let options = options(arguments)?;
     let scenario = file.map(|file| scenario(&file, &options.behaviour)).transpose()?;

@@ -96,7 +96,10 @@ fn client_folders(dir: &CellDir) -> Result<Vec<std::path::PathBuf>, CliError> {
 fn open(dir: &CellDir) -> Result<SoftKeystore, CliError> {
     dir.open()?;
     let secret = UnlockSecret::read(&dir.path("secrets/unlock-ingress")).map_err(failed)?;
-    SoftKeystore::open(&dir.path("keystore/ingress.sks"), secret, "ingress").map_err(failed)
+    // In containers a link stands there, and what replaces the file must stand where it leads.
+    let path = dir.path("keystore/ingress.sks");
+    let path = std::fs::canonicalize(&path).map_err(at(&path))?;
+    SoftKeystore::open(&path, secret, "ingress").map_err(failed)
 }
 
 fn failed(error: KeystoreError) -> CliError {

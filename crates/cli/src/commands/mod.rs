@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod carriers;
 pub(crate) mod client;
+pub(crate) mod containers;
 pub(crate) mod doctor;
 pub(crate) mod intake_key;
 pub(crate) mod ledger;
@@ -11,6 +12,7 @@ pub(crate) mod message;
 pub(crate) mod nats;
 pub(crate) mod nats_send;
 pub(crate) mod owner;
+pub(crate) mod provision;
 pub(crate) mod quarantine;
 pub(crate) mod rebuild;
 pub(crate) mod send;

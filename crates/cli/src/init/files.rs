@@ -34,7 +34,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), CliError> {
 }
 
 /// Makes a folder that only its owner may enter.
-pub(super) fn folder_of_owner(path: &Path) -> Result<(), CliError> {
+pub(crate) fn folder_of_owner(path: &Path) -> Result<(), CliError> {
     use std::os::unix::fs::DirBuilderExt as _;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at(path))
 }

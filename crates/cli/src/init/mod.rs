@@ -3,6 +3,7 @@
 //! A certificate authority and a certificate for every process, two nkeys for each of the broker's users, Redis users,
 //! keystores with their unlock secrets, a configuration file for each service, and the owner's one-time invitation.
 
+mod addresses;
 pub(crate) mod files;
 pub(crate) mod keys;
 pub(crate) mod pki;
@@ -15,9 +16,12 @@ use sotto_core::{CellId, Clock, Shards};
 
 use crate::{
     CliError,
-    cell::{CellDir, CellFile},
+    cell::{CellDir, CellFile, Layout},
     error::at,
 };
+
+/// Where tokens are served unless an operator says otherwise.
+const TOKEN_PORT: u16 = 7444;
 
 /// What a new cell is like.
 #[derive(Clone, Debug)]
@@ -30,6 +34,8 @@ pub(crate) struct NewCell {
     pub(crate) hosts: Vec<String>,
     /// Identity's issuer, if not its first host.
     pub(crate) issuer: Option<String>,
+    /// Where its processes will run.
+    pub(crate) layout: Layout,
 }
 
 /// Makes a cell in a folder that is empty or not there yet.
@@ -52,10 +58,16 @@ pub(crate) fn init(dir: &CellDir, new: &NewCell, clock: &dyn Clock) -> Result<()
     keys::keystores(dir, &new.id, now)?;
     keys::invitation(dir, now)?;
     keys::simulator(dir)?;
-    redis::create(dir, &new.id)?;
+    redis::create(dir, &new.id, new.layout)?;
     services::create(dir, new, &users)?;
     // Last: a folder without it is not a cell.
-    let cell = CellFile { version: 1, id: new.id.clone(), shards: new.shards, created_at: now.to_string() };
+    let cell = CellFile {
+        version: 1,
+        id: new.id.clone(),
+        shards: new.shards,
+        layout: new.layout,
+        created_at: now.to_string(),
+    };
     let text = toml::to_string(&cell).map_err(|error| CliError::caused_by("cell.toml", &error))?;
     files::public(&dir.path("cell.toml"), text.as_bytes())?;
     std::fs::File::open(root).and_then(|folder| folder.sync_all()).map_err(at(root))

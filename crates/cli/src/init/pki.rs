@@ -11,7 +11,7 @@ use super::files;
 use crate::{CliError, cell::CellDir, error::at};
 
 /// Processes that are not ours and still need a certificate: the broker, Redis, and the test carrier.
-const FOREIGN: [&str; 3] = ["nats", "redis", "simulator"];
+pub(crate) const FOREIGN: [&str; 3] = ["nats", "redis", "simulator"];
 
 /// What is dialled by the machine's name and not by its own (`<name>.sotto.internal`). All others are not valid for it:
 /// whoever holds the certificate of another service must not pass for the broker or for identity.

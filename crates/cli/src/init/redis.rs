@@ -5,11 +5,14 @@ use std::fmt::Write as _;
 use sotto_core::CellId;
 use sotto_crypto::{hash::sha256, random::random_array};
 
-use super::{files, hex};
-use crate::{CliError, cell::CellDir};
+use super::{addresses::REDIS_PORT, files, hex};
+use crate::{
+    CliError,
+    cell::{CellDir, Layout},
+};
 
 /// Services that use Redis.
-const USERS: [&str; 3] = ["ingress", "carrier", "identity"];
+pub(super) const USERS: [&str; 3] = ["ingress", "carrier", "identity"];
 
 /// What a service may do: read and write keys under its own prefix, and run its scripts. `INFO` tells a script which
 /// run of the server it talks to (docs/adr/0005). Nothing that lists, flushes or administers.
@@ -20,7 +23,7 @@ const COMMANDS: &str = "-@all +@read +@write +@scripting +@transaction +@connect
 const CANCELLATION: &str = " %R~sotto:carrier:{s*}:ready ~sotto:carrier:{s*}:sent:*";
 
 /// Makes `redis/users.acl`, `redis/redis.conf` and a password file for every user.
-pub(super) fn create(dir: &CellDir, cell: &CellId) -> Result<(), CliError> {
+pub(super) fn create(dir: &CellDir, cell: &CellId, layout: Layout) -> Result<(), CliError> {
     // Nobody can be the default user: it is off and has no password. Yet it is whom Redis loads its own append-only file
     // as, and whatever that user may not do is left out of every transaction in there, with an error in the log alone.
     let mut acl = String::from("user default off resetpass allkeys allchannels +@all\n");
@@ -34,7 +37,7 @@ pub(super) fn create(dir: &CellDir, cell: &CellId) -> Result<(), CliError> {
     let hash = password(dir, "admin")?;
     writeln!(acl, "user admin on #{hash} allkeys allchannels +@all").map_err(fmt_failed)?;
     files::secret(&dir.path("redis/users.acl"), acl.as_bytes())?;
-    files::public(&dir.path("redis/redis.conf"), configuration(cell).as_bytes())?;
+    files::public(&dir.path("redis/redis.conf"), configuration(cell, layout).as_bytes())?;
     files::folder_of_owner(&dir.path("data/redis"))
 }
 
@@ -50,12 +53,20 @@ fn fmt_failed(error: std::fmt::Error) -> CliError {
 }
 
 /// Redis goes into its `dir` before it opens anything else, so paths are relative to that. `sotto up` adds the port.
-fn configuration(cell: &CellId) -> String {
+fn configuration(cell: &CellId, layout: Layout) -> String {
+    let listen = match layout {
+        Layout::Machine => "bind 127.0.0.1 -::1\nport 0\n".to_owned(),
+        // The socket is for the health check alone, which has no certificate: `/tmp` is the container's own.
+        Layout::Containers => {
+            format!(
+                "bind 0.0.0.0\nport 0\ntls-port {REDIS_PORT}\nunixsocket /tmp/redis.sock\nunixsocketperm 700\n"
+            )
+        }
+    };
     format!(
         "# Redis of Sotto cell {cell}. Made by `sotto init`.\n\
          # Losing all of it loses no message: it is rebuilt from the log (docs/ARCHITECTURE.md, INV-9).\n\
-         bind 127.0.0.1 -::1\n\
-         port 0\n\
+         {listen}\
          tls-cert-file ../../tls/redis.pem\n\
          tls-key-file ../../tls/redis.key\n\
          tls-ca-cert-file ../../tls/ca.pem\n\

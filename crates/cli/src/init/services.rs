@@ -1,7 +1,7 @@
 //! The configuration of the broker and of each service. Paths are relative to the cell's folder, in which `sotto up`
 //! runs every process; what only a start knows (ports, the carriers file) comes by environment.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use sotto_bus::{
     Service, Topology,
@@ -10,15 +10,13 @@ use sotto_bus::{
 
 use sotto_core::CellId;
 
-use super::{NewCell, files, pki};
+use super::{NewCell, TOKEN_PORT, addresses, files, pki, redis};
 use crate::{
     CliError,
-    cell::{CellDir, SERVICES},
+    cell::{CARRIERS, CellDir, Layout, SERVICES},
     commands::audit::LOG_DIR,
+    up::simulator_carriers,
 };
-
-/// Where `sotto up` serves tokens unless it is told otherwise.
-pub(crate) const TOKEN_PORT: u16 = 7444;
 
 pub(super) fn create(
     dir: &CellDir,
@@ -27,28 +25,77 @@ pub(super) fn create(
 ) -> Result<(), CliError> {
     broker(dir, new, users)?;
     for service in SERVICES {
-        let mut text = format!(
-            "# Configuration of sotto-{service} in cell {id}. Made by `sotto init`; every option and its default:\n\
-             # sotto-{service} --print-config\n\n\
-             [cell]\nid = \"{id}\"\nshards = {shards}\n\n{nats}",
-            id = new.id,
-            shards = new.shards.count(),
-            nats = nats(service),
-        );
+        let mut settings = Settings::default();
+        settings.text("cell", "id", new.id.as_str());
+        settings.raw("cell", "shards", new.shards.count().to_string());
+        settings.certificates("nats", service);
+        settings.text("nats", "nkey_seed_file", format!("nats/nkeys/{service}.current.seed"));
         // Routing has no listener and asks nobody but the broker.
         if service != "routing" {
-            text.push_str(&tls(service));
+            settings.certificates("tls", service);
         }
-        if ["ingress", "carrier", "identity"].contains(&service) {
-            let _written = write!(
-                text,
-                "[redis]\nusername = \"{service}\"\npassword_file = \"secrets/redis-{service}\"\n\n"
-            );
+        if redis::USERS.contains(&service) {
+            settings.text("redis", "username", service);
+            settings.text("redis", "password_file", format!("secrets/redis-{service}"));
         }
-        text.push_str(&own(service, new));
+        for (section, key, value) in addresses::settings(service, new.layout) {
+            settings.text(section, key, value);
+        }
+        own(&mut settings, service, new);
+        let text = format!(
+            "# Configuration of sotto-{service} in cell {}. Made by `sotto init`; every option and its default:\n\
+             # sotto-{service} --print-config\n{settings}",
+            new.id
+        );
         files::public(&dir.config(service), text.as_bytes())?;
     }
+    if new.layout == Layout::Containers {
+        containers(dir)?;
+    }
     Ok(())
+}
+
+/// What `sotto up` writes at its start on one machine.
+fn containers(dir: &CellDir) -> Result<(), CliError> {
+    let carriers = simulator_carriers("simulator.sotto.internal", addresses::SMPP_PORT, "");
+    files::public(&dir.path(CARRIERS), carriers.as_bytes())?;
+    let running = serde_json::to_string_pretty(&addresses::running())
+        .map_err(|error| CliError::caused_by("run/cell.json", &error))?;
+    files::public(&dir.run_file(), running.as_bytes())
+}
+
+/// A configuration file in the making: sections in the order in which they came.
+#[derive(Default)]
+struct Settings(Vec<(&'static str, Vec<String>)>);
+
+impl Settings {
+    fn text(&mut self, section: &'static str, key: &str, value: impl AsRef<str>) {
+        self.raw(section, key, format!("\"{}\"", value.as_ref()));
+    }
+
+    fn raw(&mut self, section: &'static str, key: &str, value: String) {
+        let line = format!("{key} = {value}");
+        match self.0.iter_mut().find(|(name, _)| *name == section) {
+            Some((_, lines)) => lines.push(line),
+            None => self.0.push((section, vec![line])),
+        }
+    }
+
+    fn certificates(&mut self, section: &'static str, service: &str) {
+        self.text(section, "ca_file", "tls/ca.pem");
+        self.text(section, "cert_file", format!("tls/{service}.pem"));
+        self.text(section, "key_file", format!("tls/{service}.key"));
+    }
+}
+
+impl std::fmt::Display for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (section, lines) in &self.0 {
+            writeln!(f, "\n[{section}]")?;
+            lines.iter().try_for_each(|line| writeln!(f, "{line}"))?;
+        }
+        Ok(())
+    }
 }
 
 fn broker(dir: &CellDir, new: &NewCell, users: &BTreeMap<String, Vec<String>>) -> Result<(), CliError> {
@@ -61,7 +108,10 @@ fn broker(dir: &CellDir, new: &NewCell, users: &BTreeMap<String, Vec<String>>) -
     let options = ServerOptions {
         cell: Cell { id: new.id.clone(), shards: new.shards, replicas: 1 },
         server_name: format!("{}-1", new.id),
-        listen: "127.0.0.1:4222".to_owned(),
+        listen: match new.layout {
+            Layout::Machine => format!("127.0.0.1:{}", addresses::NATS_PORT),
+            Layout::Containers => format!("0.0.0.0:{}", addresses::NATS_PORT),
+        },
         store_dir: PathBuf::from("data/nats"),
         ca_file: PathBuf::from(pki::BROKER_CA),
         cert_file: PathBuf::from("tls/nats.pem"),
@@ -69,61 +119,45 @@ fn broker(dir: &CellDir, new: &NewCell, users: &BTreeMap<String, Vec<String>>) -
         users,
     };
     files::public(&dir.path("nats").join(CLIENTS_FILE), nats_clients_conf(&new.id, &[]).as_bytes())?;
-    files::public(&dir.path("nats/nats-server.conf"), nats_server_conf(&topology, &options).as_bytes())
-}
-
-fn nats(service: &str) -> String {
-    format!(
-        "[nats]\n\
-         ca_file = \"tls/ca.pem\"\n\
-         cert_file = \"tls/{service}.pem\"\n\
-         key_file = \"tls/{service}.key\"\n\
-         nkey_seed_file = \"nats/nkeys/{service}.current.seed\"\n\n"
-    )
-}
-
-fn tls(service: &str) -> String {
-    format!(
-        "[tls]\n\
-         ca_file = \"tls/ca.pem\"\n\
-         cert_file = \"tls/{service}.pem\"\n\
-         key_file = \"tls/{service}.key\"\n\n"
-    )
+    let mut conf = nats_server_conf(&topology, &options);
+    if new.layout == Layout::Containers {
+        // For the health check alone: nobody outside the container reaches it.
+        conf.push_str("http: \"127.0.0.1:8222\"\n");
+    }
+    files::public(&dir.path("nats/nats-server.conf"), conf.as_bytes())
 }
 
 /// What only this service has.
-fn own(service: &str, new: &NewCell) -> String {
-    let listen = "[grpc]\nlisten = \"127.0.0.1:0\"\n";
-    let unlock = format!("unlock_secret_file = \"secrets/unlock-{service}\"\n");
+fn own(settings: &mut Settings, service: &str, new: &NewCell) {
+    let mut keystore = |key: &str, file: &str| {
+        settings.text("keystore", key, file);
+        settings.text("keystore", "unlock_secret_file", format!("secrets/unlock-{service}"));
+    };
     match service {
-        "privacy" => format!("{listen}\n[keystore]\nbuckets_file = \"keystore/buckets.sks\"\n{unlock}"),
-        "identity" => format!(
-            "{listen}\n[keystore]\nslot_file = \"keystore/identity.sks\"\n{unlock}\n\
-             [store]\nclients_file = \"data/identity/clients.json\"\n\
-             invitation_file = \"identity/invitation.json\"\n\n{}",
-            tokens(new)
-        ),
-        "audit" => format!(
-            "{listen}\n[keystore]\nfile = \"keystore/audit.sks\"\n{unlock}\n\
-             [log]\nfolder = \"{LOG_DIR}\"\norigin = \"{}\"\n",
-            log_origin(&new.id)
-        ),
-        // Its default port would be the same for every cell of the machine.
-        "ingress" => format!(
-            "[ops]\nlisten = \"127.0.0.1:0\"\n\n[keystore]\nfile = \"keystore/ingress.sks\"\n{unlock}\n{}",
-            tokens(new)
-        ),
-        _ => String::new(),
+        "privacy" => keystore("buckets_file", "keystore/buckets.sks"),
+        "identity" => {
+            keystore("slot_file", "keystore/identity.sks");
+            settings.text("store", "clients_file", "data/identity/clients.json");
+            settings.text("store", "invitation_file", "identity/invitation.json");
+            tokens(settings, new);
+        }
+        "audit" => {
+            keystore("file", "keystore/audit.sks");
+            settings.text("log", "folder", LOG_DIR);
+            settings.text("log", "origin", log_origin(&new.id));
+        }
+        "ingress" => {
+            keystore("file", "keystore/ingress.sks");
+            tokens(settings, new);
+        }
+        _ => {}
     }
 }
 
 /// What tokens say: identity writes it into them and ingress demands it.
-fn tokens(new: &NewCell) -> String {
-    format!(
-        "[tokens]\nissuer = \"{}\"\naudience = \"https://{}.sotto.internal\"\n",
-        issuer(new.issuer.as_deref(), &new.hosts),
-        new.id
-    )
+fn tokens(settings: &mut Settings, new: &NewCell) {
+    settings.text("tokens", "issuer", issuer(new.issuer.as_deref(), &new.hosts));
+    settings.text("tokens", "audience", format!("https://{}.sotto.internal", new.id));
 }
 
 /// Where clients find identity's metadata (RFC 8414): what the operator says, or its first host at the port that

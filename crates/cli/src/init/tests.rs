@@ -6,7 +6,13 @@ use super::*;
 
 pub(crate) fn new_cell() -> NewCell {
     let shards = Shards::new(std::num::NonZeroU16::new(2).unwrap());
-    NewCell { id: "test".parse().unwrap(), shards, hosts: vec!["sms.example.vn".to_owned()], issuer: None }
+    NewCell {
+        id: "test".parse().unwrap(),
+        shards,
+        hosts: vec!["sms.example.vn".to_owned()],
+        issuer: None,
+        layout: Layout::Machine,
+    }
 }
 
 fn clock() -> ManualClock {
@@ -84,4 +90,32 @@ fn what_is_not_a_cell_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let error = CellDir::new(folder.path()).open().unwrap_err();
     assert!(error.remedy().unwrap().starts_with("make one with: sotto init"), "{error}");
+}
+
+#[test]
+fn in_containers_everybody_is_found_by_name_at_a_fixed_port() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = CellDir::new(folder.path().join("cell"));
+    init(&dir, &NewCell { layout: Layout::Containers, ..new_cell() }, &clock()).unwrap();
+    assert_eq!(dir.open().unwrap().layout, Layout::Containers);
+    let running = dir.running().unwrap();
+    assert_eq!(running.nats, "tls://nats.sotto.internal:4222");
+    let mut told: Vec<_> = running.addresses.values().cloned().collect();
+    told.sort();
+    told.dedup();
+    assert_eq!(told.len(), running.addresses.len(), "two listeners at one address");
+    for service in crate::cell::SERVICES {
+        let text = std::fs::read_to_string(dir.config(service)).unwrap();
+        let config: toml::Table = text.parse().unwrap();
+        assert_eq!(config["nats"]["url"].as_str(), Some("tls://nats.sotto.internal:4222"), "{service}");
+        for (name, address) in &running.addresses {
+            if let Some(listener) = name.strip_prefix(&format!("{service}.")) {
+                let port = address.rsplit(':').next().unwrap();
+                assert_eq!(config[listener]["listen"].as_str(), Some(&*format!("0.0.0.0:{port}")), "{name}");
+            }
+        }
+        assert!(!text.contains("localhost") && !text.contains("127.0.0.1"), "{text}");
+    }
+    let carriers = std::fs::read_to_string(dir.path("carriers.toml")).unwrap();
+    assert!(carriers.contains("host = \"simulator.sotto.internal\"\nport = 2775\n"), "{carriers}");
 }

@@ -27,7 +27,7 @@ impl Lock {
         let file = options.read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(at(&path))?;
         file.try_lock().map_err(|_| {
-            let supervisor = dir.running().ok().map(|running| running.supervisor);
+            let supervisor = dir.running().ok().and_then(|running| running.supervisor);
             refused(dir.root(), supervisor, &holders(dir))
         })?;
         Ok(Self(file))

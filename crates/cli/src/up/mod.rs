@@ -9,7 +9,7 @@ mod pauses;
 mod recipes;
 
 pub(crate) use lock::{Holder, holders, lives};
-pub(crate) use recipes::{connect, https_address};
+pub(crate) use recipes::{connect, https_address, read_carriers, simulator_carriers};
 
 use std::{
     collections::BTreeMap,
@@ -31,7 +31,7 @@ use self::{
 };
 use crate::{
     CliError, Output, Tone,
-    cell::{CellDir, Running, SERVICES},
+    cell::{CellDir, Layout, Running, SERVICES},
     error::at,
     http,
 };
@@ -64,6 +64,13 @@ pub(crate) struct UpOptions {
 /// nothing, and whatever happens, what was started is stopped in its order.
 pub(crate) async fn up(dir: &CellDir, options: &UpOptions, output: &Output) -> Result<(), CliError> {
     let cell = dir.open()?;
+    match cell.layout {
+        Layout::Machine => {}
+        Layout::Containers => {
+            return Err(CliError::new("this cell was made for containers")
+                .fix("start it with: docker compose up -d (docs/OPERATIONS.md)"));
+        }
+    }
     let lock = Lock::take(dir)?;
     let mut supervisor = Supervisor {
         dir: dir.clone(),
@@ -72,7 +79,7 @@ pub(crate) async fn up(dir: &CellDir, options: &UpOptions, output: &Output) -> R
         recipes: recipes::Recipes::new(dir, &cell, options)?,
         slots: Vec::new(),
         running: Running {
-            supervisor: std::process::id(),
+            supervisor: Some(std::process::id()),
             nats: String::new(),
             processes: BTreeMap::new(),
             addresses: BTreeMap::new(),

@@ -7,10 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use sotto_bus::{
-    Bus, BusOptions, NatsConfig, Service, Topology,
-    topology::{Cell, apply},
-};
+use sotto_bus::{Bus, BusOptions, NatsConfig, Service, Topology, topology::Cell};
 use sotto_core::{SystemClock, carriers::CarriersFile};
 use sotto_crypto::MacKey;
 
@@ -18,6 +15,7 @@ use super::{UpOptions, child::Recipe};
 use crate::{
     CliError,
     cell::{CellDir, CellFile, Running},
+    commands,
     error::at,
 };
 
@@ -75,7 +73,7 @@ impl Recipes {
         let ports = recipes.nats_ports_dir();
         std::fs::create_dir_all(&ports).map_err(at(&ports))?;
         if let Some(file) = &recipes.options.carriers {
-            recipes.check_carriers(file)?;
+            read_carriers(file)?;
         }
         Ok(recipes)
     }
@@ -151,8 +149,8 @@ impl Recipes {
     pub(super) fn write_simulator_carriers(&self, address: &str) -> Result<(), CliError> {
         let port = address.rsplit(':').next().unwrap_or_default();
         let path = self.carriers_file();
-        std::fs::write(&path, simulator_carriers(port)).map_err(at(&path))?;
-        self.check_carriers(&path).map(drop)
+        std::fs::write(&path, simulator_carriers("localhost", port, "../")).map_err(at(&path))?;
+        read_carriers(&path).map(drop)
     }
 
     fn carriers_file(&self) -> PathBuf {
@@ -162,28 +160,14 @@ impl Recipes {
         }
     }
 
-    fn check_carriers(&self, path: &Path) -> Result<CarriersFile, CliError> {
-        let text = std::fs::read_to_string(path).map_err(at(path))?;
-        carriers(&text, path)
-    }
-
     /// Creates the streams and consumers, or brings them up to date.
     pub(super) async fn provision(&self, nats: &str) -> Result<(), CliError> {
         let carriers = match &self.options.carriers {
-            Some(file) => self.check_carriers(file)?,
+            Some(file) => read_carriers(file)?,
             // The simulator's port is not known yet, and does not matter here.
-            None => carriers(&simulator_carriers("1"), &self.carriers_file())?,
+            None => carriers(&simulator_carriers("localhost", "1", "../"), &self.carriers_file())?,
         };
-        let accounts: Vec<_> = carriers.accounts.iter().map(|account| account.id.clone()).collect();
-        let failed = |error: &dyn std::error::Error| {
-            CliError::caused_by("the broker's streams could not be set up", error)
-        };
-        let bus = connect(&self.dir, &self.cell, nats, Service::Provisioner).await?;
-        let topology = Topology::embedded().map_err(|error| failed(&error))?;
-        let topology = topology.with_ack_waits(carriers.redeliveries());
-        apply(&bus, &topology, &accounts).await.map_err(|error| failed(&error))?;
-        bus.close(std::time::Duration::from_secs(5)).await;
-        Ok(())
+        commands::provision::streams(&self.dir, &self.cell, nats, &carriers).await
     }
 
     pub(super) fn service(&self, service: &str, running: &Running) -> Result<Recipe, CliError> {
@@ -308,6 +292,12 @@ fn env(key: &str, value: &str) -> (String, String) {
     (format!("SOTTO__{key}"), value.to_owned())
 }
 
+/// Reads a carriers file.
+pub(crate) fn read_carriers(path: &Path) -> Result<CarriersFile, CliError> {
+    let text = std::fs::read_to_string(path).map_err(at(path))?;
+    carriers(&text, path)
+}
+
 /// A carriers file's content.
 fn carriers(text: &str, path: &Path) -> Result<CarriersFile, CliError> {
     CarriersFile::parse(text).map_err(|errors| {
@@ -317,17 +307,17 @@ fn carriers(text: &str, path: &Path) -> Result<CarriersFile, CliError> {
     })
 }
 
-/// The carriers file of the cell's own simulator.
-fn simulator_carriers(port: &str) -> String {
+/// The carriers file of the cell's own simulator. `root` leads from the file's folder to the cell's.
+pub(crate) fn simulator_carriers(host: &str, port: impl std::fmt::Display, root: &str) -> String {
     format!(
-        "# Made by `sotto up`: the cell's own simulator, which delivers to nobody.\n\
+        "# Made by `sotto`: the cell's own simulator, which delivers to nobody.\n\
          [[account]]\n\
          id = \"{SIMULATOR_ACCOUNT}\"\n\
-         host = \"localhost\"\n\
+         host = \"{host}\"\n\
          port = {port}\n\
          system_id = \"sotto\"\n\
-         password_file = \"../secrets/simulator\"\n\
-         tls_ca_file = \"../tls/ca.pem\"\n\
+         password_file = \"{root}secrets/simulator\"\n\
+         tls_ca_file = \"{root}tls/ca.pem\"\n\
          tls_server_name = \"simulator.sotto.internal\"\n\
          window = 200\n\
          tps = 10000\n\

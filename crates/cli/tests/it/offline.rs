@@ -27,6 +27,23 @@ async fn a_cell_is_made_once_and_its_secrets_are_its_owners() {
 }
 
 #[tokio::test]
+async fn a_cell_for_containers_is_made_once_and_not_started_here() {
+    let cell = Cell::none();
+    let shares = cell.beside("shares").display().to_string();
+    for made in [true, false] {
+        let told = cell.json(&["init", "--id", "test", "--containers", &shares]).await.json();
+        assert_eq!((told.len(), told[0]["made"].as_bool()), (1, Some(made)));
+    }
+    for process in
+        ["nats", "redis", "simulator", "ingress", "routing", "carrier", "identity", "privacy", "audit"]
+    {
+        assert!(cell.beside("shares").join(process).join("tls/ca.pem").exists(), "{process}");
+    }
+    let (error, fix) = cell.sotto(&["up"]).await.refused();
+    assert!(error.contains("made for containers") && fix.contains("compose up"), "{error}; {fix}");
+}
+
+#[tokio::test]
 async fn whatever_is_asked_of_no_cell_is_told_how_to_make_one() {
     let cell = Cell::none();
     for arguments in [&["up"][..], &["ledger", "check"], &["quarantine", "list"]] {

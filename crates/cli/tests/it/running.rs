@@ -17,6 +17,7 @@ async fn a_cell_serves_people_and_outlives_every_end_of_its_supervisor() {
     let mut up = cell.up().await;
     a_second_up_is_refused(&cell, up.id().unwrap()).await;
     nothing_is_in_quarantine(&cell).await;
+    streams_are_set_up_again(&cell).await;
     the_owner_registers_a_client(&cell).await;
     let id = a_message_is_sent_and_shown(&cell).await;
     wrong_messages_are_refused_with_the_field(&cell).await;
@@ -208,6 +209,15 @@ async fn nothing_is_in_quarantine(cell: &Cell) {
     assert_eq!(cell.json(&["quarantine", "list"]).await.json(), Vec::<Value>::new());
     let (error, fix) = cell.sotto(&["quarantine", "show", "7"]).await.refused();
     assert!(error.contains("no number 7") && fix.contains("quarantine list"), "{error}; {fix}");
+}
+
+async fn streams_are_set_up_again(cell: &Cell) {
+    let carriers = cell.path("run/carriers.toml").display().to_string();
+    let told = cell.json(&["provision", "--carriers", &carriers]).await.json();
+    assert_eq!(told, [serde_json::json!({ "accounts": 1 })]);
+    // A cell of one machine has no carriers file of its own.
+    let (error, _) = cell.sotto(&["provision"]).await.refused();
+    assert!(error.contains("carriers.toml"), "{error}");
 }
 
 async fn doctor_finds_nothing(cell: &Cell) {

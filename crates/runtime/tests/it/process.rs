@@ -1,5 +1,6 @@
 use std::{
     fs,
+    io::{Read as _, Write as _},
     os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::PathBuf,
     process::{Command, Output},
@@ -103,6 +104,38 @@ async fn lives_gets_ready_tells_what_it_is_and_stops_when_asked() {
     let status = tiny.process.terminate(BOUND).await;
     assert_eq!(status.code(), Some(0), "{}", tiny.process.log());
     assert!(!tiny.process.log().contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_probe_tells_ready_from_not_ready_from_not_there() {
+    let probe = |admin: std::net::SocketAddr| {
+        let folder = TempDir::new().unwrap();
+        let (admin, password) = (admin.to_string(), password(&folder));
+        run(&["--probe"], &[("SOTTO__ADMIN__LISTEN", &admin), ("SOTTO__PASSWORD_FILE", &password)])
+    };
+    let mut tiny = Tiny::behaving("linger");
+    let admin = tiny.ready().await;
+    assert_eq!(probe(admin).status.code(), Some(0));
+    // It listens on every interface: the probe asks on loopback.
+    let everywhere = std::net::SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), admin.port());
+    assert_eq!(probe(everywhere).status.code(), Some(0));
+    assert!(tiny.process.terminate(BOUND).await.success());
+    let gone = probe(admin);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(text(&gone.stderr).contains("does not answer"), "{}", text(&gone.stderr));
+
+    let unready = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = unready.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut asked, _) = unready.accept().unwrap();
+        let mut line = [0; "GET /ready ".len()];
+        asked.read_exact(&mut line).unwrap();
+        asked.write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").unwrap();
+        String::from_utf8(line.to_vec()).unwrap()
+    });
+    let told = probe(admin);
+    assert_eq!((told.status.code(), text(&told.stderr).as_str()), (Some(1), ""));
+    assert_eq!(server.join().unwrap(), "GET /ready ");
 }
 
 #[tokio::test]

@@ -36,8 +36,11 @@ async fn tells_its_addresses_and_ends_when_told() {
     let smpp = addresses["smpp"].as_str().unwrap().parse().unwrap();
     let partner = try_bind(smpp, BindOptions::transceiver("sotto", "secret"), SOON).await.unwrap();
     assert!(partner.answered(message("1", "x")).await.status.is_ok());
+    let probe = ["--probe", "--admin", addresses["admin"].as_str().unwrap()];
+    assert!(command(&probe).status().await.unwrap().success());
     sotto_testkit::process::signal(child.id().unwrap(), "TERM");
     assert!(timeout(SOON, child.wait()).await.unwrap().unwrap().success());
+    assert!(!command(&probe).status().await.unwrap().success());
 }
 
 #[tokio::test]

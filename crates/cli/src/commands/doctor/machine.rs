@@ -5,7 +5,7 @@ use std::process::Command;
 use sotto_core::Clock;
 
 use super::Finding;
-use crate::cell::CellDir;
+use crate::cell::{CellDir, Layout};
 
 /// The oldest broker that does what the streams need: atomic batches and per-message TTL.
 const OLDEST_NATS: (u64, u64) = (2, 12);
@@ -17,15 +17,21 @@ const OLDEST_REDIS: (u64, u64) = (7, 0);
 const LITTLE_SPACE: u64 = 2 << 30;
 
 pub(super) fn look(dir: &CellDir, clock: &dyn Clock) -> Vec<Finding> {
-    let mut findings = vec![
+    // In containers broker and Redis bring their own.
+    let containers = dir.open().is_ok_and(|cell| cell.layout == Layout::Containers);
+    let mut findings = if containers { Vec::new() } else { programs() };
+    findings.push(space(dir));
+    findings.extend(clocks(dir, clock));
+    findings
+}
+
+fn programs() -> Vec<Finding> {
+    vec![
         program("nats-server", OLDEST_NATS, |told| told.rsplit('v').next().map(str::to_owned)),
         program("redis-server", OLDEST_REDIS, |told| {
             told.split_whitespace().find_map(|word| word.strip_prefix("v=")).map(str::to_owned)
         }),
-        space(dir),
-    ];
-    findings.extend(clocks(dir, clock));
-    findings
+    ]
 }
 
 fn program(name: &str, oldest: (u64, u64), version: impl Fn(&str) -> Option<String>) -> Finding {

@@ -13,7 +13,7 @@ use crate::{
     cell::{CellDir, CellFile, Running, SERVICES},
     credentials::tls,
     http,
-    up::{Holder, connect, holders, lives},
+    up::{Holder, connect, holders, https_address, lives},
 };
 
 /// How long Redis may take.
@@ -30,22 +30,29 @@ pub(super) async fn look(dir: &CellDir, cell: &CellFile) -> Vec<Finding> {
             left => leftovers(left),
         }];
     };
-    if !lives(running.supervisor) {
-        return vec![match left.as_slice() {
-            [] => Finding::note(
-                "the cell's processes",
-                "not running: the last `sotto up` was killed; start it again with: sotto up",
-            ),
-            left => leftovers(left),
-        }];
+    let mut findings = Vec::new();
+    if let Some(supervisor) = running.supervisor {
+        if !lives(supervisor) {
+            return vec![killed(&left)];
+        }
+        findings.push(Finding::fine(format!("sotto up, process {supervisor}")));
     }
-    let mut findings = vec![Finding::fine(format!("sotto up, process {}", running.supervisor))];
     for service in SERVICES {
         findings.push(ready(dir, &running, service).await);
     }
     findings.push(broker(dir, cell, &running).await);
     findings.push(redis(dir, &running).await);
     findings
+}
+
+fn killed(left: &[Holder]) -> Finding {
+    match left {
+        [] => Finding::note(
+            "the cell's processes",
+            "not running: the last `sotto up` was killed; start it again with: sotto up",
+        ),
+        left => leftovers(left),
+    }
 }
 
 fn leftovers(left: &[Holder]) -> Finding {
@@ -85,14 +92,13 @@ async fn broker(dir: &CellDir, cell: &CellFile, running: &Running) -> Finding {
 
 async fn redis(dir: &CellDir, running: &Running) -> Finding {
     let result = async {
-        let port =
-            running.address("redis").map_err(|error| error.to_string())?.rsplit(':').next().unwrap_or("");
+        let address = https_address(running.address("redis").map_err(|error| error.to_string())?);
         let password = dir.path("secrets/redis-admin");
         let password =
             std::fs::read_to_string(&password).map_err(|error| format!("{}: {error}", password.display()))?;
         let patience = PATIENCE.try_into().map_err(|_| "no such duration".to_owned())?;
         let config = RedisConfig {
-            url: format!("rediss://localhost:{port}"),
+            url: format!("rediss://{address}"),
             username: "admin".to_owned(),
             password_file: SecretFile::in_memory(password.trim()),
             connect_timeout: patience,

@@ -1,0 +1,123 @@
+use std::path::PathBuf;
+
+use sotto_core::{ManualClock, Timestamp};
+use sotto_keystore::{SoftKeystore, UnlockSecret};
+
+use super::*;
+use crate::init::tests::new_cell;
+
+struct Made {
+    folder: tempfile::TempDir,
+}
+
+impl Made {
+    fn new() -> Self {
+        let made = Self { folder: tempfile::tempdir().unwrap() };
+        made.again().unwrap();
+        made
+    }
+
+    fn again(&self) -> Result<(), CliError> {
+        let new = NewCell { layout: Layout::Containers, ..new_cell() };
+        let clock = ManualClock::new(Timestamp::from_unix_seconds(1_795_000_000));
+        prepare(&self.cell(), &new, &self.folder.path().join("shares"), &clock, &Output::new(true, true))
+    }
+
+    fn cell(&self) -> CellDir {
+        CellDir::new(self.folder.path().join("cell"))
+    }
+
+    fn share(&self, path: &str) -> PathBuf {
+        self.folder.path().join("shares").join(path)
+    }
+
+    fn files(&self, process: &str) -> Vec<String> {
+        let root = self.share(process);
+        let mut folders = vec![root.clone()];
+        let mut files = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    files.push(path.strip_prefix(&root).unwrap().display().to_string());
+                }
+            }
+        }
+        files.sort();
+        files
+    }
+}
+
+#[test]
+fn nobody_gets_the_secrets_of_others() {
+    let made = Made::new();
+    for share in &SHARES {
+        let name = share.process;
+        for path in made.files(name) {
+            let mode = fs::metadata(made.share(name).join(&path)).unwrap().permissions().mode() & 0o777;
+            let text = fs::read(made.share(name).join(&path)).unwrap();
+            assert!(!path.starts_with("ca/") && !path.contains("invitation-"), "{name}: {path}");
+            let secret =
+                ["secrets/", "keystore/", "nats/nkeys/"].iter().any(|folder| path.starts_with(folder));
+            if secret || path.ends_with(".key") {
+                assert_eq!(mode, 0o600, "{name}: {path}");
+                // The test carrier's password is known to both of its ends.
+                let own =
+                    path.contains(name) || path == "secrets/simulator" || path == "keystore/buckets.sks";
+                assert!(own && !text.is_empty(), "{name}: {path}");
+            }
+        }
+    }
+    assert_eq!(
+        made.files("routing"),
+        [
+            "carriers.toml",
+            "config/routing.toml",
+            "nats/nkeys/routing.current.seed",
+            "tls/ca.pem",
+            "tls/routing.key",
+            "tls/routing.pem"
+        ]
+    );
+}
+
+#[test]
+fn a_second_run_brings_what_changed_and_leaves_what_is_a_processs_own() {
+    let made = Made::new();
+    let (clients, keystore) =
+        (made.cell().path("nats/clients.conf"), made.share("ingress/keystore/ingress.sks"));
+    fs::write(&clients, "users: [ ]").unwrap();
+    fs::write(&keystore, "written by ingress").unwrap();
+    made.again().unwrap();
+    assert_eq!(fs::read_to_string(made.share("nats/nats/clients.conf")).unwrap(), "users: [ ]");
+    assert_eq!(fs::read_to_string(&keystore).unwrap(), "written by ingress");
+    fs::remove_file(&keystore).unwrap();
+    assert!(made.again().unwrap_err().to_string().ends_with("is gone"));
+}
+
+#[test]
+fn a_keystore_is_in_one_place_and_the_cell_finds_it() {
+    let made = Made::new();
+    let path = made.cell().path("keystore/ingress.sks");
+    assert_eq!(fs::read_link(&path).unwrap(), made.share("ingress/keystore/ingress.sks"));
+    let secret = UnlockSecret::read(&made.share("ingress/secrets/unlock-ingress")).unwrap();
+    SoftKeystore::open(&path, secret, "ingress").unwrap();
+    assert_eq!(fs::read_link(made.cell().path(LOG_DIR)).unwrap(), made.share("audit").join(LOG_DIR));
+}
+
+#[test]
+fn volumes_of_two_cells_are_not_mixed() {
+    let made = Made::new();
+    fs::remove_dir_all(made.cell().root()).unwrap();
+    let error = made.again().unwrap_err().to_string();
+    assert!(error.ends_with("is of another cell"), "{error}");
+}
+
+#[test]
+fn a_cell_of_one_machine_is_refused() {
+    let made = Made { folder: tempfile::tempdir().unwrap() };
+    let clock = ManualClock::new(Timestamp::from_unix_seconds(1_795_000_000));
+    init::init(&made.cell(), &new_cell(), &clock).unwrap();
+    assert!(made.again().unwrap_err().to_string().contains("for one machine"));
+}

@@ -1,0 +1,47 @@
+//! `sotto provision`: sets up the broker's streams, where no `sotto up` does it.
+
+use std::{path::PathBuf, time::Duration};
+
+use sotto_bus::{Service, Topology, topology::apply};
+use sotto_core::carriers::CarriersFile;
+
+use crate::{
+    CliError, Output,
+    cell::{CARRIERS, CellDir, CellFile},
+    up::{connect, read_carriers},
+};
+
+/// How long the connection may take to end.
+const END: Duration = Duration::from_secs(5);
+
+/// Sets up the streams of a cell whose broker runs, for the accounts of this carriers file.
+pub(crate) async fn provision(
+    dir: &CellDir,
+    carriers: Option<PathBuf>,
+    output: &Output,
+) -> Result<(), CliError> {
+    let cell = dir.open()?;
+    let carriers = read_carriers(&carriers.unwrap_or_else(|| dir.path(CARRIERS)))?;
+    streams(dir, &cell, &dir.running()?.nats, &carriers).await?;
+    output.json(&serde_json::json!({ "accounts": carriers.accounts.len() }))?;
+    output.line(format!("the streams are set up for {} carrier account(s)", carriers.accounts.len()))
+}
+
+/// Creates the streams and consumers, or brings them up to date.
+pub(crate) async fn streams(
+    dir: &CellDir,
+    cell: &CellFile,
+    nats: &str,
+    carriers: &CarriersFile,
+) -> Result<(), CliError> {
+    let failed = |error: &dyn std::error::Error| {
+        CliError::caused_by("the broker's streams could not be set up", error)
+    };
+    let accounts: Vec<_> = carriers.accounts.iter().map(|account| account.id.clone()).collect();
+    let topology = Topology::embedded().map_err(|error| failed(&error))?;
+    let topology = topology.with_ack_waits(carriers.redeliveries());
+    let bus = connect(dir, cell, nats, Service::Provisioner).await?;
+    apply(&bus, &topology, &accounts).await.map_err(|error| failed(&error))?;
+    bus.close(END).await;
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! Where the processes of a cell listen, and where others find them.
+
+use std::collections::BTreeMap;
+
+use super::TOKEN_PORT;
+use crate::cell::{Layout, Running, SERVICES};
+
+/// Of every service in containers: `/live`, `/ready`, `/info`.
+const ADMIN_PORT: u16 = 7450;
+
+/// Ports of the processes in containers, each of which has an address of its own.
+pub(super) const NATS_PORT: u16 = 4222;
+pub(super) const REDIS_PORT: u16 = 6379;
+pub(super) const SMPP_PORT: u16 = 2775;
+pub(super) const SIMULATOR_ADMIN_PORT: u16 = 2776;
+const INGRESS_PORT: u16 = 7443;
+const INGRESS_OPS_PORT: u16 = 7402;
+const IDENTITY_PORT: u16 = 7404;
+const PRIVACY_PORT: u16 = 7405;
+const AUDIT_PORT: u16 = 7406;
+const CARRIER_PORT: u16 = 7407;
+
+/// Listeners of a service in containers, by the section of its configuration.
+fn listeners(service: &str) -> Vec<(&'static str, u16)> {
+    let own = match service {
+        "ingress" => vec![("grpc", INGRESS_PORT), ("ops", INGRESS_OPS_PORT)],
+        "identity" => vec![("https", TOKEN_PORT), ("grpc", IDENTITY_PORT)],
+        "privacy" => vec![("grpc", PRIVACY_PORT)],
+        "audit" => vec![("grpc", AUDIT_PORT)],
+        "carrier" => vec![("grpc", CARRIER_PORT)],
+        _ => Vec::new(),
+    };
+    own.into_iter().chain([("admin", ADMIN_PORT)]).collect()
+}
+
+/// `name:port` of a process in a container of its own.
+pub(super) fn of(process: &str, port: u16) -> String {
+    format!("{process}.sotto.internal:{port}")
+}
+
+/// Where a cell in containers is found: `run/cell.json`.
+pub(super) fn running() -> Running {
+    let services = SERVICES.into_iter().flat_map(|service| {
+        listeners(service)
+            .into_iter()
+            .map(move |(listener, port)| (format!("{service}.{listener}"), of(service, port)))
+    });
+    let foreign = [
+        ("redis".to_owned(), of("redis", REDIS_PORT)),
+        ("simulator.smpp".to_owned(), of("simulator", SMPP_PORT)),
+        ("simulator.admin".to_owned(), of("simulator", SIMULATOR_ADMIN_PORT)),
+    ];
+    Running {
+        supervisor: None,
+        nats: format!("tls://{}", of("nats", NATS_PORT)),
+        processes: BTreeMap::new(),
+        addresses: services.chain(foreign).collect(),
+    }
+}
+
+/// What a service's configuration says of addresses: section, key and value. On one machine `sotto up` tells most of them by
+/// environment; what is here keeps cells of one machine apart.
+pub(super) fn settings(service: &str, layout: Layout) -> Vec<(&'static str, &'static str, String)> {
+    match layout {
+        Layout::Machine => {
+            let listener = match service {
+                "privacy" | "identity" | "audit" => Some("grpc"),
+                "ingress" => Some("ops"),
+                _ => None,
+            };
+            listener.map(|section| (section, "listen", "127.0.0.1:0".to_owned())).into_iter().collect()
+        }
+        Layout::Containers => {
+            let mut settings: Vec<_> = listeners(service)
+                .into_iter()
+                .map(|(section, port)| (section, "listen", format!("0.0.0.0:{port}")))
+                .collect();
+            settings.push(("nats", "url", format!("tls://{}", of("nats", NATS_PORT))));
+            if super::redis::USERS.contains(&service) {
+                settings.push(("redis", "url", format!("rediss://{}", of("redis", REDIS_PORT))));
+            }
+            if ["ingress", "carrier"].contains(&service) {
+                settings.push(("privacy", "endpoint", format!("https://{}", of("privacy", PRIVACY_PORT))));
+            }
+            if service == "ingress" {
+                let keys = format!("https://{}/.well-known/jwks.json", of("identity", TOKEN_PORT));
+                settings.push(("tokens", "jwks_url", keys));
+            }
+            if ["routing", "carrier"].contains(&service) {
+                settings.push(("carriers", "file", crate::cell::CARRIERS.to_owned()));
+            }
+            settings
+        }
+    }
+}
