@@ -62,6 +62,17 @@ fn leftovers(left: &[Holder]) -> Finding {
     Finding::wrong("the cell's processes", problem, format!("end them: kill {}", ids.join(" ")))
 }
 
+/// Where a process's log is.
+fn log(dir: &CellDir, running: &Running, process: &str) -> String {
+    match running.supervisor {
+        None => format!("its log: docker compose logs {process}"),
+        Some(_) => {
+            let server = if ["nats", "redis"].contains(&process) { "-server" } else { "" };
+            dir.path(format!("logs/{process}{server}.log")).display().to_string()
+        }
+    }
+}
+
 async fn ready(dir: &CellDir, running: &Running, service: &str) -> Finding {
     let result = match running.address(&format!("{service}.admin")) {
         Ok(address) => match http::get(address, "/ready").await {
@@ -71,8 +82,7 @@ async fn ready(dir: &CellDir, running: &Running, service: &str) -> Finding {
         },
         Err(error) => Err(error.to_string()),
     };
-    let log = dir.path(format!("logs/{service}.log"));
-    Finding::of(service, result, format!("read {}", log.display()))
+    Finding::of(service, result, format!("read {}", log(dir, running, service)))
 }
 
 /// Reachable, and its streams and consumers set as they must be.
@@ -86,8 +96,12 @@ async fn broker(dir: &CellDir, cell: &CellFile, running: &Running) -> Finding {
         }
         Err(error) => Err(error.to_string()),
     };
-    let log = dir.path("logs/nats-server.log");
-    Finding::of(what, result, format!("restart the cell: sotto up sets streams anew; read {}", log.display()))
+    let again = match running.supervisor {
+        Some(_) => "sotto up sets streams anew",
+        None => "sotto provision sets streams anew",
+    };
+    let log = log(dir, running, "nats");
+    Finding::of(what, result, format!("restart the cell: {again}; read {log}"))
 }
 
 async fn redis(dir: &CellDir, running: &Running) -> Finding {
@@ -112,6 +126,6 @@ async fn redis(dir: &CellDir, running: &Running) -> Finding {
         }
     };
     let result = result.await;
-    let log = dir.path("logs/redis-server.log");
-    Finding::of("Redis", result, format!("read {}; losing all of it loses no message", log.display()))
+    let log = log(dir, running, "redis");
+    Finding::of("Redis", result, format!("read {log}; losing all of it loses no message"))
 }
