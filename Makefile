@@ -3,10 +3,10 @@
 # Where rustup and deploy/tools/setup.sh put things: no shell of yours needs to know.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help setup demo build test fmt lint unit e2e interop soak clean
+.PHONY: help setup demo build test fmt lint unit e2e interop soak compose-test clean
 
 help: ## what there is
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: ## install what tests need (says first what is missing, and why)
 	@deploy/tools/setup.sh test
@@ -39,6 +39,10 @@ interop: ## SMPP peers and a NATS client that nobody here wrote (installs them),
 
 soak: build ## ten minutes of the noise that carriers make, counted by the carrier
 	SOTTO_SOAK_MINUTES=$${MINUTES:-10} cargo nextest run --workspace --locked --profile soak -E 'test(a_twentieth_of_each_noise)'
+
+compose-test: ## the cell of docker-compose.yml in containers, scaled, with faults (needs Docker)
+	@deploy/tools/setup.sh demo
+	deploy/compose/test.sh
 
 clean: ## remove build output and installed tools
 	cargo clean

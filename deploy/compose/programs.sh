@@ -16,7 +16,7 @@ RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile image --locked -
   "${packages[@]/#/--package=sotto-}"
 for program in "${programs[@]}"; do
   install -m 755 "${CARGO_TARGET_DIR:-target}/$host/image/$program" "$out/$program"
-  if { ldd "$out/$program" 2>&1 || true; } | grep -q '=>'; then
+  if grep -q '=>' <<<"$(ldd "$out/$program" 2>&1)"; then
     echo "$program is not static" >&2
     exit 1
   fi

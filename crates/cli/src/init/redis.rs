@@ -56,10 +56,10 @@ fn fmt_failed(error: std::fmt::Error) -> CliError {
 fn configuration(cell: &CellId, layout: Layout) -> String {
     let listen = match layout {
         Layout::Machine => "bind 127.0.0.1 -::1\nport 0\n".to_owned(),
-        // The socket is for the health check alone, which has no certificate: `/tmp` is the container's own.
+        // The socket, in `dir`, is for the health check alone, which has no certificate.
         Layout::Containers => {
             format!(
-                "bind 0.0.0.0\nport 0\ntls-port {REDIS_PORT}\nunixsocket /tmp/redis.sock\nunixsocketperm 700\n"
+                "bind 0.0.0.0\nport 0\ntls-port {REDIS_PORT}\nunixsocket redis.sock\nunixsocketperm 700\n"
             )
         }
     };
