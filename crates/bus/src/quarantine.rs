@@ -2,7 +2,7 @@
 
 mod sealed;
 
-use std::any::TypeId;
+use std::{any::TypeId, time::Duration};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -11,12 +11,18 @@ use sotto_proto::{
     pipeline::v1::{QuarantineRecord, WorkBatch},
 };
 
+use tokio::time::Instant;
+
 use crate::{
-    Bus, Subject, Topic,
+    Bus, PublishError, Subject, Topic,
     publish::{Outgoing, names},
     read::{ReadError, StreamReader},
     topology::stream_name,
 };
+
+/// How long one attempt to store a record may take, and all of them.
+const ATTEMPT: Duration = Duration::from_secs(2);
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A quarantined thing and its place.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +64,31 @@ impl Quarantine {
     /// One record; none if there is none with this sequence.
     pub async fn show(&self, sequence: u64) -> Result<Option<QuarantineRecord>, ReadError> {
         Ok(self.0.read(sequence, sequence).next().await?.map(|stored| stored.batch))
+    }
+}
+
+impl Bus {
+    /// Keeps a record of something that came from outside and leads to nothing: where it came from, what was wrong with it,
+    /// its size and keyed digest. The same again within the broker's window for duplicates leaves one record.
+    pub async fn keep_aside(&self, from: &str, why: String, bytes: &[u8]) -> Result<(), PublishError> {
+        let digest = self.digest(bytes);
+        let record = QuarantineRecord {
+            subject: from.to_owned(),
+            size: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            digest: Bytes::copy_from_slice(&digest),
+            error: why,
+            deliveries: 1,
+            at_ms: self.clock().now().unix_millis(),
+            service: self.service().name().to_owned(),
+            ..QuarantineRecord::default()
+        };
+        // It would have become an event.
+        let subject = Subject::Quarantine(Topic::Event).in_cell(&self.cell().id);
+        let mut outgoing = Outgoing::new(self, &subject, record.encode_to_vec().into(), 1, None);
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = format!("quarantine-{}-{from}-{digest}", self.service().name());
+        outgoing.headers.insert(names::MESSAGE_ID, id.as_str());
+        self.store(&outgoing, ATTEMPT, Instant::now() + DEADLINE).await.map(drop)
     }
 }
 

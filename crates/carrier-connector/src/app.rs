@@ -9,6 +9,7 @@ mod gate;
 mod inbound;
 pub(crate) mod keyring;
 pub(crate) mod line;
+pub(crate) mod orphans;
 pub(crate) mod rebuild;
 mod receipts;
 pub(crate) mod reliance;

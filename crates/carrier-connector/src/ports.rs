@@ -39,6 +39,14 @@ pub(crate) trait Log: Send + Sync {
     /// Stores messages from handsets.
     fn inbound(&self, messages: Vec<InboundDelivery>) -> BoxFuture<'_, Result<(), LogError>>;
 
+    /// Keeps something aside that an account's carrier sent and that leads to nothing: what was wrong, and a digest.
+    fn aside<'a>(
+        &'a self,
+        account: &'a AccountId,
+        why: String,
+        octets: Vec<u8>,
+    ) -> BoxFuture<'a, Result<(), LogError>>;
+
     /// Gives messages back to routing.
     fn back(&self, items: Vec<WorkDelivery>) -> BoxFuture<'_, Result<(), LogError>>;
 

@@ -35,6 +35,7 @@ use crate::{
         conduct::conduct,
         keyring::KeepKeys,
         line::Line,
+        orphans::keep_orphans,
         rebuild::Rebuilder,
         tenure::{keep, posts},
     },
@@ -121,6 +122,7 @@ impl Service for Carrier {
             let keeping = keep(Arc::clone(account), Leases::new(&bus), leases, posts, ended.clone());
             context.tasks.spawn_critical(format!("carrier {id} leases"), keepers.track_future(keeping));
             until_stop(&context, format!("carrier {id} questions"), ask(Arc::clone(account)));
+            until_stop(&context, format!("carrier {id} orphans"), keep_orphans(Arc::clone(account)));
             workers.push(work(&config, &bus, account).await?);
         }
         keepers.close();

@@ -115,6 +115,7 @@ pub(crate) struct TestLog {
     events: Mutex<Vec<LogEvent>>,
     back: Mutex<Vec<WorkDelivery>>,
     inbound: Mutex<Vec<InboundDelivery>>,
+    aside: Mutex<Vec<(String, Vec<u8>)>>,
     calls: AtomicUsize,
     /// The calls that fail, counted from 0; a lost acknowledgement stores all the same.
     failing: Mutex<Vec<(usize, bool)>>,
@@ -139,6 +140,11 @@ impl TestLog {
 
     pub(crate) fn inbound(&self) -> Vec<InboundDelivery> {
         self.inbound.lock().unwrap().clone()
+    }
+
+    /// What was kept aside: why, and the octets of which a digest is kept.
+    pub(crate) fn aside(&self) -> Vec<(String, Vec<u8>)> {
+        self.aside.lock().unwrap().clone()
     }
 
     pub(crate) fn calls(&self) -> usize {
@@ -220,6 +226,15 @@ impl Log for TestLog {
 
     fn inbound(&self, messages: Vec<InboundDelivery>) -> BoxFuture<'_, Result<(), LogError>> {
         self.store(|log| log.inbound.lock().unwrap().extend(messages)).boxed()
+    }
+
+    fn aside<'a>(
+        &'a self,
+        _: &'a AccountId,
+        why: String,
+        octets: Vec<u8>,
+    ) -> BoxFuture<'a, Result<(), LogError>> {
+        self.store(|log| log.aside.lock().unwrap().push((why, octets))).boxed()
     }
 
     fn back(&self, items: Vec<WorkDelivery>) -> BoxFuture<'_, Result<(), LogError>> {

@@ -100,6 +100,22 @@ async fn an_empty_batch_is_no_batch() {
     assert!(worker.stop(BOUND).await);
 }
 
+#[tokio::test]
+async fn what_comes_from_outside_leaves_one_record_and_no_byte() {
+    let cell = TestCell::start().await;
+    let bus = cell.bus(Service::Carrier).await;
+    for octets in [MALFORMED, MALFORMED, b"another"] {
+        bus.keep_aside("deliver_sm.a", "a receipt without an id".to_owned(), octets).await.unwrap();
+    }
+    let records = cell.quarantined().await;
+    assert_eq!(records.len(), 2, "the same again is one");
+    let first = &records.first().unwrap().record;
+    assert_eq!((first.subject.as_str(), first.service.as_str()), ("deliver_sm.a", "carrier"));
+    assert_eq!(first.error, "a receipt without an id");
+    assert_eq!(first.size, u64::try_from(MALFORMED.len()).unwrap());
+    assert!(!format!("{first:?}").contains("482913"));
+}
+
 /// Refuses every work item.
 struct Refusing;
 

@@ -124,6 +124,19 @@ impl Log for Broker {
         stored.map(|result| result.map_err(failed("messages from handsets"))).boxed()
     }
 
+    fn aside<'a>(
+        &'a self,
+        account: &'a AccountId,
+        why: String,
+        octets: Vec<u8>,
+    ) -> BoxFuture<'a, Result<(), LogError>> {
+        async move {
+            let kept = self.bus.keep_aside(&format!("deliver_sm.{account}"), why, &octets).await;
+            kept.map_err(failed("a record in quarantine"))
+        }
+        .boxed()
+    }
+
     fn back(&self, items: Vec<WorkDelivery>) -> BoxFuture<'_, Result<(), LogError>> {
         let mut by_subject: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for delivery in items {

@@ -23,6 +23,7 @@ use super::{
     inbound::Seals,
     keyring::{KeepKeys, KeyRing},
     line::Line,
+    orphans::Orphans,
     reliance::{Reliance, Rest},
     tally::Tally,
 };
@@ -90,6 +91,8 @@ pub(crate) struct Account {
     trouble: Mutex<Option<String>>,
     /// Privacy is left alone while it does not answer.
     keys_rest: Mutex<Rest>,
+    /// Receipts whose part has not turned up.
+    pub(super) orphans: Mutex<Orphans>,
 }
 
 /// Ends of parts, with everything that follows from them.
@@ -130,6 +133,7 @@ impl Account {
             ring,
             seals: tokio::sync::Mutex::default(),
             keys_rest: Mutex::default(),
+            orphans: Mutex::default(),
         })
     }
 

@@ -26,6 +26,8 @@ enum Came {
     Receipt(CarrierId, Said, Clue, Responder),
     /// A message from a handset.
     Written(Written, Responder),
+    /// A receipt that says nothing: it is refused.
+    Nothing(&'static str),
 }
 
 impl Account {
@@ -38,17 +40,18 @@ impl Account {
             {
                 batch.push(next);
             }
-            let (mut receipts, mut written) = (Vec::new(), Vec::new());
+            let (mut receipts, mut written, mut nothing) = (Vec::new(), Vec::new(), Vec::new());
             for (sm, responder) in batch {
                 match self.read(&sm, responder) {
                     Some(Came::Receipt(id, said, clue, responder)) => {
                         receipts.push((id, said, clue, responder))
                     }
                     Some(Came::Written(message, responder)) => written.push((message, responder)),
+                    Some(Came::Nothing(why)) => nothing.push((why, sm.message().to_vec())),
                     None => {}
                 }
             }
-            tokio::join!(self.store(receipts), self.take_inbound(written));
+            tokio::join!(self.store(receipts), self.take_inbound(written), self.keep_refused(nothing));
         }
     }
 
@@ -73,13 +76,16 @@ impl Account {
             Err(error @ (ReceiptError::NoId | ReceiptError::NoState)) => {
                 tracing::warn!(account = %self.settings.id, %error, "a receipt says nothing and is refused");
                 responder.respond(CommandStatus::ESME_RX_R_APPN);
-                return None;
+                return Some(Came::Nothing(match error {
+                    ReceiptError::NoId => "a receipt without an id: refused",
+                    ReceiptError::NoState | ReceiptError::NotAReceipt => "a receipt without a state: refused",
+                }));
             }
         };
         let Some(id) = CarrierId::new(self.settings.message_id_in_receipt, &receipt.id) else {
             tracing::warn!(account = %self.settings.id, "a receipt's id is not usable: it is refused");
             responder.respond(CommandStatus::ESME_RX_R_APPN);
-            return None;
+            return Some(Came::Nothing("a receipt whose id is not usable: refused"));
         };
         Some(Came::Receipt(id, Said::of(receipt), self.clue(sm), responder))
     }
@@ -124,7 +130,9 @@ impl Account {
                 waiting.push(responder);
             }
         }
+        let still = parked.clone();
         if self.parked(parked).await {
+            self.wait_for_parts(still);
             for responder in waiting {
                 responder.respond(CommandStatus::ESME_ROK);
             }

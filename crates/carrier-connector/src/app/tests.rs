@@ -36,6 +36,7 @@ mod doubts;
 mod holds;
 mod inbound;
 mod joined;
+mod orphans;
 mod questions;
 
 /// A connector process of one account.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::try_join;
-use sotto_runtime::redis::pipe;
+use sotto_runtime::redis::{cmd, pipe};
 
 use super::{Ended, Ledger, LedgerError, Scope, millis, one};
 use crate::domain::{
@@ -113,8 +113,17 @@ impl Ledger {
         Ok(early)
     }
 
+    /// Which of these ids stand for parts.
+    pub(crate) async fn known(&self, ids: &[CarrierId]) -> Result<Vec<bool>, LedgerError> {
+        let mut get = cmd("MGET");
+        get.arg(ids.iter().map(|id| self.id_key(id)).collect::<Vec<_>>());
+        let found: Vec<Option<String>> =
+            get.query_async(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)?;
+        Ok(found.iter().map(Option::is_some).collect())
+    }
+
     /// How long a receipt is parked here.
-    fn parked_for(&self) -> Duration {
+    pub(crate) fn parked_for(&self) -> Duration {
         self.receipt_wait.min(PARKED)
     }
 
