@@ -1,5 +1,5 @@
 //! `sotto init --containers DIR`: a cell whose processes each run in a container of their own, and for each a folder with
-//! what it may see and nothing else (docs/adr/0012-containers.md).
+//! what it may see and nothing else (docs/adr/0011-containers.md).
 
 use std::{
     fs,
@@ -46,7 +46,7 @@ const SHARES: [Share; 9] = [
     Share { process: "simulator", given: &["secrets/simulator"], state: &[], folders: &[] },
     Share {
         process: "ingress",
-        given: &["secrets/redis-ingress", "secrets/unlock-ingress"],
+        given: &[CARRIERS, "secrets/redis-ingress", "secrets/unlock-ingress"],
         state: &["keystore/ingress.sks"],
         folders: &[],
     },

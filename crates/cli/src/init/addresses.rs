@@ -86,7 +86,7 @@ pub(super) fn settings(service: &str, layout: Layout) -> Vec<(&'static str, &'st
                 let keys = format!("https://{}/.well-known/jwks.json", of("identity", TOKEN_PORT));
                 settings.push(("tokens", "jwks_url", keys));
             }
-            if ["routing", "carrier"].contains(&service) {
+            if ["ingress", "routing", "carrier"].contains(&service) {
                 settings.push(("carriers", "file", crate::cell::CARRIERS.to_owned()));
             }
             settings
