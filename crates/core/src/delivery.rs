@@ -290,11 +290,15 @@ impl Delivery {
                 Ok(self.close_pending(|| PartState::Refused { attempt: 0, status: 0 }))
             }
             EventKind::Cancelled => {
-                if self.parts.iter().all(|part| *part == PartState::Pending) {
-                    Ok(self.close_pending(|| PartState::Cancelled))
-                } else {
-                    Ok(false)
+                // An intent stands in the log before it is decided whether it or the cancellation was first: told is only
+                // a cancellation that was (docs/adr/0009). One that the carrier has answered was not.
+                let open =
+                    |part: &PartState| matches!(part, PartState::Pending | PartState::Submitting { .. });
+                let changed = self.parts.iter().all(open);
+                if changed {
+                    self.parts.fill(PartState::Cancelled);
                 }
+                Ok(changed)
             }
             EventKind::ClosedUnknown => {
                 let mut changed = false;

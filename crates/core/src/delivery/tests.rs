@@ -181,11 +181,22 @@ fn a_part_refused_after_another_was_taken_makes_the_message_undelivered() {
 }
 
 #[test]
-fn cancel_comes_too_late_once_a_part_is_on_its_way() {
-    let (delivery, _) = after(1, &[routed(1), event(EventKind::Cancelled)]);
-    assert_eq!(delivery.outcome(), Some(Outcome::Cancelled));
-    let (delivery, _) = after(1, &[routed(1), submitting(1, &[1]), event(EventKind::Cancelled)]);
-    assert_eq!(delivery.stage(), Stage::Submitted);
+fn a_cancellation_comes_before_the_carriers_answer_or_too_late() {
+    let cancelled = || event(EventKind::Cancelled);
+    // Of an intent the log does not say whether it was acted on: told is only a cancellation that was first.
+    for before in [vec![routed(1)], vec![routed(1), submitting(1, &[1])]] {
+        let (delivery, effects) = after(1, &[before, vec![cancelled(), cancelled()]].concat());
+        assert_eq!(
+            (delivery.outcome(), effects),
+            (Some(Outcome::Cancelled), vec![Effect::Ended(Outcome::Cancelled)])
+        );
+    }
+    for (answer, stage) in [(submitted(1, 1), Stage::Submitted), (no_response(1, 1), Stage::InDoubt)] {
+        let (delivery, _) = after(1, &[routed(1), submitting(1, &[1]), answer, cancelled()]);
+        assert_eq!(delivery.stage(), stage);
+    }
+    let (delivery, _) = after(2, &[routed(1), submitting(1, &[1, 2]), submitted(1, 1), cancelled()]);
+    assert_eq!(delivery.stage(), Stage::Submitted, "a text with a missing part cannot be read");
 }
 
 #[test]

@@ -93,9 +93,17 @@ async fn a_cancellation_survives_the_loss_of_redis() {
     assert_eq!(process.handle(&[item(2, 1, "a")]).await, [Outcome::Done]);
     assert!(mark(&world.redis, id(1)).await);
     world.log.write(EventKind::Cancelled, id(1));
+    // Of another one the intent was recorded, and its process died before it asked the fence.
+    let account = process.account.settings.id.clone();
+    world.log.write(EventKind::Submitting { attempt: 1, account, parts: vec![1] }, id(3));
+    assert!(mark(&world.redis, id(3)).await);
+    world.log.write(EventKind::Cancelled, id(3));
     world.redis.server.flush_all().await;
-    let cancelled = item(1, 1, "a");
-    process.until_done(&cancelled).await;
+    for number in [1, 3] {
+        let cancelled = item(number, 1, "a");
+        process.until_done(&cancelled).await;
+        assert_eq!(world.log.fold(&cancelled.item.facts).outcome(), Some(End::Cancelled), "{number}");
+    }
     assert_once(&[&carrier], &[2], 1);
     assert!(!mark(&world.redis, id(2)).await, "what was submitted is still known as such");
 }
