@@ -10,6 +10,7 @@ const SENSITIVE: &[&str] = &[
     ".sotto.message.v1.SendRequest",
     ".sotto.message.v1.SendStreamRequest",
     ".sotto.message.v1.Submission",
+    ".sotto.ops.v1.TestMessage",
     ".sotto.pipeline.v1.SealedContent",
     ".sotto.pipeline.v1.InboundContent",
     ".sotto.privacy.v1.CreateSessionKeyResponse",

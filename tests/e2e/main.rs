@@ -29,4 +29,5 @@ mod replicas;
 mod schedule;
 mod simulator;
 mod tokens;
+mod validity;
 mod watch;

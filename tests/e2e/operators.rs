@@ -136,6 +136,21 @@ async fn operators_see_carriers_and_hold_traffic_back() {
     cell.run(["audit", "act", "carrier.traced", "--object", "slow"]).await;
     cell.run(["audit", "act", "traffic.released", "--object", "tenant=acme"]).await;
     assert!(cell.json(["stop", "--list"]).await.is_empty());
+    // A message to an operator's own handset, of which no ledger knows.
+    let to = number(9_999);
+    let tried = cell.json(["carriers", "test", "slow", "--to", &to, "--from", SENDER]).await;
+    assert_eq!(
+        tried.last().map(|step| (&step["what"], &step["outcome"])),
+        Some((&json!("test message"), &json!("ok")))
+    );
+    let got = cell.carrier("/messages?limit=1").await;
+    assert_eq!(
+        (&got[0]["destination"], &got[0]["registered_delivery"]),
+        (&json!(to[1..]), &json!(0)),
+        "{got}"
+    );
+    let refused = cell.try_run(["carriers", "test", "slow", "--to", "+8412", "--from", SENDER]).await;
+    assert!(!refused.status.success());
     cell.stop().await;
 }
 

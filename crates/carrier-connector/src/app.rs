@@ -17,6 +17,7 @@ mod send;
 pub(crate) mod status;
 mod tally;
 pub(crate) mod tenure;
+pub(crate) mod trial;
 
 #[cfg(test)]
 mod tests;

@@ -153,6 +153,8 @@ pub(crate) enum Act {
     Released,
     /// An operator looks at the PDUs of an account.
     Traced,
+    /// An operator had a test message sent.
+    Tried,
 }
 
 /// Tells acts to audit. Never waited for.

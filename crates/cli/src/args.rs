@@ -134,6 +134,12 @@ pub(crate) enum Carriers {
     Test {
         /// The account
         account: AccountId,
+        /// Also send a test message to this handset of yours, in E.164; `-` reads the number from standard input
+        #[arg(long, requires = "from")]
+        to: Option<String>,
+        /// Its sender, one that the carrier knows as yours
+        #[arg(long, requires = "to")]
+        from: Option<String>,
     },
     /// Show the PDUs of an account's binds as they go, without addresses, texts and ids
     Trace {

@@ -126,8 +126,8 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
             commands::quarantine::show(&dir, number, output).await
         }
         Command::Carriers { command: None } => commands::carriers::list(&dir, output).await,
-        Command::Carriers { command: Some(Carriers::Test { account }) } => {
-            commands::carriers::test(&dir, &account, output).await
+        Command::Carriers { command: Some(Carriers::Test { account, to, from }) } => {
+            commands::carriers::test(&dir, &account, to.zip(from), output).await
         }
         Command::Carriers { command: Some(Carriers::Trace { account, seconds }) } => {
             commands::carriers::trace(&dir, &account, seconds, output).await

@@ -191,10 +191,14 @@ impl Account {
 
     /// Why the account may not carry this message now, if it may not.
     pub fn barrier(&self, facts: &Facts, now: Timestamp) -> Option<Barrier> {
-        if !self.countries.allow(facts.country) {
+        let tenant = (!self.tenants.allow(&facts.tenant)).then_some(Barrier::Tenant);
+        tenant.or_else(|| self.barrier_to(facts.country, now))
+    }
+
+    /// Why the account may not carry anything to a country now, if it may not.
+    pub fn barrier_to(&self, country: Country, now: Timestamp) -> Option<Barrier> {
+        if !self.countries.allow(country) {
             Some(Barrier::Country)
-        } else if !self.tenants.allow(&facts.tenant) {
-            Some(Barrier::Tenant)
         } else if self.licence.as_ref().is_some_and(|licence| !licence.in_force(now)) {
             Some(Barrier::Licence)
         } else {

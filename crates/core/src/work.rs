@@ -32,6 +32,22 @@ pub struct KeyWrap {
     pub wrapped: Bytes,
 }
 
+/// When what a session key seals is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// It is submitted from this time on; none: from now on.
+    pub from: Option<Timestamp>,
+    /// It must open until then.
+    pub until: Timestamp,
+}
+
+impl From<Timestamp> for Need {
+    /// From now on.
+    fn from(until: Timestamp) -> Self {
+        Self { from: None, until }
+    }
+}
+
 /// Why an attempt ended without a carrier taking the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AttemptEnd {

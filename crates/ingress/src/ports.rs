@@ -4,8 +4,9 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use sotto_core::{
-    Classified, ErrorClass, Facts, MessageClass, MessageId, ShardId, TenantId, Timestamp, delivery::Event,
-    work::KeyWrap,
+    Classified, ErrorClass, Facts, MessageClass, MessageId, ShardId, TenantId, Timestamp,
+    delivery::Event,
+    work::{KeyWrap, Need},
 };
 use sotto_crypto::envelope::Sealer;
 use sotto_proto::WorkDelivery;
@@ -49,22 +50,6 @@ impl Classified for KeyError {
             Self::Unavailable => ErrorClass::Retry { after: Duration::from_secs(1) },
             Self::Refused => ErrorClass::Bug,
         }
-    }
-}
-
-/// When what a key seals is needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Need {
-    /// It is submitted from this time on; none: from now on.
-    pub from: Option<Timestamp>,
-    /// It must open until then.
-    pub until: Timestamp,
-}
-
-impl From<Timestamp> for Need {
-    /// From now on.
-    fn from(until: Timestamp) -> Self {
-        Self { from: None, until }
     }
 }
 

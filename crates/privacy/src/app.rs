@@ -7,7 +7,9 @@ use std::{
 };
 
 use sotto_core::{
-    AccountId, CellId, Clock, MessageClass, TenantId, Timestamp, inbound::InboundWrap, work::KeyWrap,
+    AccountId, CellId, Clock, MessageClass, TenantId, Timestamp,
+    inbound::InboundWrap,
+    work::{KeyWrap, Need},
 };
 use sotto_crypto::{AeadKey, random::random_array, wrap::WrapBinding};
 use sotto_keystore::{BucketKeystore, Destruction, KeystoreError};
@@ -18,7 +20,7 @@ use crate::{
         bucket::{Bucket, Contents},
         policy::Policy,
         rate::{Bound, Rates},
-        retention::{Need, Retention, Span},
+        retention::{Retention, Span},
         steady::{Now, Steady},
         tally::{Batch, Deed, Outcome, Tally, Use},
     },

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::{
     identity::v1::{CreateClientResponse, RedeemInvitationRequest, RedeemInvitationResponse},
     message::v1::{OutboundMessage, SendRequest, SendStreamRequest, Submission},
+    ops::v1::TestMessage,
     pipeline::v1::{InboundContent, SealedContent},
     privacy::v1::{CreateInboundKeyResponse, CreateSessionKeyResponse, UnwrappedKey, unwrapped_key},
 };
@@ -34,6 +35,12 @@ impl fmt::Debug for SendStreamRequest {
 impl fmt::Debug for Submission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Submission").field("messages", &self.messages).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TestMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TestMessage([REDACTED])")
     }
 }
 

@@ -229,6 +229,7 @@ impl Witness for AuditWitness {
             Act::Held => (AuditCategory::Configuration, "traffic.held"),
             Act::Released => (AuditCategory::Configuration, "traffic.released"),
             Act::Traced => (AuditCategory::Payload, "carrier.traced"),
+            Act::Tried => (AuditCategory::Payload, "carrier.tried"),
             Act::TlsWaived => (AuditCategory::Configuration, "carrier.tls_waived"),
             Act::BindUp => (AuditCategory::Lifecycle, "bind.up"),
             Act::BindDown => (AuditCategory::Lifecycle, "bind.down"),

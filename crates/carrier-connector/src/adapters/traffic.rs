@@ -12,11 +12,12 @@ use sotto_core::{
     control::{Control, Flow, Target},
     sender::SenderId,
 };
+use sotto_crypto::Zeroizing;
 use sotto_proto::ops::v1::{
     AccountFlow, AccountState, Answers, BindState, Hold, ListAccountsRequest, ListAccountsResponse,
     ListHoldsRequest, ListHoldsResponse, QueueState, SetAccountFlowRequest, SetAccountFlowResponse,
-    SetStopRequest, SetStopResponse, TestAccountRequest, TestAccountResponse, TestStep, TraceAccountRequest,
-    TraceAccountResponse,
+    SetStopRequest, SetStopResponse, TestAccountRequest, TestAccountResponse, TestMessage, TestStep,
+    TraceAccountRequest, TraceAccountResponse,
     stop_target::Target as WireTarget,
     traffic_service_server::{TrafficService, TrafficServiceServer},
 };
@@ -31,6 +32,7 @@ use crate::{
     app::{
         account::Account,
         status::{Status as AccountStatus, statuses},
+        trial::Trial,
     },
     domain::submit::mark,
     ports::{Act, Queues, Witness},
@@ -211,7 +213,8 @@ impl TrafficService for Traffic {
         request: Request<TestAccountRequest>,
     ) -> Result<Response<TestAccountResponse>, Status> {
         operator(&request)?;
-        let account = self.account(&request.get_ref().account)?;
+        let TestAccountRequest { account, message } = request.into_inner();
+        let account = self.account(&account)?;
         let mut steps = Vec::new();
         for host in &account.settings.hosts {
             let begun = Instant::now();
@@ -228,6 +231,15 @@ impl TrafficService for Traffic {
             let begun = Instant::now();
             let outcome = if link.enquire().await { "ok" } else { "no answer to enquire_link" };
             steps.push(step(format!("sign of life on bind {number}"), outcome.to_owned(), begun));
+        }
+        if let Some(TestMessage { to, from }) = message {
+            let begun = Instant::now();
+            let trial = Trial { to: Zeroizing::new(to), from: Zeroizing::new(from) };
+            let tried = account.try_message(trial).await;
+            let outcome = if tried.is_ok() { "ok" } else { "not_taken" };
+            self.witness.tell(Act::Tried, account.settings.id.as_str(), outcome);
+            let outcome = tried.map_or_else(|error| error.to_string(), |()| "ok".to_owned());
+            steps.push(step("test message".to_owned(), outcome, begun));
         }
         Ok(Response::new(TestAccountResponse { steps }))
     }

@@ -43,6 +43,8 @@ pub(crate) enum About {
     Submit(Open, Option<Mark>),
     /// A question after a part.
     Question,
+    /// An operator's test message.
+    Trial,
 }
 
 /// Text in Redis that is not of a form known here.

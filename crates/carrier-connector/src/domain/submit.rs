@@ -70,6 +70,12 @@ impl Content {
         Ok(Self { to: Zeroizing::new(to), from: Zeroizing::new(from), text: Zeroizing::new(text) })
     }
 
+    /// Of these words.
+    pub(crate) fn new(to: &str, from: &str, text: &str) -> Self {
+        let own = |part: &str| Zeroizing::new(part.to_owned());
+        Self { to: own(to), from: own(from), text: own(text) }
+    }
+
     /// Stands for the sender in the operators' words; none if it is no sender.
     pub(crate) fn sender(&self) -> Option<SenderMark> {
         SenderId::parse(&self.from).ok().map(|sender| mark(&sender))

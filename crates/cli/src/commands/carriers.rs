@@ -3,12 +3,15 @@
 use sotto_core::{AccountId, Timestamp};
 use sotto_proto::ops::v1::{
     AccountFlow, AccountState, ListAccountsRequest, ListHoldsRequest, SetAccountFlowRequest, SetStopRequest,
-    StopTarget, TestAccountRequest, TraceAccountRequest, stop_target::Target,
+    StopTarget, TestAccountRequest, TestMessage, TraceAccountRequest, stop_target::Target,
     traffic_service_client::TrafficServiceClient,
 };
 use tonic::transport::Channel;
 
-use super::{channel_to, refused};
+use super::{
+    channel_to, refused,
+    send::{content, standard_input},
+};
 use crate::{CliError, Output, Tone, cell::CellDir};
 
 fn client(dir: &CellDir) -> Result<TrafficServiceClient<Channel>, CliError> {
@@ -130,8 +133,17 @@ pub(crate) async fn set_flow(
 }
 
 /// `sotto carriers test`
-pub(crate) async fn test(dir: &CellDir, account: &AccountId, output: &Output) -> Result<(), CliError> {
-    let request = TestAccountRequest { account: account.to_string() };
+pub(crate) async fn test(
+    dir: &CellDir,
+    account: &AccountId,
+    message: Option<(String, String)>,
+    output: &Output,
+) -> Result<(), CliError> {
+    let message = message.map(|(to, from)| {
+        let (to, _) = content(to, String::new(), standard_input)?;
+        Ok(TestMessage { to, from })
+    });
+    let request = TestAccountRequest { account: account.to_string(), message: message.transpose()? };
     let failed = |status: tonic::Status| refused("the account was not tried", &status);
     let steps = client(dir)?.test_account(request).await.map_err(failed)?.into_inner().steps;
     let mut well = true;

@@ -167,7 +167,7 @@ pub(crate) fn client(dir: &CellDir, name: &str) -> Result<Credentials, CliError>
 
 /// Number and text, of which `-` stands for what standard input holds: the number in the first line, the text in all
 /// that follows.
-fn content(
+pub(super) fn content(
     to: String,
     text: String,
     input: impl FnOnce() -> Result<String, CliError>,
@@ -194,7 +194,7 @@ fn content(
     }
 }
 
-fn standard_input() -> Result<String, CliError> {
+pub(super) fn standard_input() -> Result<String, CliError> {
     let mut text = String::new();
     std::io::stdin()
         .take(MAX_TEXT)

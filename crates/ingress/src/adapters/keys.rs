@@ -17,7 +17,10 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use sotto_core::{Clock, MessageClass, TenantId, Timestamp, work::KeyWrap};
+use sotto_core::{
+    Clock, MessageClass, TenantId, Timestamp,
+    work::{KeyWrap, Need},
+};
 use sotto_crypto::{
     AeadKey, Zeroizing,
     envelope::{MAX_SEALS, Sealer},
@@ -33,7 +36,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status, service::interceptor::InterceptedService, transport::Channel};
 use tonic_types::StatusExt as _;
 
-use crate::ports::{KeyError, KeySource, Need, Session};
+use crate::ports::{KeyError, KeySource, Session};
 
 type Client = KeyServiceClient<InterceptedService<Channel, TraceCalls>>;
 

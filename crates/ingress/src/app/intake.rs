@@ -15,7 +15,7 @@ use sotto_core::{
     control::{SENDER_LABEL, SenderMark},
     sender::SenderId,
     text::{Count, Encoding},
-    work::Envelope,
+    work::{Envelope, Need},
 };
 use sotto_crypto::{
     Zeroizing,
@@ -36,9 +36,7 @@ use crate::{
         token::Caller,
     },
     error::Refusal,
-    ports::{
-        Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Need, Records, Session, StoreError,
-    },
+    ports::{Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Records, Session, StoreError},
 };
 
 /// The ring of the keystore that makes ids and content tags.

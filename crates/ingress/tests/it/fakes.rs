@@ -11,8 +11,9 @@ use std::{
 use futures::future::BoxFuture;
 use sotto_bus::Heard;
 use sotto_core::{
-    Facts, ManualClock, MessageClass, MessageId, ShardId, Shards, TenantId, Timestamp, delivery::Event,
-    work::KeyWrap,
+    Facts, ManualClock, MessageClass, MessageId, ShardId, Shards, TenantId, Timestamp,
+    delivery::Event,
+    work::{KeyWrap, Need},
 };
 use sotto_crypto::{
     AeadKey,
@@ -28,8 +29,7 @@ use sotto_ingress::{
         token::Caller,
     },
     ports::{
-        Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Marks, Need, Records, Session,
-        StoreError,
+        Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Marks, Records, Session, StoreError,
     },
 };
 use sotto_keystore::{KeyKind, Keystore as _, SoftKeystore, UnlockSecret};

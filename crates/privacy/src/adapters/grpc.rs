@@ -4,7 +4,10 @@ use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use prost_types::Timestamp as WireTime;
-use sotto_core::{AccountId, Classified, ErrorClass, MessageClass, TenantId, Timestamp, work::KeyWrap};
+use sotto_core::{
+    AccountId, Classified, ErrorClass, MessageClass, TenantId, Timestamp,
+    work::{KeyWrap, Need},
+};
 use sotto_crypto::{AeadKey, Zeroizing};
 use sotto_proto::{
     message::v1 as message,
@@ -25,7 +28,7 @@ use crate::{
     app::{Keys, MAX_WRAPS, Opened, Refusal, SessionKey},
     domain::{
         bucket::Contents,
-        retention::{Need, SpanError},
+        retention::SpanError,
         tally::{Deed, Outcome},
     },
     error::KeyError,

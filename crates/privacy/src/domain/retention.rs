@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sotto_core::{Facts, MessageClass, Timestamp};
+use sotto_core::{Facts, MessageClass, Timestamp, work::Need};
 
 use super::bucket::{Bucket, Contents};
 
@@ -29,22 +29,6 @@ pub struct Retention {
     pub submit_margin: Duration,
     /// The longest time that one key seals.
     pub session: Duration,
-}
-
-/// When what a key seals is needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Need {
-    /// It is submitted from this time on; none: from now on.
-    pub from: Option<Timestamp>,
-    /// It must open until then.
-    pub until: Timestamp,
-}
-
-impl From<Timestamp> for Need {
-    /// From now on.
-    fn from(until: Timestamp) -> Self {
-        Self { from: None, until }
-    }
 }
 
 /// What a session key may do.
