@@ -28,9 +28,9 @@ impl Readiness {
         Condition { name, readiness: self.clone() }
     }
 
-    /// Whether every condition holds.
+    /// Whether every condition holds. A process that has named none yet has just begun.
     pub fn is_ready(&self) -> bool {
-        self.lock().values().all(|holds| *holds)
+        hold(&self.lock())
     }
 
     /// Each condition and whether it holds.
@@ -41,6 +41,10 @@ impl Readiness {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, bool>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn hold(conditions: &BTreeMap<String, bool>) -> bool {
+    !conditions.is_empty() && conditions.values().all(|holds| *holds)
 }
 
 /// One condition of readiness. Clones speak of the same condition.
@@ -188,7 +192,7 @@ async fn serve(listener: TcpListener, shared: Shared, stop: CancellationToken) -
 async fn ready(State(shared): State<Shared>) -> (StatusCode, Json<serde_json::Value>) {
     let conditions = shared.ready.conditions();
     let stopping = shared.stop.is_requested();
-    let ready = !stopping && conditions.values().all(|holds| *holds);
+    let ready = !stopping && hold(&conditions);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(serde_json::json!({ "ready": ready, "stopping": stopping, "conditions": conditions })))
 }
@@ -201,4 +205,20 @@ async fn info(State(shared): State<Shared>) -> Json<serde_json::Value> {
         "instance": &**instance,
         "addresses": shared.info.addresses(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_ready_when_it_has_named_what_it_needs_and_has_it() {
+        let ready = Readiness::default();
+        assert!(!ready.is_ready(), "it has just begun");
+        let (one, other) = (ready.condition("one"), ready.condition("other"));
+        one.set(true);
+        assert!(!ready.is_ready());
+        other.set(true);
+        assert!(ready.is_ready());
+    }
 }
