@@ -11,6 +11,7 @@
 mod api;
 mod audit_trail;
 mod bus;
+pub mod ceiling;
 mod client;
 mod config;
 mod connection;

@@ -123,7 +123,8 @@ impl Service for Carrier {
             context.tasks.spawn_critical(format!("carrier {id} leases"), keepers.track_future(keeping));
             until_stop(&context, format!("carrier {id} questions"), ask(Arc::clone(account)));
             until_stop(&context, format!("carrier {id} orphans"), keep_orphans(Arc::clone(account)));
-            workers.push(work(&config, &bus, account).await?);
+            workers.push(work(&config, &bus, account, &[Lane::Otp]).await?);
+            workers.push(work(&config, &bus, account, &[Lane::Transactional, Lane::Promotional]).await?);
         }
         keepers.close();
         working.set(true);
@@ -297,16 +298,20 @@ impl PrivacyAddress {
     }
 }
 
-/// Takes what waits for one account, the urgent lanes first.
-struct AccountWork(Arc<Account>);
+/// Takes what waits for one account. One-time codes have a worker of their own: it takes the next one although every place
+/// is taken, so that the next free one is the code's. The other lanes share one, the more urgent first.
+struct AccountWork {
+    account: Arc<Account>,
+    urgent: bool,
+}
 
 impl Handler<WorkBatch> for AccountWork {
     async fn handle(&self, delivery: Delivery<WorkBatch>) -> Vec<Outcome> {
-        self.0.handle(delivery.items).await
+        self.account.handle(delivery.items).await
     }
 
     async fn ready(&self) -> usize {
-        self.0.ready().await
+        self.account.ready(self.urgent).await
     }
 }
 
@@ -314,15 +319,17 @@ async fn work(
     config: &CarrierConfig,
     bus: &Bus,
     account: &Arc<Account>,
+    lanes: &[Lane],
 ) -> Result<Worker<WorkBatch>, CarrierError> {
-    let consumers = Lane::ALL.map(|lane| consumer_name::carrier(&account.settings.id, lane));
+    let consumers: Vec<_> =
+        lanes.iter().map(|lane| consumer_name::carrier(&account.settings.id, *lane)).collect();
     let settings = WorkerConfig {
         concurrency: usize::from(config.connector.batches),
         handler_timeout: account.settings.response_timeout,
         skew: config.connector.skew.get(),
         ..WorkerConfig::default()
     };
-    let handler = Arc::new(AccountWork(Arc::clone(account)));
+    let handler = Arc::new(AccountWork { account: Arc::clone(account), urgent: lanes.contains(&Lane::Otp) });
     Worker::start(bus, "WAITING", &consumers, handler, settings)
         .await
         .map_err(|source| CarrierError::Work { account: account.settings.id.clone(), source })

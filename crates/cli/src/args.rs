@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{ArgGroup, Args as ArgsOf, Parser, Subcommand};
 use sotto_core::{AccountId, CellId, Shards};
 
+use crate::bench::Bench;
 use crate::commands::{
     carriers::Stopped, client::NewClient, list::Wanted, send::NewMessage, simulator::Simulator,
 };
@@ -73,6 +74,9 @@ pub(crate) enum Command {
         /// Folder of the services' programs; default: beside this program
         #[arg(long, value_name = "DIR")]
         programs: Option<PathBuf>,
+        /// Parts a second that the simulator's account is given, 1 to 10000
+        #[arg(long, default_value = "10000", value_parser = clap::value_parser!(u16).range(1..=10_000), conflicts_with = "carriers")]
+        simulator_tps: u16,
     },
     /// The owner of the cell
     #[command(subcommand)]
@@ -123,6 +127,8 @@ pub(crate) enum Command {
     Stop(Stop),
     /// The simulated carrier: what it was sent, and what it is to do wrong
     Simulator(Simulator),
+    /// Measure this machine with a cell of its own, which is gone afterwards
+    Bench(Bench),
     /// Look for what is wrong with this machine, the cell and its processes
     Doctor,
 }

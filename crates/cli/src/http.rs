@@ -20,7 +20,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Gets `path` from the plain HTTP server at `address`.
 pub(crate) async fn get(address: &str, path: &str) -> Result<(StatusCode, Bytes), CliError> {
-    send(address, Request::get(path), Bytes::new()).await
+    send(address, Request::get(path), Bytes::new(), MAX_ANSWER).await
+}
+
+/// The same, for an answer of at most so many bytes.
+pub(crate) async fn get_large(
+    address: &str,
+    path: &str,
+    most: usize,
+) -> Result<(StatusCode, Bytes), CliError> {
+    send(address, Request::get(path), Bytes::new(), most).await
 }
 
 /// Posts JSON to `path` of the plain HTTP server at `address`.
@@ -30,13 +39,14 @@ pub(crate) async fn post(
     body: &serde_json::Value,
 ) -> Result<(StatusCode, Bytes), CliError> {
     let request = Request::post(path).header("content-type", "application/json");
-    send(address, request, Bytes::from(body.to_string())).await
+    send(address, request, Bytes::from(body.to_string()), MAX_ANSWER).await
 }
 
 async fn send(
     address: &str,
     request: hyper::http::request::Builder,
     body: Bytes,
+    most: usize,
 ) -> Result<(StatusCode, Bytes), CliError> {
     let request = request
         .header("host", address)
@@ -46,7 +56,7 @@ async fn send(
         let stream = TcpStream::connect(address)
             .await
             .map_err(|error| CliError::caused_by(format!("{address} does not answer"), &error))?;
-        exchange(address, stream, request).await
+        exchange(address, stream, request, most).await
     })
     .await
 }
@@ -66,7 +76,7 @@ pub(crate) async fn send_tls(
             .map_err(|error| CliError::caused_by(format!("{server_name} is not a name"), &error))?;
         let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(tls));
         let stream = connector.connect(name, stream).await.map_err(unreachable)?;
-        exchange(address, stream, request).await
+        exchange(address, stream, request, MAX_ANSWER).await
     })
     .await
 }
@@ -81,6 +91,7 @@ async fn exchange(
     address: &str,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
+    most: usize,
 ) -> Result<(StatusCode, Bytes), CliError> {
     let failed = |error: hyper::Error| CliError::caused_by(format!("{address} broke off"), &error);
     let (mut sender, connection) =
@@ -88,7 +99,7 @@ async fn exchange(
     let answer = async {
         let response = sender.send_request(request).await.map_err(failed)?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let body = Limited::new(response.into_body(), most).collect().await;
         let body =
             body.map_err(|error| CliError::caused_by(format!("{address} broke off"), error.as_ref()))?;
         Ok((status, body.to_bytes()))

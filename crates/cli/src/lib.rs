@@ -5,6 +5,7 @@
 //! Results go to standard output (JSON with `--json`), errors to standard error with what to do about them.
 
 mod args;
+mod bench;
 mod cell;
 mod commands;
 mod credentials;
@@ -74,8 +75,8 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
             output.line(format!("next: sotto up --cell {}", dir.root().display()))
         }
         Command::Provision { carriers } => commands::provision::provision(&dir, carriers, output).await,
-        Command::Up { carriers, listen, token_listen, nats_listen, programs } => {
-            let options = UpOptions { carriers, listen, token_listen, nats_listen, programs };
+        Command::Up { carriers, listen, token_listen, nats_listen, programs, simulator_tps } => {
+            let options = UpOptions { carriers, listen, token_listen, nats_listen, programs, simulator_tps };
             up::up(&dir, &options, output).await
         }
         Command::Owner(Owner::Claim) => commands::owner::claim(&dir, output).await,
@@ -146,6 +147,7 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
             None => commands::carriers::holds(&dir, output).await,
         },
         Command::Simulator(asked) => commands::simulator::simulator(&dir, asked, output).await,
+        Command::Bench(asked) => Box::pin(bench::bench(asked, output)).await,
         Command::Doctor => commands::doctor::doctor(&dir, clock, output).await,
     }
 }

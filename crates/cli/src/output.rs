@@ -9,6 +9,7 @@ use crate::CliError;
 pub struct Output {
     json: bool,
     colours: bool,
+    unheard: bool,
 }
 
 /// How a word is shown on a terminal.
@@ -29,7 +30,12 @@ pub enum Tone {
 impl Output {
     /// Standard output; JSON if `json`.
     pub fn new(json: bool, no_colour: bool) -> Self {
-        Self { json, colours: !json && !no_colour && std::io::stdout().is_terminal() }
+        Self { json, colours: !json && !no_colour && std::io::stdout().is_terminal(), unheard: false }
+    }
+
+    /// Nowhere: for what a command asks of another on its way.
+    pub(crate) const fn unheard() -> Self {
+        Self { json: false, colours: false, unheard: true }
     }
 
     /// Whether results are JSON.
@@ -51,7 +57,7 @@ impl Output {
 
     /// Writes a line for people; nothing when results are JSON.
     pub fn line(&self, text: impl AsRef<str>) -> Result<(), CliError> {
-        if self.json { Ok(()) } else { write(text.as_ref()) }
+        if self.json || self.unheard { Ok(()) } else { write(text.as_ref()) }
     }
 
     /// Writes the result as JSON; nothing when results are for people.

@@ -86,17 +86,32 @@ impl fmt::Debug for Timestamp {
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The current time.
     fn now(&self) -> Timestamp;
+
+    /// Microseconds since the Unix epoch, for what is measured rather than decided. As coarse as [`Clock::now`] where a
+    /// clock has nothing finer.
+    fn unix_micros(&self) -> i64 {
+        self.now().unix_millis().saturating_mul(1000)
+    }
 }
 
 /// The machine's clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
-impl Clock for SystemClock {
+impl SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place where the machine's clock is read")]
+    fn since_the_epoch() -> Duration {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+        Timestamp(i64::try_from(Self::since_the_epoch().as_millis()).unwrap_or(i64::MAX))
+    }
+
+    fn unix_micros(&self) -> i64 {
+        i64::try_from(Self::since_the_epoch().as_micros()).unwrap_or(i64::MAX)
     }
 }
 
@@ -130,6 +145,10 @@ impl Clock for ManualClock {
 impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
     fn now(&self) -> Timestamp {
         (**self).now()
+    }
+
+    fn unix_micros(&self) -> i64 {
+        (**self).unix_micros()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The admin API, JSON over HTTP:
 //!
 //! * `GET /messages?limit=100`: the last parts taken, oldest first
+//! * `GET /arrivals?limit=100`: their recipients and times of arrival, `[["84912345678", 1795493815007123], …]`
 //! * `GET /counters`
 //! * `GET /behaviour`, `POST /behaviour`: see [`Behaviour`]; a post changes the fields it names
 //! * `POST /write`: a message from a handset, see [`Written`]; answers its number of parts
@@ -27,6 +28,7 @@ use serde_json::{Value, json};
 pub(crate) fn router(handle: Handle) -> Router {
     Router::new()
         .route("/messages", get(messages))
+        .route("/arrivals", get(arrivals))
         .route("/counters", get(counters))
         .route("/behaviour", get(behaviour).post(behave))
         .route("/write", post(write))
@@ -50,6 +52,10 @@ const fn default_limit() -> usize {
 
 async fn messages(State(handle): State<Handle>, Query(page): Query<Page>) -> Json<Vec<Record>> {
     Json(handle.messages(page.limit))
+}
+
+async fn arrivals(State(handle): State<Handle>, Query(page): Query<Page>) -> Json<Vec<(String, i64)>> {
+    Json(handle.arrivals(page.limit))
 }
 
 async fn counters(State(handle): State<Handle>) -> Json<Counters> {

@@ -7,7 +7,7 @@ use crate::{
     queries,
     receipts::{Epoch, Kind, Outbox, Waiting, is_wanted, receipt},
 };
-use sotto_core::{Clock, Sensitive};
+use sotto_core::{Clock, Sensitive, Timestamp};
 use sotto_smpp::{
     BindKind, COctets, CommandStatus, Incoming, Link, MessageState, NotSentReason, Responder, Session,
     SessionOptions, Sm, Tlvs,
@@ -254,7 +254,8 @@ impl Carrier {
 
     /// Decides what becomes of a submit, and remembers it.
     fn decide(&self, sm: &Sm, system_id: &str, of_link: u64) -> Fate {
-        let now = self.clock.now();
+        let micros = self.clock.unix_micros();
+        let now = Timestamp::from_unix_millis(micros.div_euclid(1000));
         let mut state = self.lock();
         let State { ledger, behaviour, shares, passed, .. } = &mut *state;
         ledger.counters.submits = ledger.counters.submits.saturating_add(1);
@@ -268,7 +269,7 @@ impl Carrier {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let receipt_id = behaviour.receipt_id_form.unwrap_or(behaviour.message_id_form).write(id);
         let id = behaviour.message_id_form.write(id);
-        ledger.take(sm, system_id, &id, now);
+        ledger.take(sm, system_id, &id, micros);
         let answer = if behaviour.drop_after_submits.is_some_and(|limit| of_link >= limit) {
             Answer::Cut
         } else if shares.unanswered.hit(behaviour.never_answer_share) {

@@ -27,6 +27,8 @@ pub struct Record {
     pub message_id: String,
     /// When, in milliseconds since the Unix epoch.
     pub at: Timestamp,
+    /// The same in microseconds, for measurements.
+    pub at_micros: i64,
     /// The sender.
     pub source: String,
     /// The recipient.
@@ -119,7 +121,7 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// Remembers a part that was taken.
-    pub(crate) fn take(&mut self, sm: &Sm, system_id: &str, message_id: &str, at: Timestamp) {
+    pub(crate) fn take(&mut self, sm: &Sm, system_id: &str, message_id: &str, at_micros: i64) {
         let (header, payload) = sm.split_header();
         let part = self.hasher.hash_one((sm.destination.value.as_bytes(), &header, &payload));
         if self.seen.insert(part) {
@@ -139,7 +141,8 @@ impl Ledger {
         self.records.push_back(Record {
             system_id: system_id.to_owned(),
             message_id: message_id.to_owned(),
-            at,
+            at: Timestamp::from_unix_millis(at_micros.div_euclid(1000)),
+            at_micros,
             source: String::from_utf8_lossy(sm.source.value.as_bytes()).into_owned(),
             destination: String::from_utf8_lossy(sm.destination.value.as_bytes()).into_owned(),
             data_coding: sm.data_coding,
@@ -161,6 +164,16 @@ impl Ledger {
     pub(crate) fn find(&self, message_id: &[u8], source: &[u8]) -> Option<Timestamp> {
         let found = self.records.iter().rev().find(|record| record.message_id.as_bytes() == message_id)?;
         (found.source.as_bytes() == source).then_some(found.at)
+    }
+
+    /// Recipient and time of arrival of the last `limit` parts, oldest first.
+    pub(crate) fn arrivals(&self, limit: usize) -> Vec<(String, i64)> {
+        let skipped = self.records.len().saturating_sub(limit);
+        self.records
+            .iter()
+            .skip(skipped)
+            .map(|record| (record.destination.clone(), record.at_micros))
+            .collect()
     }
 
     /// The last `limit` parts, oldest first.
@@ -233,7 +246,7 @@ mod tests {
         let second = sm("84901", b"\x05\x00\x03\x07\x02\x02hi", esm_class::UDHI);
         let other = sm("84902", b"\x05\x00\x03\x07\x02\x01hi", esm_class::UDHI);
         for part in [&first, &second, &other, &first] {
-            ledger.take(part, "a", "1", Timestamp::default());
+            ledger.take(part, "a", "1", 0);
         }
         assert_eq!((ledger.counters.parts, ledger.counters.duplicates), (3, 1));
         let records = ledger.last(2);
@@ -265,7 +278,7 @@ mod tests {
             (whole(b"\x05\x00\x03\x07\x02\x01hi", esm_class::UDHI), place(7)),
         ] {
             let mut ledger = Ledger::default();
-            ledger.take(&sm, "a", "1", Timestamp::default());
+            ledger.take(&sm, "a", "1", 0);
             let record = ledger.last(1).remove(0);
             assert_eq!((record.text.as_str(), record.concatenation), ("hi", expected));
         }

@@ -177,6 +177,11 @@ impl Handle {
         self.carrier.lock().ledger.last(limit)
     }
 
+    /// Recipient and time of arrival (microseconds since the Unix epoch) of the last `limit` parts, oldest first.
+    pub fn arrivals(&self, limit: usize) -> Vec<(String, i64)> {
+        self.carrier.lock().ledger.arrivals(limit)
+    }
+
     /// The counters now.
     pub fn counters(&self) -> Counters {
         let waiting = self.carrier.accounts.values().map(|account| account.outbox.waiting()).sum::<usize>();

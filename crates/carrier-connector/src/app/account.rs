@@ -153,7 +153,7 @@ impl Account {
 
     /// Resolves when at least one batch can be handled, and says how many. Nothing is taken while Redis cannot be
     /// relied on or privacy does not answer: it would only go back.
-    pub(crate) async fn ready(&self) -> usize {
+    pub(crate) async fn ready(&self, urgent: bool) -> usize {
         loop {
             self.shared.reliance.held().await;
             let left = self.keys_rest().left(Instant::now());
@@ -161,7 +161,7 @@ impl Account {
                 sleep_until(until).await;
                 continue;
             }
-            let room = self.line.ready().await;
+            let room = self.line.ready(urgent).await;
             let rest = *self.keys_rest();
             if self.shared.reliance.holds() && rest.left(Instant::now()).is_none() {
                 return if rest.is_trial() { 1 } else { room };

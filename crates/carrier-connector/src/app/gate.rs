@@ -1,34 +1,47 @@
-//! One at a time, the most urgent lane first.
+//! One at a time, the most urgent lane first, and within a lane in the order of their coming.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use sotto_core::Lane;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 /// Who is in and who waits.
 #[derive(Debug, Default)]
 struct State {
     busy: bool,
-    /// How many wait, most urgent lane first.
-    waiting: [usize; 3],
+    /// Those who wait, most urgent lane first. Who gave up is still here until its turn.
+    waiting: [VecDeque<oneshot::Sender<Pass>>; 3],
+}
+
+impl State {
+    fn is_wanted(&self, lanes: usize) -> bool {
+        self.waiting.iter().take(lanes).flatten().any(|waiting| !waiting.is_closed())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Somebody began to wait.
+    wanted: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Lets one in at a time. Who waits on a more urgent lane goes first.
-#[derive(Debug, Default)]
-pub(super) struct Gate {
-    state: Mutex<State>,
-    changed: Notify,
-}
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gate(Arc<Shared>);
 
-/// The right to be in.
+/// The right to be in. Dropped, it goes to the next.
 #[derive(Debug)]
-pub(super) struct Pass<'a>(&'a Gate);
-
-/// A place among those who wait.
-struct Waiting<'a> {
-    gate: &'a Gate,
-    lane: usize,
-}
+pub(super) struct Pass(Arc<Shared>);
 
 const fn place(lane: Lane) -> usize {
     match lane {
@@ -39,52 +52,73 @@ const fn place(lane: Lane) -> usize {
 }
 
 impl Gate {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Waits for one's turn.
-    pub(super) async fn enter(&self, lane: Lane) -> Pass<'_> {
-        let lane = place(lane);
-        if let Some(count) = self.lock().waiting.get_mut(lane) {
-            *count += 1;
-        }
-        let waiting = Waiting { gate: self, lane };
+    pub(super) async fn enter(&self, lane: Lane) -> Pass {
         loop {
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
-            {
-                let mut state = self.lock();
-                if !state.busy && state.waiting.iter().take(lane).all(|count| *count == 0) {
+            let turn = {
+                let mut state = self.0.lock();
+                if !state.busy {
                     state.busy = true;
-                    break;
+                    return Pass(Arc::clone(&self.0));
                 }
+                let (waiting, turn) = oneshot::channel();
+                if let Some(queue) = state.waiting.get_mut(place(lane)) {
+                    queue.push_back(waiting);
+                }
+                turn
+            };
+            self.0.wanted.notify_waiters();
+            // Never lost: who is in passes it on. Asking again costs nothing.
+            if let Ok(pass) = turn.await {
+                return pass;
             }
-            changed.await;
         }
-        drop(waiting);
-        Pass(self)
     }
 
     /// Whether somebody waits on a more urgent lane.
     pub(super) fn is_wanted_by_more_urgent(&self, lane: Lane) -> bool {
-        self.lock().waiting.iter().take(place(lane)).any(|count| *count > 0)
+        self.0.lock().is_wanted(place(lane))
     }
-}
 
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if let Some(count) = self.gate.lock().waiting.get_mut(self.lane) {
-            *count -= 1;
+    /// Whether somebody waits on this lane.
+    pub(super) fn is_wanted(&self, lane: Lane) -> bool {
+        let state = self.0.lock();
+        state.waiting.get(place(lane)).is_some_and(|queue| queue.iter().any(|waiting| !waiting.is_closed()))
+    }
+
+    /// Resolves when somebody does.
+    pub(super) async fn wanted_by_more_urgent(&self, lane: Lane) {
+        loop {
+            let mut wanted = std::pin::pin!(self.0.wanted.notified());
+            wanted.as_mut().enable();
+            if self.is_wanted_by_more_urgent(lane) {
+                return;
+            }
+            wanted.await;
         }
-        self.gate.changed.notify_waiters();
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for Pass {
     fn drop(&mut self) {
-        self.0.lock().busy = false;
-        self.0.changed.notify_waiters();
+        let next = {
+            let mut state = self.0.lock();
+            let next = loop {
+                let Some(queue) = state.waiting.iter_mut().find(|queue| !queue.is_empty()) else {
+                    break None;
+                };
+                // Those who gave up are left out.
+                if let Some(waiting) = queue.pop_front().filter(|waiting| !waiting.is_closed()) {
+                    break Some(waiting);
+                }
+            };
+            state.busy = next.is_some();
+            next
+        };
+        if let Some(waiting) = next {
+            // Whoever gave up in this moment drops the pass, and it goes on to the next.
+            drop(waiting.send(Self(Arc::clone(&self.0))));
+        }
     }
 }
 
@@ -109,7 +143,36 @@ mod tests {
         let mut otp = Box::pin(gate.enter(Lane::Otp));
         assert!(poll!(&mut otp).is_pending());
         drop(otp);
+        assert!(!gate.is_wanted_by_more_urgent(Lane::Promotional));
         drop(inside);
         assert!(promotional.now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_pass_that_nobody_takes_any_more_goes_on() {
+        let gate = Gate::default();
+        let inside = gate.enter(Lane::Otp).await;
+        let mut first = Box::pin(gate.enter(Lane::Otp));
+        let mut second = Box::pin(gate.enter(Lane::Otp));
+        assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
+        // It is given the pass, and gives up before it looks.
+        drop(inside);
+        drop(first);
+        drop(second.now_or_never().unwrap());
+        assert!(gate.enter(Lane::Promotional).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_is_in_hears_of_the_more_urgent() {
+        let gate = Gate::default();
+        let inside = gate.enter(Lane::Transactional).await;
+        let mut wanted = Box::pin(gate.wanted_by_more_urgent(Lane::Transactional));
+        let mut promotional = Box::pin(gate.enter(Lane::Promotional));
+        assert!(poll!(&mut promotional).is_pending() && poll!(&mut wanted).is_pending());
+        let mut otp = Box::pin(gate.enter(Lane::Otp));
+        assert!(poll!(&mut otp).is_pending());
+        wanted.await;
+        drop(inside);
+        otp.await;
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::gate::Gate;
+use super::gate::{Gate, Pass};
 use crate::domain::{
     course::Course,
     lease::Tenure,
@@ -121,8 +121,8 @@ pub(crate) struct Line {
     state: watch::Sender<State>,
     pace: Mutex<Pace>,
     gate: Gate,
-    /// Held while the parts of one message go out, so that they go consecutively.
-    turn: tokio::sync::Mutex<()>,
+    /// Held while the parts of one message go out, so that they go consecutively; the most urgent lane goes first.
+    turn: Gate,
     window: usize,
     failover_after: Duration,
     stop: Stop,
@@ -167,7 +167,7 @@ impl Line {
             state: watch::Sender::new(state),
             pace: Mutex::new(Pace::new(tps)),
             gate: Gate::default(),
-            turn: tokio::sync::Mutex::new(()),
+            turn: Gate::default(),
             window: usize::from(window).max(1),
             failover_after,
             stop,
@@ -276,8 +276,20 @@ impl Line {
         self.pace().throttled(Instant::now());
     }
 
+    /// What may be let in now. One-time codes do not count what was let in of others and is not written: they are written
+    /// first.
+    fn room(&self, pace: &Pace, lane: Lane, now: Instant) -> usize {
+        match lane {
+            Lane::Otp => pace.room_ahead(now),
+            Lane::Transactional | Lane::Promotional => pace.room(now),
+        }
+    }
+
     /// Resolves when at least one batch can be handled, and says how many.
-    pub(crate) async fn ready(&self) -> usize {
+    ///
+    /// For `urgent` ones that is so without a free place in window and rate as long as none waits here: places are taken
+    /// up by what is less urgent, and each that becomes free must find the urgent one waiting for it.
+    pub(crate) async fn ready(&self, urgent: bool) -> usize {
         let mut state = self.state.subscribe();
         loop {
             let now = Instant::now();
@@ -293,6 +305,9 @@ impl Line {
                     self.wait(&mut state, at).await;
                     continue;
                 }
+            }
+            if urgent && !self.gate.is_wanted(Lane::Otp) {
+                return 1;
             }
             let (room, room_at) = {
                 let pace = self.pace();
@@ -317,12 +332,15 @@ impl Line {
     /// Waits until the first of the items may be sent, then lets in as many as may go now. `sizes` are the items'
     /// numbers of parts.
     pub(super) async fn admit(self: &Arc<Self>, lane: Lane, sizes: Vec<usize>) -> Admission {
-        let pass = tokio::select! {
-            pass = self.gate.enter(lane) => pass,
-            () = self.stop.requested() => return Admission::Stop,
-        };
+        let mut pass = None;
         let mut state = self.state.subscribe();
         let admission = loop {
+            if pass.is_none() {
+                pass = tokio::select! {
+                    pass = self.gate.enter(lane) => Some(pass),
+                    () = self.stop.requested() => None,
+                };
+            }
             let now = Instant::now();
             let current = state.borrow_and_update().clone();
             if self.stop.is_requested() {
@@ -339,10 +357,13 @@ impl Line {
             }
             let (room, room_at) = {
                 let pace = self.pace();
-                (pace.room(now), pace.room_at(now))
+                (self.room(&pace, lane, now), pace.room_at(now))
             };
             if room == 0 {
-                self.wait(&mut state, room_at).await;
+                tokio::select! {
+                    () = self.wait(&mut state, room_at) => {}
+                    () = self.gate.wanted_by_more_urgent(lane) => pass = None,
+                }
                 continue;
             }
             let first = sizes.first().copied().unwrap_or(1);
@@ -350,6 +371,11 @@ impl Line {
                 gathered = self.gather(&current, first) => gathered,
                 _ = state.changed() => continue,
                 () = self.stop.requested() => continue,
+                // The next place is theirs.
+                () = self.gate.wanted_by_more_urgent(lane) => {
+                    pass = None;
+                    continue;
+                }
             };
             let (bind, permits) = match gathered {
                 Gathered::Places(bind, permits) => (bind, permits),
@@ -432,9 +458,9 @@ impl Line {
         }
     }
 
-    /// The right to write one message's parts with nothing in between.
-    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.turn.lock().await
+    /// The right to write one message's parts with nothing in between, ahead of what is less urgent.
+    pub(super) async fn turn(&self, lane: Lane) -> Pass {
+        self.turn.enter(lane).await
     }
 }
 

@@ -161,7 +161,8 @@ impl Account {
         let mut pending = Vec::new();
         {
             // Who still needs places in the window must not hold up those who have theirs.
-            let _turn = if place.is_complete() { Some(self.line.turn().await) } else { None };
+            let _turn =
+                if place.is_complete() { Some(self.line.turn(item.facts.lane()).await) } else { None };
             for ((_, message), submit) in messages.into_iter().zip(submits) {
                 match self.put(link, &mut place, message, submit, to).await {
                     Ok(response) => pending.push((submit, response)),

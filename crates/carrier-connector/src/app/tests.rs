@@ -85,7 +85,7 @@ impl Process {
     }
 
     async fn until_ready(&self) {
-        timeout(BOUND, self.account.ready()).await.unwrap();
+        timeout(BOUND, self.account.ready(false)).await.unwrap();
     }
 
     async fn handle(&self, items: &[WorkDelivery]) -> Vec<Outcome> {
@@ -408,7 +408,7 @@ async fn a_carriers_own_failure_sends_the_message_back_for_another_try() {
     assert_eq!(back.history, [attempt]);
     assert!(back.not_before.is_some());
     // The account itself is not slowed down.
-    assert!(process.account.ready().now_or_never().is_some());
+    assert!(process.account.ready(false).now_or_never().is_some());
 }
 
 #[tokio::test]
@@ -442,7 +442,7 @@ async fn nothing_is_taken_while_redis_is_away() {
     // Whoever notices first; from then on nothing is asked for.
     assert!(matches!(process.handle(std::slice::from_ref(&item)).await.as_slice(), [Outcome::Retry { .. }]));
     assert!(!process.account.shared.reliance.holds());
-    assert!(process.account.ready().now_or_never().is_none());
+    assert!(process.account.ready(false).now_or_never().is_none());
     proxy.pass();
     process.until_ready().await;
     process.until_done(&item).await;
@@ -459,11 +459,11 @@ async fn nothing_is_taken_while_privacy_is_away() {
     assert!(
         matches!(outcomes.as_slice(), [Outcome::Retry { after }] if *after > Duration::ZERO && *after <= Duration::from_secs(1))
     );
-    assert!(process.account.ready().now_or_never().is_none());
+    assert!(process.account.ready(false).now_or_never().is_none());
     world.keys.away.store(false, std::sync::atomic::Ordering::SeqCst);
-    assert_eq!(timeout(BOUND, process.account.ready()).await.unwrap(), 1, "one to try with");
+    assert_eq!(timeout(BOUND, process.account.ready(false)).await.unwrap(), 1, "one to try with");
     assert_eq!(process.handle(&[item]).await, [Outcome::Done]);
-    assert!(process.account.ready().now_or_never().unwrap() > 1);
+    assert!(process.account.ready(false).now_or_never().unwrap() > 1);
 }
 
 /// What the carrier sent last is not stored because Redis is away: the next bind does not wait for it.

@@ -102,22 +102,30 @@ impl Pace {
         self.written.push_back(now);
     }
 
+    /// Parts written in the last `window`. They are in the order of their times: nobody counts thousands for every batch.
+    fn within(&self, window: Duration, now: Instant) -> usize {
+        self.written.len() - self.written.partition_point(|written| *written + window <= now)
+    }
+
     /// How many parts may be let in now, so that they wait for little more than their turn.
     pub(crate) fn room(&self, now: Instant) -> usize {
+        self.room_ahead(now).saturating_sub(self.admitted)
+    }
+
+    /// The same for parts that are written ahead of all that were let in before.
+    pub(crate) fn room_ahead(&self, now: Instant) -> usize {
         if self.paused_until.is_some_and(|until| until > now) {
             return 0;
         }
         let rate = self.rate(now);
         let window = rate.div_ceil(10);
-        let recent = self.written.iter().rev().take_while(|written| **written + TENTH > now).count();
-        let in_second = self.written.iter().rev().take_while(|written| **written + SECOND > now).count();
-        window.saturating_sub(recent).min(rate.saturating_sub(in_second)).saturating_sub(self.admitted)
+        let (recent, in_second) = (self.within(TENTH, now), self.within(SECOND, now));
+        window.saturating_sub(recent).min(rate.saturating_sub(in_second))
     }
 
     /// Parts written in the last second.
     pub(crate) fn used(&self, now: Instant) -> usize {
-        let second = Duration::from_secs(1);
-        self.written.iter().rev().take_while(|written| **written + second > now).count()
+        self.within(Duration::from_secs(1), now)
     }
 
     /// Parts a second that may be written at this moment.

@@ -32,6 +32,18 @@ pub(crate) struct NewClient {
     senders: Vec<String>,
 }
 
+impl NewClient {
+    /// One that may send from one sender, and read.
+    pub(crate) fn new(name: &str, tenant: &str, sender: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            tenant: tenant.to_owned(),
+            scopes: vec!["message:send".to_owned(), "message:read".to_owned()],
+            senders: vec![sender.to_owned()],
+        }
+    }
+}
+
 pub(crate) async fn create(
     dir: &CellDir,
     new: NewClient,

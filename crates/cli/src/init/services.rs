@@ -57,7 +57,7 @@ pub(super) fn create(
 
 /// What `sotto up` writes at its start on one machine. Two connectors have a bind each.
 fn containers(dir: &CellDir) -> Result<(), CliError> {
-    let carriers = simulator_carriers("simulator.sotto.internal", addresses::SMPP_PORT, "", 2);
+    let carriers = simulator_carriers("simulator.sotto.internal", addresses::SMPP_PORT, "", 2, 10_000);
     files::public(&dir.path(CARRIERS), carriers.as_bytes())?;
     let running = serde_json::to_string_pretty(&addresses::running())
         .map_err(|error| CliError::caused_by("run/cell.json", &error))?;

@@ -9,7 +9,7 @@ mod pauses;
 mod recipes;
 
 pub(crate) use lock::{Holder, holders, lives};
-pub(crate) use recipes::{connect, https_address, read_carriers, simulator_carriers};
+pub(crate) use recipes::{connect, https_address, read_carriers, simulator_carriers, tool};
 
 use std::{
     collections::BTreeMap,
@@ -58,6 +58,8 @@ pub(crate) struct UpOptions {
     pub(crate) nats_listen: std::net::SocketAddr,
     /// Where the folder of the services' programs is; none: beside this program.
     pub(crate) programs: Option<PathBuf>,
+    /// Parts a second of the simulator's account.
+    pub(crate) simulator_tps: u16,
 }
 
 /// Runs the cell until it is told to stop. Nobody has to listen: what cannot be told (standard output is closed) stops
@@ -411,7 +413,7 @@ impl Signals {
 }
 
 /// The broker's client URL, once it has written its ports file.
-fn nats_url(ports: &Path) -> Option<String> {
+pub(crate) fn nats_url(ports: &Path) -> Option<String> {
     let file = std::fs::read_dir(ports)
         .ok()?
         .flatten()

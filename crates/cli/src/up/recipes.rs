@@ -149,7 +149,8 @@ impl Recipes {
     pub(super) fn write_simulator_carriers(&self, address: &str) -> Result<(), CliError> {
         let port = address.rsplit(':').next().unwrap_or_default();
         let path = self.carriers_file();
-        std::fs::write(&path, simulator_carriers("localhost", port, "../", 1)).map_err(at(&path))?;
+        std::fs::write(&path, simulator_carriers("localhost", port, "../", 1, self.options.simulator_tps))
+            .map_err(at(&path))?;
         read_carriers(&path).map(drop)
     }
 
@@ -165,7 +166,10 @@ impl Recipes {
         let carriers = match &self.options.carriers {
             Some(file) => read_carriers(file)?,
             // The simulator's port is not known yet, and does not matter here.
-            None => carriers(&simulator_carriers("localhost", "1", "../", 1), &self.carriers_file())?,
+            None => carriers(
+                &simulator_carriers("localhost", "1", "../", 1, self.options.simulator_tps),
+                &self.carriers_file(),
+            )?,
         };
         commands::provision::streams(&self.dir, &self.cell, nats, &carriers).await
     }
@@ -308,7 +312,13 @@ fn carriers(text: &str, path: &Path) -> Result<CarriersFile, CliError> {
 }
 
 /// The carriers file of the cell's own simulator. `root` leads from the file's folder to the cell's.
-pub(crate) fn simulator_carriers(host: &str, port: impl std::fmt::Display, root: &str, binds: u8) -> String {
+pub(crate) fn simulator_carriers(
+    host: &str,
+    port: impl std::fmt::Display,
+    root: &str,
+    binds: u8,
+    tps: u16,
+) -> String {
     format!(
         "# Made by `sotto`: the cell's own simulator, which delivers to nobody.\n\
          [[account]]\n\
@@ -321,7 +331,7 @@ pub(crate) fn simulator_carriers(host: &str, port: impl std::fmt::Display, root:
          tls_server_name = \"simulator.sotto.internal\"\n\
          binds = {binds}\n\
          window = 200\n\
-         tps = 10000\n\
+         tps = {tps}\n\
          response_timeout = \"10 s\"\n\
          simulator = true\n\n{}",
         simulator_routes()
@@ -353,7 +363,7 @@ fn tie() -> Option<PathBuf> {
 }
 
 /// The program on the PATH.
-fn tool(name: &str) -> Result<PathBuf, CliError> {
+pub(crate) fn tool(name: &str) -> Result<PathBuf, CliError> {
     on_path(name)
         .ok_or_else(|| CliError::new(format!("{name} is not on the PATH")).fix("install it with: make setup"))
 }

@@ -98,7 +98,7 @@ async fn nothing_is_written_on_a_bind_that_is_not_ours_any_more() {
     process.account.line.set_slices(Vec::new(), true);
     eventually(BOUND, "the bind to be cut", || async { carrier.links() == 0 }).await;
     // Another replica has it: nothing is pulled, and what was pulled goes back as it is.
-    assert!(process.account.ready().now_or_never().is_none());
+    assert!(process.account.ready(false).now_or_never().is_none());
     assert!(matches!(process.handle(&[item(1, 1, "a")]).await[..], [Outcome::Retry { .. }]));
     assert_eq!((carrier.seen().len(), world.log.names(id(1)).len()), (0, 0));
     process.held.hold();

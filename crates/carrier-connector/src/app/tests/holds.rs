@@ -39,7 +39,7 @@ async fn what_is_stopped_stays_where_it_is_and_goes_on_afterwards() {
     let process = Process::start(&world, "a", &carrier).await;
     for course in [Course::Stopped, Course::Unheard] {
         process.account.line.set_course(course);
-        assert!(process.account.ready().now_or_never().is_none(), "nothing is pulled");
+        assert!(process.account.ready(false).now_or_never().is_none(), "nothing is pulled");
         assert!(retried(&process.handle(&[item(1, 2, "a")]).await), "what was pulled comes again");
     }
     // The same for a tenant and a sender, whose messages come among others.

@@ -84,7 +84,7 @@ async fn a_refusal_of_the_whole_sends_the_whole_back() {
     let back = world.log.given_back().remove(0).item;
     assert_eq!((back.pinned, back.wanted_parts()), (false, vec![1, 2]));
     assert_eq!(back.history.last().unwrap().end, AttemptEnd::Throttled);
-    assert!(process.account.ready().now_or_never().is_none(), "the account pauses");
+    assert!(process.account.ready(false).now_or_never().is_none(), "the account pauses");
 }
 
 /// With a window of one, a message of several parts needs one place only, and does not wait for more.
