@@ -34,6 +34,9 @@ pub struct PublisherConfig {
     pub max_items: usize,
     /// Estimated bytes in one batch.
     pub max_bytes: usize,
+    /// The least time between the beginnings of two batches on a subject: under load fewer and larger batches cost the
+    /// broker, and everybody who reads them, less. After so long a rest a caller waits for nothing.
+    pub linger: Duration,
     /// Publishes that may wait for one subject; more wait outside.
     pub queue: usize,
     /// Estimated bytes that may wait over all subjects; more wait outside.
@@ -53,6 +56,7 @@ impl Default for PublisherConfig {
         Self {
             max_items: 1_000,
             max_bytes: MAX_PAYLOAD / 2,
+            linger: Duration::from_millis(3),
             queue: 4_000,
             queued_bytes: 64 * 1_048_576,
             max_subjects: 1_024,
@@ -99,6 +103,7 @@ impl<B: Batch> Publisher<B> {
         let config = PublisherConfig {
             max_items: config.max_items.max(1),
             max_bytes: config.max_bytes.clamp(1_024, MAX_PAYLOAD / 2),
+            linger: config.linger.min(Duration::from_secs(1)),
             queue: config.queue.max(1),
             queued_bytes: config.queued_bytes.clamp(MAX_PAYLOAD, Semaphore::MAX_PERMITS),
             deadline: config.deadline.min(Duration::from_secs(60)),

@@ -233,6 +233,11 @@ enum Answer {
 }
 
 impl<B: prost::Message + Default> Reading<B> {
+    /// Messages that are here already: so many of [`Self::next`] wait for nobody.
+    pub fn in_hand(&self) -> usize {
+        self.ready.len()
+    }
+
     /// The next batch, decoded; none at the end.
     pub async fn next(&mut self) -> Result<Option<StoredBatch<B>>, ReadError> {
         let Some(message) = self.next_message().await? else { return Ok(None) };

@@ -31,6 +31,7 @@ pub(super) async fn run<B: Batch>(
     mut entries: mpsc::Receiver<Entry<B>>,
 ) {
     let mut left_over = None;
+    let mut before = None;
     loop {
         let first = match left_over.take() {
             Some(entry) => entry,
@@ -41,6 +42,9 @@ pub(super) async fn run<B: Batch>(
         };
         // While the broker is away entries wait one by one, each to its own deadline; a batch is made only when it
         // can be sent, of what is not late.
+        if let Some(at) = earliest(before, Instant::now(), shared.config.linger) {
+            time::sleep_until(at.min(first.until)).await;
+        }
         let late = first.until <= Instant::now();
         if late || time::timeout_at(first.until, shared.bus.connected()).await.is_err() {
             refuse(&subject, first);
@@ -48,8 +52,14 @@ pub(super) async fn run<B: Batch>(
         }
         let mut batch = vec![first];
         left_over = fill(&shared, &subject, &mut batch, &mut entries);
+        before = Some(Instant::now());
         store(&shared, &subject, batch).await;
     }
+}
+
+/// When the next batch may begin, after one that began then; none: at once.
+fn earliest(before: Option<Instant>, now: Instant, linger: Duration) -> Option<Instant> {
+    before.map(|began| began + linger).filter(|at| *at > now)
 }
 
 /// The next entry; none when the publisher is closed and the queue is empty, or when the subject is idle.
@@ -121,5 +131,18 @@ async fn store<B: Batch>(shared: &Shared<B>, subject: &str, mut batch: Vec<Entry
     for entry in batch {
         // A waiter that went away does not change what is stored.
         let _gone = entry.done.send(result.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_comes_soon_after_another_lingers() {
+        let (began, linger) = (Instant::now(), Duration::from_millis(3));
+        assert_eq!(earliest(None, began, linger), None);
+        assert_eq!(earliest(Some(began), began + linger / 2, linger), Some(began + linger));
+        assert_eq!(earliest(Some(began), began + linger, linger), None);
     }
 }

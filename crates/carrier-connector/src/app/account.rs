@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use sotto_bus::Heard;
 use sotto_core::{
     CellId, Clock, Lane, Timestamp, WorkItem, cancel,
@@ -277,20 +278,22 @@ impl Account {
     pub(super) async fn conclude_written(
         &self,
         token: &str,
-        mut conclusion: Conclusion,
+        mut conclusions: Vec<Conclusion>,
     ) -> Result<(), ConcludeError> {
-        match self.ledger.record(token, self.lease(), &conclusion.ends).await {
+        let ends: Vec<_> =
+            conclusions.iter().flat_map(|conclusion| conclusion.ends.iter().cloned()).collect();
+        match self.ledger.record(token, self.lease(), &ends).await {
             Ok(early) => {
-                self.unmark(&conclusion).await;
-                return self.conclude(token, vec![conclusion], early).await;
+                join_all(conclusions.iter().map(|conclusion| self.unmark(conclusion))).await;
+                return self.conclude(token, conclusions, early).await;
             }
             Err(error) => {
                 tracing::warn!(account = %self.settings.id, %error, "Redis does not take an end; the log first");
             }
         }
         // Nothing is noted as done before it was recorded: early receipts would not be looked for.
-        let ends = std::mem::take(&mut conclusion.ends);
-        self.conclude(token, vec![conclusion], Vec::new()).await?;
+        conclusions.iter_mut().for_each(|conclusion| conclusion.ends.clear());
+        self.conclude(token, conclusions, Vec::new()).await?;
         let early =
             self.persist(&ends, RECORD_TRIES, || self.ledger.record(token, self.lease(), &ends)).await?;
         self.conclude(token, vec![Conclusion { ends, ..Conclusion::default() }], early).await

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, stream::FuturesUnordered};
+use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use sotto_bus::Outcome;
 use sotto_core::{
     Timestamp, WorkItem,
@@ -294,7 +294,8 @@ impl Account {
                         "an attempt whose process is gone is concluded");
                     let settled = settle(&delivery.item, &self.settings.id, &ends, now);
                     let ends = self.ended(&delivery.item, &ends, now);
-                    self.outcome(self.conclude_written(token, Conclusion::of(delivery, ends, settled)).await)
+                    let conclusion = Conclusion::of(delivery, ends, settled);
+                    self.outcome(self.conclude_written(token, vec![conclusion]).await)
                 }
             };
             done.push((index, outcome));
@@ -330,7 +331,7 @@ impl Account {
         let (mut done, mut cancelled) = (Vec::new(), Vec::new());
         for ((job, key), fence) in sending.into_iter().zip(fences) {
             match fence {
-                Fence::Passed => running.push(self.send(token, &link, job, key)),
+                Fence::Passed => running.push(self.send(&link, job, key)),
                 Fence::Cancelled => cancelled.push(job),
                 // Somebody took it over meanwhile, and what becomes of it is theirs to say; or Redis did not come
                 // back in time.
@@ -340,10 +341,32 @@ impl Account {
             }
         }
         done.extend(self.release_cancelled(token, cancelled, now).await);
-        while let Some(outcome) = running.next().await {
-            done.push(outcome);
+        // Answers that come while others are being concluded are concluded together: Redis and the log are asked once for
+        // all of them. The first waits for nothing.
+        let (mut answered, mut concluding) = (Vec::new(), FuturesUnordered::new());
+        loop {
+            if concluding.is_empty() && !answered.is_empty() {
+                concluding.push(self.conclude_answered(token, std::mem::take(&mut answered)));
+            }
+            tokio::select! {
+                biased;
+                Some(one) = running.next() => {
+                    answered.push(one);
+                    while let Some(Some(another)) = running.next().now_or_never() {
+                        answered.push(another);
+                    }
+                }
+                Some(concluded) = concluding.next() => done.extend(concluded),
+                else => return done,
+            }
         }
-        done
+    }
+
+    /// Concludes items together.
+    async fn conclude_answered(&self, token: &str, answered: Vec<(usize, Conclusion)>) -> Done {
+        let (indexes, conclusions): (Vec<_>, Vec<_>) = answered.into_iter().unzip();
+        let outcome = self.outcome(self.conclude_written(token, conclusions).await);
+        indexes.into_iter().map(|index| (index, outcome.clone())).collect()
     }
 
     /// The fence before the first byte (INV-5): the claims still stand, in the Redis in which they were made. If that

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
-use sotto_bus::Outcome;
 use sotto_core::{
     WorkItem,
     control::SenderMark,
@@ -57,14 +56,13 @@ impl UnusableError {
 }
 
 impl Account {
-    /// Sends one item whose intent is recorded, waits for the answers, and concludes it.
+    /// Sends one item whose intent is recorded, and waits for the answers. What follows is still to be concluded.
     pub(super) async fn send(
         self: &Arc<Self>,
-        token: &str,
         link: &Link<About>,
         job: Job,
         key: Arc<AeadKey>,
-    ) -> (usize, Outcome) {
+    ) -> (usize, Conclusion) {
         let Job { index, delivery, place } = job;
         let item = &delivery.item;
         let (ends, settled) = match self.open(item, &key) {
@@ -97,8 +95,7 @@ impl Account {
             }
         };
         let ends = self.ended(item, &ends, self.now());
-        let conclusion = Conclusion::of(delivery, ends, settled);
-        (index, self.outcome(self.conclude_written(token, conclusion).await))
+        (index, Conclusion::of(delivery, ends, settled))
     }
 
     /// Opens an item and writes its messages. Everything in clear is wiped when it is dropped.
@@ -276,6 +273,6 @@ impl Account {
             events.push(Event { message: part.message, at: self.now(), kind });
         }
         let token = Claim::late(&self.settings.id);
-        self.conclude_written(&token, Conclusion { ends, events, back: None }).await
+        self.conclude_written(&token, vec![Conclusion { ends, events, back: None }]).await
     }
 }

@@ -4,6 +4,8 @@
 //! *ready* when its marker holds the run id of the server: a flush, a restart or a fail-over makes it unready, and every
 //! script that decides something looks first.
 
+mod begin;
+mod credit;
 mod index;
 mod missed;
 mod record;
@@ -17,6 +19,8 @@ use sotto_core::{Clock, ErrorClass, Facts, MessageId, ShardId, Shards, TenantId,
 use sotto_runtime::redis::{self as client, FromRedisValue, Pipeline, Redis, RedisResult, Value};
 use tokio::time::Instant;
 
+use begin::{Beginning, Waiting};
+use credit::Credits;
 use missed::{Missed, Queue};
 
 pub use record::Version;
@@ -74,6 +78,10 @@ struct Inner {
     breaker: Breaker,
     /// Journals that could not be begun.
     missed: Queue,
+    /// Journals that are being begun.
+    beginning: Beginning,
+    /// Passes asked for ahead.
+    credits: Credits,
 }
 
 impl fmt::Debug for Store {
@@ -117,6 +125,8 @@ impl Store {
             scripts: Scripts::new(),
             breaker: Breaker::new(REST),
             missed: Queue::default(),
+            beginning: Beginning::default(),
+            credits: Credits::new(pace),
         }))
     }
 
@@ -316,12 +326,14 @@ impl Claims for Store {
 impl Records for Store {
     fn begin<'a>(&'a self, facts: &'a Facts, remembered_until: Option<Timestamp>) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let mut pipe = client::pipe();
-            self.beginning(&mut pipe, facts, remembered_until);
-            let mut connection = self.0.redis.connection();
-            if self.ask(pipe.query_async::<()>(&mut connection)).await.is_err() {
-                let missed = Missed { facts: facts.clone(), remembered_until };
-                self.0.missed.keep(self.shard_of(&facts.message), missed);
+            let missed = Missed { facts: facts.clone(), remembered_until };
+            let Some(lead) = self.0.beginning.enter(missed).await else { return };
+            let mut own = false;
+            while !own {
+                let together = lead.take();
+                own = together.is_empty()
+                    || together.iter().any(|waiting| waiting.missed.facts.message == facts.message);
+                self.begin_all(together).await;
             }
         })
     }
@@ -364,18 +376,62 @@ impl Marks for Store {
 impl Gate for Store {
     fn pass<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, Result<(), Duration>> {
         Box::pin(async move {
-            let mut call = self.0.scripts.pace.prepare_invoke();
-            call.key(key::pace(tenant)).arg(self.0.pace.interval_us()).arg(self.0.pace.tolerance_us());
-            let mut connection = self.0.redis.connection();
-            match self.ask::<u64>(call.invoke_async(&mut connection)).await {
-                Ok(0) => Ok(()),
-                Ok(wait_us) => Err(Duration::from_micros(wait_us)),
-                Err(StoreError::Rebuilding | StoreError::Down | StoreError::Refused) => {
-                    let mut alone = self.0.alone.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    alone.take(tenant, self.0.started.elapsed())
-                }
+            let Some(credit) = self.0.credits.of(tenant) else { return self.pass_of(tenant, 1).await };
+            let mut credit = credit.lock().await;
+            let now = Instant::now();
+            if credit.take(now) {
+                return Ok(());
             }
+            let wanted = credit.wanted(now, self.0.credits.most());
+            let mut passed = self.pass_of(tenant, wanted).await;
+            let mut granted = wanted;
+            if passed.is_err() && wanted > 1 {
+                // There may be room for one.
+                (granted, passed) = (1, self.pass_of(tenant, 1).await);
+            }
+            if passed.is_ok() {
+                credit.granted(granted, Instant::now());
+            }
+            passed
         })
+    }
+}
+
+impl Store {
+    /// Begins journals; what Redis does not take is kept for later.
+    async fn begin_all(&self, together: Vec<Waiting>) {
+        let mut pipe = client::pipe();
+        for Waiting { missed: Missed { facts, remembered_until }, .. } in &together {
+            self.beginning(&mut pipe, facts, *remembered_until);
+        }
+        let mut connection = self.0.redis.connection();
+        let begun = self.ask(pipe.query_async::<()>(&mut connection)).await.is_ok();
+        for waiting in together {
+            if !begun {
+                let missed = &waiting.missed;
+                self.0.missed.keep(self.shard_of(&missed.facts.message), missed.clone());
+            }
+            waiting.done();
+        }
+    }
+
+    /// Asks the cell's pace of a tenant for so many passes at once; without Redis this process's own, for one.
+    async fn pass_of(&self, tenant: &TenantId, passes: u32) -> Result<(), Duration> {
+        let interval = self.0.pace.interval_us().saturating_mul(u64::from(passes));
+        let mut call = self.0.scripts.pace.prepare_invoke();
+        call.key(key::pace(tenant)).arg(interval).arg(self.0.pace.tolerance_us());
+        let mut connection = self.0.redis.connection();
+        match self.ask::<u64>(call.invoke_async(&mut connection)).await {
+            Ok(0) => Ok(()),
+            Ok(wait_us) => Err(Duration::from_micros(wait_us)),
+            Err(StoreError::Rebuilding | StoreError::Down | StoreError::Refused) if passes > 1 => {
+                Err(Duration::ZERO)
+            }
+            Err(StoreError::Rebuilding | StoreError::Down | StoreError::Refused) => {
+                let mut alone = self.0.alone.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                alone.take(tenant, self.0.started.elapsed())
+            }
+        }
     }
 }
 

@@ -3,10 +3,14 @@
 //! The log is read in its one order, and each batch is told from the journals that the projection has folded it into:
 //! they know whose a message is and what its events changed. So a watcher never runs ahead of what `GetMessage` tells.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use sotto_bus::{Bus, ReadError, Reading, StoredBatch, StreamReader, Subject};
-use sotto_core::{Classified, Clock, ErrorClass, MessageId, ShardId, TenantId};
+use sotto_core::{Classified, Clock, ErrorClass, MessageId, ShardId, TenantId, Timestamp};
 use sotto_proto::{Batch as _, LogEvent, pipeline::v1::EventBatch};
 use tokio::time::{Instant, sleep};
 
@@ -16,11 +20,18 @@ use crate::{
     ports::StoreError,
 };
 
-/// How often the end of the log is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+/// How soon the end of the log is looked at again after something was there; it doubles each time that nothing was, up to
+/// [`LOOK_LEAST`].
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How often the end of the log is looked at when nothing happens.
+const LOOK_LEAST: Duration = Duration::from_millis(500);
+
+/// Batches of the log that are told together: Redis is asked once for each shard of them.
+const TOGETHER: usize = 128;
 
 /// How often it is looked whether the projection has come so far.
-const BEHIND_LOOK: Duration = Duration::from_millis(50);
+const BEHIND_LOOK: Duration = Duration::from_millis(10);
 
 /// How long the projection, or an acceptance that an event has overtaken, is waited for.
 const BEHIND: Duration = Duration::from_secs(30);
@@ -87,6 +98,10 @@ pub struct Watch {
     only: Option<MessageId>,
     last: u64,
     reading: Option<(Reading<EventBatch>, u64)>,
+    /// What was read and is still to be told.
+    told: VecDeque<Told>,
+    /// How soon the end of the log is looked at again.
+    look: Duration,
 }
 
 impl Source {
@@ -106,7 +121,16 @@ impl Source {
         if last > end {
             return Err(WatchError::Ahead);
         }
-        Ok(Watch { source: self.clone(), reader, tenant, only, last, reading: None })
+        Ok(Watch {
+            source: self.clone(),
+            reader,
+            tenant,
+            only,
+            last,
+            reading: None,
+            told: VecDeque::new(),
+            look: LOOK,
+        })
     }
 }
 
@@ -122,69 +146,99 @@ impl Watch {
     /// [`WatchError`]; calling it again goes on at the same place.
     pub async fn next(&mut self) -> Result<Told, WatchError> {
         loop {
+            if let Some(told) = self.told.pop_front() {
+                self.last = told.cursor.0;
+                return Ok(told);
+            }
             // Taken out while it is waited for: whoever gives up waiting begins again after the last batch that was told.
             let (mut reading, to) = match self.reading.take() {
                 Some(reading) => reading,
                 None => {
                     let end = self.reader.state().await.map_err(WatchError::Log)?.last;
                     if end <= self.last {
-                        sleep(LOOK).await;
+                        sleep(self.look).await;
+                        self.look = (self.look * 2).min(LOOK_LEAST);
                         continue;
                     }
                     (self.reader.read(self.last + 1, end), end)
                 }
             };
-            match reading.next().await {
-                Ok(Some(stored)) => {
-                    let sequence = stored.sequence;
-                    let journals = self.read(stored).await?;
-                    self.last = sequence;
-                    self.reading = Some((reading, to));
-                    return Ok(Told { cursor: self.cursor(), journals });
+            self.look = LOOK;
+            let mut batches = Vec::new();
+            let mut next = reading.next().await;
+            let ended = loop {
+                match next {
+                    Ok(Some(stored)) => batches.push(Read::of(stored, self.only)),
+                    Ok(None) => break true,
+                    // What nobody can read says nothing to anybody; `sotto ledger check` tells of it.
+                    Err(ReadError::Malformed { sequence, .. }) => batches.push(Read::nothing(sequence)),
+                    Err(error) => return Err(WatchError::Log(error)),
                 }
-                Ok(None) => self.last = self.last.max(to),
-                // What nobody can read says nothing to anybody; `sotto ledger check` tells of it.
-                Err(ReadError::Malformed { sequence, .. }) => self.last = sequence,
-                Err(error) => return Err(WatchError::Log(error)),
+                if reading.in_hand() == 0 || batches.len() >= TOGETHER {
+                    break false;
+                }
+                next = reading.next().await;
+            };
+            self.told = self.tell(batches).await?.into();
+            if ended {
+                let last = self.told.back().map_or(self.last, |told| told.cursor.0);
+                if last < to {
+                    self.told.push_back(Told { cursor: Cursor(to), journals: Vec::new() });
+                }
+            } else {
+                self.reading = Some((reading, to));
             }
         }
     }
 
-    async fn read(&self, stored: StoredBatch<EventBatch>) -> Result<Vec<Journal>, WatchError> {
-        let StoredBatch { sequence, subject, batch } = stored;
-        let Some(Subject::Event(shard)) = subject else { return Ok(Vec::new()) };
-        let mut ids: Vec<MessageId> = Vec::new();
-        let mut youngest = None;
-        for event in batch.into_items().into_iter().filter_map(Result::ok) {
-            let event = match event {
-                LogEvent::Delivery(event) => event,
-                LogEvent::ParkedReceipt { .. } | LogEvent::OptOut { .. } => continue,
-            };
-            youngest = youngest.max(Some(event.at));
-            if !ids.contains(&event.message) && self.only.is_none_or(|only| only == event.message) {
-                ids.push(event.message);
-            }
-        }
-        let Some(youngest) = youngest else { return Ok(Vec::new()) };
-        let age = self.source.clock.now().since(youngest);
-        if age > self.source.keep {
+    /// Tells batches, once they are folded.
+    async fn tell(&self, batches: Vec<Read>) -> Result<Vec<Told>, WatchError> {
+        let age = |youngest: Timestamp| self.source.clock.now().since(youngest);
+        if batches.iter().filter_map(|batch| batch.youngest).any(|youngest| age(youngest) > self.source.keep)
+        {
             return Err(WatchError::TooOld);
         }
-        if ids.is_empty() {
-            return Ok(Vec::new());
+        let mut shards: BTreeMap<ShardId, (u64, BTreeSet<MessageId>, bool)> = BTreeMap::new();
+        for batch in batches.iter().filter(|batch| !batch.ids.is_empty()) {
+            let Some(shard) = batch.shard else { continue };
+            let (sequence, ids, young) = shards.entry(shard).or_default();
+            *sequence = batch.sequence;
+            ids.extend(&batch.ids);
+            *young |= batch.youngest.is_some_and(|youngest| age(youngest) < 2 * BEHIND);
         }
+        let mut known: HashMap<MessageId, Journal> = HashMap::new();
+        for (shard, (sequence, ids, young)) in shards {
+            let ids: Vec<_> = ids.into_iter().collect();
+            known.extend(self.load(shard, sequence, &ids, young).await?);
+        }
+        let journals = |batch: &Read| batch.ids.iter().filter_map(|id| known.get(id)).cloned().collect();
+        Ok(batches
+            .iter()
+            .map(|batch| Told { cursor: Cursor(batch.sequence), journals: journals(batch) })
+            .collect())
+    }
+
+    /// The journals of ours among these, once the projection has folded the batch. `young`: an acceptance may still be on
+    /// its way.
+    async fn load(
+        &self,
+        shard: ShardId,
+        sequence: u64,
+        ids: &[MessageId],
+        young: bool,
+    ) -> Result<Vec<(MessageId, Journal)>, WatchError> {
         let since = Instant::now();
         self.folded(shard, sequence, since).await?;
         loop {
-            let journals = self.source.store.load(shard, &ids).await.map_err(WatchError::Store)?;
+            let journals = self.source.store.load(shard, ids).await.map_err(WatchError::Store)?;
             let journals = || journals.iter().flatten().map(|(_, journal)| journal);
             // An event may overtake its acceptance, which tells whose it is. What waits for one for long is nobody's.
-            let overtaken = journals().any(|journal| journal.delivery().is_none()) && age < 2 * BEHIND;
+            let overtaken = young && journals().any(|journal| journal.delivery().is_none());
             if !overtaken {
                 let ours = |journal: &&Journal| {
                     journal.delivery().is_some_and(|delivery| delivery.facts().tenant == self.tenant)
                 };
-                return Ok(journals().filter(ours).cloned().collect());
+                return Ok(journals().filter(ours).map(|journal| (journal.id(), journal.clone())).collect());
             }
             if since.elapsed() > BEHIND {
                 return Err(WatchError::Behind);
@@ -202,5 +256,40 @@ impl Watch {
             sleep(BEHIND_LOOK).await;
         }
         Ok(())
+    }
+}
+
+/// What a batch of the log is about.
+#[derive(Debug)]
+struct Read {
+    sequence: u64,
+    shard: Option<ShardId>,
+    /// Its messages, in the order of their first event.
+    ids: Vec<MessageId>,
+    /// The time of its latest event.
+    youngest: Option<Timestamp>,
+}
+
+impl Read {
+    const fn nothing(sequence: u64) -> Self {
+        Self { sequence, shard: None, ids: Vec::new(), youngest: None }
+    }
+
+    fn of(stored: StoredBatch<EventBatch>, only: Option<MessageId>) -> Self {
+        let StoredBatch { sequence, subject, batch } = stored;
+        let Some(Subject::Event(shard)) = subject else { return Self::nothing(sequence) };
+        let mut read = Self { shard: Some(shard), ..Self::nothing(sequence) };
+        let mut seen = BTreeSet::new();
+        for event in batch.into_items().into_iter().filter_map(Result::ok) {
+            let event = match event {
+                LogEvent::Delivery(event) => event,
+                LogEvent::ParkedReceipt { .. } | LogEvent::OptOut { .. } => continue,
+            };
+            read.youngest = read.youngest.max(Some(event.at));
+            if only.is_none_or(|only| only == event.message) && seen.insert(event.message) {
+                read.ids.push(event.message);
+            }
+        }
+        read
     }
 }

@@ -178,7 +178,7 @@ if mark and mark ~= ARGV[2] then return 0 end
 return 1
 ";
 
-/// arrival; interval and tolerance in microseconds. 0 passes, else microseconds to wait (GCRA).
+/// arrival; interval (times the passes asked for) and tolerance in microseconds. 0 passes, else microseconds to wait (GCRA).
 const PACE: &str = "
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
