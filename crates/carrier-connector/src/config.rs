@@ -70,6 +70,15 @@ impl Validate for CarrierConfig {
             errors.push(ConfigError::new(at.key("nats").key(key).to_string(), problem.to_owned()));
         }
         self.redis.validate(&at.key("redis"), errors);
+        // A claim ends one skew after the last question at the fence. An answer that takes longer could find a Redis that
+        // was lost, restored and used by others meanwhile.
+        errors.require(
+            &at.key("connector"),
+            "skew",
+            self.connector.skew.get() > self.redis.response_timeout.get(),
+            "must be longer than redis.response_timeout",
+            "raise it, or give Redis less time to answer",
+        );
         self.privacy.validate(&at.key("privacy"), errors);
         self.tls.validate(&at.key("tls"), errors);
         self.admin.validate(&at.key("admin"), errors);
@@ -124,7 +133,7 @@ impl ProcessConfig for CarrierConfig {
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt as _};
 
-    use sotto_runtime::config::testing::faults_not_reported;
+    use sotto_runtime::config::testing::{faults_not_reported, load_text};
 
     use super::*;
 
@@ -143,11 +152,32 @@ mod tests {
         let file = folder.path().join("any");
         fs::write(&file, "text").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let required = required(&file);
+        assert_eq!(faults_not_reported::<CarrierConfig>(DEFAULT_TOML, &required), Vec::<String>::new());
+    }
+
+    #[test]
+    fn redis_answers_while_a_claim_still_holds() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(file.path(), "text").unwrap();
+        let load = |skew: &str, redis: &str| {
+            let text = required(file.path()).replace(
+                "[redis]\n",
+                &format!("[connector]\nskew = '{skew}'\n[redis]\nresponse_timeout = '{redis}'\n"),
+            );
+            let loaded = load_text::<CarrierConfig>(DEFAULT_TOML, &text);
+            loaded.err().map(|errors| errors.iter().map(|error| error.path.clone()).collect::<Vec<_>>())
+        };
+        assert_eq!(load("2001 ms", "2 s"), None);
+        assert_eq!(load("2 s", "2 s"), Some(vec!["connector.skew".to_owned()]));
+    }
+
+    fn required(file: &std::path::Path) -> String {
         let file = file.display();
         let tls = format!("ca_file = '{file}'\ncert_file = '{file}'\nkey_file = '{file}'\n");
-        let required = format!(
+        format!(
             "[cell]\nid = 'vn'\n[nats]\n{tls}nkey_seed_file = '{file}'\n[redis]\npassword_file = '{file}'\n[tls]\n{tls}"
-        );
-        assert_eq!(faults_not_reported::<CarrierConfig>(DEFAULT_TOML, &required), Vec::<String>::new());
+        )
     }
 }
