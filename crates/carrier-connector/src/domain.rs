@@ -6,6 +6,8 @@ pub(crate) mod course;
 pub(crate) mod doubt;
 pub(crate) mod inbound;
 pub(crate) mod lease;
+#[cfg(test)]
+mod model;
 pub(crate) mod pace;
 pub(crate) mod question;
 pub(crate) mod receipt;

@@ -112,7 +112,7 @@ impl FromStr for Lane {
 }
 
 /// The derived facts of an accepted message. The INTAKE record that carries them is the accepted event (INV-1).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Facts {
     /// The message.
     pub message: MessageId,

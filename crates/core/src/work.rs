@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{AccountId, MessageClass, TenantId, Timestamp, facts::Facts};
 
 /// The sealed content of a message, as `sotto_crypto` made it. Opaque here.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Envelope(pub Bytes);
 
 impl fmt::Debug for Envelope {
@@ -82,7 +82,7 @@ impl AttemptEnd {
 }
 
 /// One earlier attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Attempt {
     /// Its number, from 1.
     pub number: u16,
@@ -95,7 +95,7 @@ pub struct Attempt {
 }
 
 /// A live message in a work stream. Its sealed content is always in exactly one of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WorkItem {
     /// The facts.
     pub facts: Facts,

@@ -12,7 +12,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use sotto_core::{AccountId, Timestamp, work::AttemptEnd};
 
 /// How a part's attempt ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum PartEnd {
     /// The carrier took it.
     Submitted {
@@ -34,7 +34,7 @@ pub(crate) enum PartEnd {
 }
 
 /// Where a part's attempt stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ClaimState {
     /// Somebody prepares to submit it.
     Claimed,
@@ -47,7 +47,7 @@ pub(crate) enum ClaimState {
 }
 
 /// A claim as it is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Claim {
     /// Whose it is: `<account>.<word>`, the word a random one for each claiming.
     pub(crate) token: String,

@@ -16,7 +16,7 @@ use super::{claim::PartEnd, status::Refusal};
 const REFUSALS_OF_PINNED: usize = 3;
 
 /// What follows from the end of an attempt. The events are stored first, then the message moves.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Settled {
     /// What happened.
     pub(crate) events: Vec<Event>,

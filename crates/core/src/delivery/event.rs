@@ -3,7 +3,7 @@
 use crate::{AccountId, MessageId, Timestamp, facts::Facts, work::AttemptEnd};
 
 /// One thing that happened to a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Event {
     /// The message.
     pub message: MessageId,
@@ -95,7 +95,7 @@ impl RejectCause {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum EventKind {
     /// Routing took the message over from intake.
     Accepted(Box<Facts>),

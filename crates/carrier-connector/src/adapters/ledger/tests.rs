@@ -102,6 +102,39 @@ fn carrier(id: &str) -> CarrierId {
     CarrierId::canonical(id).unwrap()
 }
 
+/// `claim.lua` and [`judge`] say the same of what is free: the model of the connector relies on it.
+#[tokio::test]
+async fn the_script_grants_what_is_judged_free() {
+    let (redis, store) = ready().await;
+    let (ledger, mut connection) = (ledger(&store, "a"), redis.connect(None).connection());
+    let ended = [
+        PartEnd::Submitted { carrier_id: "1".to_owned() },
+        PartEnd::Refused { status: 8 },
+        PartEnd::NoResponse,
+        PartEnd::Unsent { end: AttemptEnd::LinkDown },
+    ];
+    let done = ended.clone().map(ClaimState::Done);
+    let states = [ClaimState::Claimed, ClaimState::Intent].into_iter().chain(ended.map(ClaimState::Ended));
+    let states: Vec<_> = states.chain(done).collect();
+    let of = |name: &str, until: Timestamp| {
+        let of = states.iter().map(move |state| Claim { token: token(name, 1), until, state: state.clone() });
+        of.map(Some).collect::<Vec<_>>()
+    };
+    let (past, ahead) = (NOW.minus(KEEP), NOW.plus(KEEP));
+    let claims: Vec<_> = [vec![None], of("a", past), of("b", past), of("a", ahead)].concat();
+    for (first, second) in claims.iter().flat_map(|first| claims.iter().map(move |second| (first, second))) {
+        let message = MessageId::from_keyed_hash(sotto_crypto::random::random_array().unwrap());
+        for (key, claim) in store.claim_keys(&parts(message, 2)).iter().zip([first, second]) {
+            if let Some(claim) = claim {
+                set(key, &claim.to_string(), &[]).query_async::<()>(&mut connection).await.unwrap();
+            }
+        }
+        let answer = claim(&ledger, &token("a", 2), &[ask(message, 2)]).await.remove(0);
+        let free = judge(&answer.before, &account("a"), answer.now) == Standing::Free;
+        assert_eq!(answer.claimed == Claimed::Won, free, "{first:?} {second:?}");
+    }
+}
+
 #[tokio::test]
 async fn two_accounts_never_both_hold_an_attempt() {
     let (redis, _) = ready().await;
