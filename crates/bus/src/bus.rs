@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, connection::State};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions};
 use sotto_core::{Classified, Clock, ErrorClass};
 use tokio::{sync::watch, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -23,6 +23,7 @@ use crate::{
     NatsConfig, Service, Topology,
     connection::{Connection, ConnectionState},
     topology::{Cell, permissions::inbox_prefix},
+    wire::Wire,
 };
 
 /// The oldest server whose JetStream does what we rely on. Older ones silently drop what they do not know: filters,
@@ -147,7 +148,7 @@ impl Ending {
 }
 
 struct Inner {
-    client: Client,
+    client: Wire,
     connection: Arc<Connection>,
     options: BusOptions,
     /// Pulling, handling, keeping: ended first, because handlers publish.
@@ -183,9 +184,13 @@ impl Bus {
         let connection = Connection::new();
         let client = connect_client(config, &options, &connection).await?;
         check_version(&client.server_info().version)?;
+        Ok(Self::over(Wire::Nats(client), connection, options))
+    }
+
+    pub(crate) fn over(client: Wire, connection: Arc<Connection>, options: BusOptions) -> Self {
         let inbox = client.new_inbox();
         let nonce = inbox.rsplit('.').next().unwrap_or_default().to_owned();
-        Ok(Self(Arc::new(Inner {
+        Self(Arc::new(Inner {
             client,
             connection,
             options,
@@ -194,7 +199,7 @@ impl Bus {
             publishing: Ending::default(),
             nonce,
             published: AtomicU64::new(0),
-        })))
+        }))
     }
 
     /// Which of the service's processes.
@@ -230,11 +235,11 @@ impl Bus {
         let worked = self.0.work.end(at - (deadline / 5).min(LAST_WORDS)).await;
         let told = self.0.telling.end(at).await;
         let published = self.0.publishing.end(at).await;
-        let drained = time::timeout_at(at, self.0.client.drain()).await.is_ok_and(|result| result.is_ok());
+        let drained = time::timeout_at(at, self.0.client.drain()).await.is_ok_and(|drained| drained);
         worked && told && published && drained
     }
 
-    pub(crate) fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Wire {
         &self.0.client
     }
 
@@ -269,10 +274,14 @@ impl Bus {
 
     /// Waits until the broker is connected and new enough: what is sent earlier would only queue up.
     pub(crate) async fn connected(&self) {
+        #[cfg(feature = "simulated")]
+        if self.0.client.is_dead() {
+            return std::future::pending().await;
+        }
         let mut state = self.state();
         loop {
-            if self.0.client.connection_state() == State::Connected {
-                match check_version(&self.0.client.server_info().version) {
+            if self.0.client.is_connected() {
+                match check_version(&self.0.client.version()) {
                     Ok(()) => return,
                     Err(error) => tracing::error!(%error, "broker refused"),
                 }

@@ -24,9 +24,12 @@ mod register;
 mod requests;
 mod schedule;
 mod service;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 mod subject;
 pub mod topology;
 mod trace;
+mod wire;
 mod work;
 
 pub use api::ApiError;

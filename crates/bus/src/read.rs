@@ -7,14 +7,13 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
+use async_nats::{HeaderMap, Message, StatusCode};
 use bytes::Bytes;
-use futures::StreamExt as _;
 use serde_json::{Value, json};
 use sotto_core::{Classified, ErrorClass};
 use tokio::time;
 
-use crate::{Bus, Subject, api::ApiError, topology::stream_name};
+use crate::{Bus, Subject, api::ApiError, topology::stream_name, wire::Subscription};
 
 /// Messages asked for at a time; together with the bytes below one request cannot flood the connection.
 const AT_A_TIME: u64 = 256;
@@ -304,7 +303,7 @@ impl<B: prost::Message + Default> Reading<B> {
         }
     }
 
-    async fn take(&mut self, answers: &mut Subscriber) -> Answer {
+    async fn take(&mut self, answers: &mut Subscription) -> Answer {
         let mut first = true;
         loop {
             let Ok(Some(message)) = time::timeout(PATIENCE, answers.next()).await else {

@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 
 use async_nats::StatusCode;
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _, stream};
+use futures::{Stream, stream};
 use serde_json::json;
 use sotto_core::{Classified, ErrorClass};
 use tokio::time::{self, Instant, MissedTickBehavior};

@@ -1,11 +1,12 @@
 //! Requests of clients: answered once, never kept. The processes of the service that answers share them.
 
-use async_nats::{Client, Subscriber};
 use bytes::Bytes;
-use futures::StreamExt as _;
 use sotto_core::{CellId, TenantId};
 
-use crate::{Bus, subject};
+use crate::{
+    Bus, subject,
+    wire::{Subscription, Wire},
+};
 
 /// The queue group of everybody who answers.
 pub(crate) const QUEUE: &str = "answers";
@@ -13,8 +14,8 @@ pub(crate) const QUEUE: &str = "answers";
 /// What clients ask, one request after the other.
 #[derive(Debug)]
 pub struct Requests {
-    subscriber: Subscriber,
-    client: Client,
+    subscriber: Subscription,
+    client: Wire,
     cell: CellId,
 }
 
@@ -32,7 +33,7 @@ pub struct Request {
 /// Takes one answer. A request that names no inbox gets none.
 #[derive(Debug)]
 pub struct Answer {
-    client: Client,
+    client: Wire,
     inbox: Option<async_nats::Subject>,
 }
 
@@ -85,7 +86,7 @@ impl Answer {
     /// Sends it. Nobody learns whether it arrived: a client that hears nothing asks again.
     pub async fn send(self, payload: Bytes) {
         let Some(inbox) = self.inbox else { return };
-        if let Err(error) = self.client.publish(inbox, payload).await {
+        if let Err(error) = self.client.publish(inbox.to_string(), payload).await {
             tracing::debug!(%error, "an answer could not be sent");
         }
     }

@@ -4,7 +4,7 @@ mod apply;
 mod expand;
 pub(crate) mod permissions;
 mod server_conf;
-mod settings;
+pub(crate) mod settings;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 

@@ -21,6 +21,8 @@ mod domain;
 mod error;
 mod ports;
 mod service;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 #[cfg(test)]
 mod testing;
 

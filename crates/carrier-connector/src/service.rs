@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use sotto_bus::{
     AuditTrail, Bus, BusOptions, ControlRegister, Delivery, Handler, Heard, Leases, Outcome,
-    Service as BusService, StreamReader, Subject, Topology, Worker, WorkerConfig,
+    Service as BusService, StreamReader, Subject, Topology, WorkError, Worker, WorkerConfig,
     topology::{Cell, consumer_name},
 };
 use sotto_core::{AccountId, Lane, carriers::CarriersFile};
@@ -123,8 +123,7 @@ impl Service for Carrier {
             context.tasks.spawn_critical(format!("carrier {id} leases"), keepers.track_future(keeping));
             until_stop(&context, format!("carrier {id} questions"), ask(Arc::clone(account)));
             until_stop(&context, format!("carrier {id} orphans"), keep_orphans(Arc::clone(account)));
-            workers.push(work(&config, &bus, account, &[Lane::Otp]).await?);
-            workers.push(work(&config, &bus, account, &[Lane::Transactional, Lane::Promotional]).await?);
+            workers.extend(work(&config, &bus, account).await?);
         }
         keepers.close();
         working.set(true);
@@ -319,20 +318,33 @@ async fn work(
     config: &CarrierConfig,
     bus: &Bus,
     account: &Arc<Account>,
-    lanes: &[Lane],
-) -> Result<Worker<WorkBatch>, CarrierError> {
-    let consumers: Vec<_> =
-        lanes.iter().map(|lane| consumer_name::carrier(&account.settings.id, *lane)).collect();
-    let settings = WorkerConfig {
-        concurrency: usize::from(config.connector.batches),
-        handler_timeout: account.settings.response_timeout,
-        skew: config.connector.skew.get(),
-        ..WorkerConfig::default()
-    };
-    let handler = Arc::new(AccountWork { account: Arc::clone(account), urgent: lanes.contains(&Lane::Otp) });
-    Worker::start(bus, "WAITING", &consumers, handler, settings)
+) -> Result<[Worker<WorkBatch>; 2], CarrierError> {
+    work_on(bus, account, usize::from(config.connector.batches), config.connector.skew.get())
         .await
         .map_err(|source| CarrierError::Work { account: account.settings.id.clone(), source })
+}
+
+/// Starts to take what waits for one account: the worker of the one-time codes, and that of the other lanes.
+pub(crate) async fn work_on(
+    bus: &Bus,
+    account: &Arc<Account>,
+    batches: usize,
+    skew: Duration,
+) -> Result<[Worker<WorkBatch>; 2], WorkError> {
+    let start = async |urgent: bool| {
+        let lanes = Lane::ALL.iter().filter(|lane| (**lane == Lane::Otp) == urgent);
+        let consumers: Vec<_> =
+            lanes.map(|lane| consumer_name::carrier(&account.settings.id, *lane)).collect();
+        let settings = WorkerConfig {
+            concurrency: batches,
+            handler_timeout: account.settings.response_timeout,
+            skew,
+            ..WorkerConfig::default()
+        };
+        let handler = Arc::new(AccountWork { account: Arc::clone(account), urgent });
+        Worker::start(bus, "WAITING", &consumers, handler, settings).await
+    };
+    Ok([start(true).await?, start(false).await?])
 }
 
 #[cfg(test)]

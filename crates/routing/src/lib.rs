@@ -17,5 +17,7 @@ mod domain;
 mod error;
 mod ports;
 mod service;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 
 pub use service::Routing;

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use sotto_bus::{
-    Act, AuditCategory, AuditTrail, Bus, BusOptions, Service as BusService, Topology, Worker, WorkerConfig,
-    topology::Cell,
+    Act, AuditCategory, AuditTrail, Bus, BusOptions, Service as BusService, Topology, WorkError, Worker,
+    WorkerConfig, topology::Cell,
 };
 use sotto_core::{
-    Lane,
+    Clock, Lane,
     carriers::{CarriersFile, RouteTable},
 };
 use sotto_crypto::{MacKey, hash::sha256};
@@ -59,15 +59,9 @@ impl Service for Routing {
         audit.tell(act(AuditCategory::Lifecycle, "service.started", context.instance.clone()));
         audit.tell(act(AuditCategory::Configuration, "routes.loaded", table.version().to_owned()));
 
-        let router = Arc::new(Router::new(table, Arc::clone(&context.clock), BrokerOutbox::new(&bus)));
-        let consumers = Lane::ALL.map(|lane| format!("routing-{lane}"));
-        let settings = WorkerConfig {
-            concurrency: usize::from(config.work.batches),
-            handler_timeout: HANDLER_TIMEOUT,
-            ..WorkerConfig::default()
-        };
-        let worker: Worker<WorkBatch> =
-            Worker::start(&bus, "INTAKE", &consumers, router, settings).await.map_err(RoutingError::Work)?;
+        let batches = usize::from(config.work.batches);
+        let worker =
+            work(&bus, table, Arc::clone(&context.clock), batches).await.map_err(RoutingError::Work)?;
         working.set(true);
 
         context.stop.requested().await;
@@ -78,6 +72,20 @@ impl Service for Routing {
         tracing::info!(drained, closed, "stopped");
         Ok(())
     }
+}
+
+/// Starts to decide what INTAKE holds.
+pub(crate) async fn work(
+    bus: &Bus,
+    table: RouteTable,
+    clock: Arc<dyn Clock>,
+    batches: usize,
+) -> Result<Worker<WorkBatch>, WorkError> {
+    let router = Arc::new(Router::new(table, clock, BrokerOutbox::new(bus)));
+    let consumers = Lane::ALL.map(|lane| format!("routing-{lane}"));
+    let settings =
+        WorkerConfig { concurrency: batches, handler_timeout: HANDLER_TIMEOUT, ..WorkerConfig::default() };
+    Worker::start(bus, "INTAKE", &consumers, router, settings).await
 }
 
 fn act(category: AuditCategory, action: &'static str, object: String) -> Act {

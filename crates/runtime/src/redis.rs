@@ -1,5 +1,9 @@
 //! Redis over mutual TLS, as one service's own user. Services use the re-exports; only this crate links the client.
 
+mod connection;
+#[cfg(feature = "simulated")]
+pub mod simulated;
+
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
@@ -8,11 +12,14 @@ use std::{
 
 pub use redis::{
     AsyncCommands, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, RedisWrite, Script,
-    ScriptInvocation, ToRedisArgs, Value, aio::ConnectionManager, cmd, pipe,
+    ScriptInvocation, ToRedisArgs, Value, cmd, pipe,
 };
+
+pub use connection::Connection;
 use redis::{
     Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, ServerErrorKind,
-    TlsCertificates, aio::ConnectionManagerConfig,
+    TlsCertificates,
+    aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use sotto_core::ErrorClass;
 
@@ -23,7 +30,14 @@ const DOWN: Duration = Duration::from_secs(1);
 
 /// The cell's Redis. Connections are made when first used, shared, and made again after a loss. Clones share them.
 #[derive(Clone)]
-pub struct Redis(Arc<Inner>);
+pub struct Redis(Way);
+
+#[derive(Clone)]
+enum Way {
+    Server(Arc<Inner>),
+    #[cfg(feature = "simulated")]
+    Simulated(simulated::Session),
+}
 
 struct Inner {
     config: RedisConfig,
@@ -33,7 +47,7 @@ struct Inner {
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redis").field("username", &self.0.config.username).finish_non_exhaustive()
+        f.debug_struct("Redis").finish_non_exhaustive()
     }
 }
 
@@ -44,20 +58,16 @@ impl Redis {
     /// When the address or the certificates cannot be used.
     pub fn new(config: &RedisConfig, tls: &Tls) -> RedisResult<Self> {
         let current = Mutex::new((tls.generation(), manager(config, tls)?));
-        Ok(Self(Arc::new(Inner { config: config.clone(), tls: tls.clone(), current })))
+        Ok(Self(Way::Server(Arc::new(Inner { config: config.clone(), tls: tls.clone(), current }))))
     }
 
     /// The connection to use now. Take it anew for each piece of work: it follows renewed certificates.
-    pub fn connection(&self) -> ConnectionManager {
-        let generation = self.0.tls.generation();
-        let mut current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.0 != generation {
-            match manager(&self.0.config, &self.0.tls) {
-                Ok(renewed) => *current = (generation, renewed),
-                Err(e) => tracing::warn!(error = %e, "renewed certificates cannot be used for Redis"),
-            }
+    pub fn connection(&self) -> Connection {
+        match &self.0 {
+            Way::Server(server) => Connection::server(server.connection()),
+            #[cfg(feature = "simulated")]
+            Way::Simulated(session) => Connection::simulated(session.clone()),
         }
-        current.1.clone()
     }
 
     /// Whether Redis answers and knows this user.
@@ -66,6 +76,20 @@ impl Redis {
     /// When it does not.
     pub async fn ping(&self) -> RedisResult<()> {
         cmd("PING").query_async::<()>(&mut self.connection()).await
+    }
+}
+
+impl Inner {
+    fn connection(&self) -> ConnectionManager {
+        let generation = self.tls.generation();
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.0 != generation {
+            match manager(&self.config, &self.tls) {
+                Ok(renewed) => *current = (generation, renewed),
+                Err(e) => tracing::warn!(error = %e, "renewed certificates cannot be used for Redis"),
+            }
+        }
+        current.1.clone()
     }
 }
 

@@ -13,7 +13,7 @@ const NANOS: u64 = 1_000_000_000;
 pub(crate) const DUPLICATE_WINDOW_S: u64 = 120;
 
 /// The settings of a stream, every one of them: what is not named here must be absent or zero when read back.
-pub(super) fn stream(spec: &StreamSpec) -> Value {
+pub(crate) fn stream(spec: &StreamSpec) -> Value {
     // A full stream refuses; it never drops what was acknowledged. A register drops what is outdated.
     let (retention, discard, each) = match spec.retention {
         Retention::WorkQueue => ("workqueue", "new", spec.max_messages_per_subject),
@@ -43,7 +43,7 @@ pub(super) fn stream(spec: &StreamSpec) -> Value {
 }
 
 /// The settings of a consumer, every one of them.
-pub(super) fn consumer(spec: &ConsumerSpec, replicas: u8) -> Value {
+pub(crate) fn consumer(spec: &ConsumerSpec, replicas: u8) -> Value {
     json!({
         "name": spec.name,
         "durable_name": spec.name,

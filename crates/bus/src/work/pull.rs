@@ -3,13 +3,12 @@
 
 use std::time::Duration;
 
-use async_nats::{Message, StatusCode, SubscribeError, Subscriber};
-use futures::StreamExt as _;
+use async_nats::{Message, StatusCode, SubscribeError};
 use serde_json::json;
 use tokio::time::{self, Instant};
 
 use super::message::{Acker, Incoming, Meta};
-use crate::{Bus, topology::ConsumerSpec};
+use crate::{Bus, topology::ConsumerSpec, wire::Subscription};
 
 /// How long a pull waits at the broker while there is nothing.
 const WAIT: Duration = Duration::from_secs(5);
@@ -25,7 +24,7 @@ pub(super) struct Pull {
     bus: Bus,
     request: String,
     inbox: String,
-    subscriber: Subscriber,
+    subscriber: Subscription,
     asked: u64,
     waiting: Option<Waiting>,
     blocked_until: Option<Instant>,
