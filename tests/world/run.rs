@@ -16,6 +16,8 @@ use crate::{
 const SEEDS: u64 = 50;
 /// A generator that skips most of its steps tests nothing.
 const MOST_SKIPPED: usize = 3;
+/// Of so many delivered messages at most one may be unknown: marking all that is hard as unknown is no answer.
+const DELIVERED_TO_UNKNOWN: usize = 5;
 /// Rounds of 30 s until everything must have ended: more than a validity and the wait for a receipt.
 const ROUNDS: usize = 60;
 
@@ -111,9 +113,9 @@ fn whatever_happens_nothing_is_lost_or_sent_twice() {
     }
     println!("{seeds} seeds, {steps} steps, {skipped} skipped, {ends:?}");
     assert!(skipped * MOST_SKIPPED < steps, "{skipped} of {steps} steps had nothing to do");
-    for end in ["delivered", "unknown"] {
-        assert!(ends.contains_key(end), "no message of any run is {end}: {ends:?}");
-    }
+    let count = |end: &str| ends.get(end).copied().unwrap_or(0);
+    assert!(count("unknown") > 0, "no misfortune of any run led to doubt: {ends:?}");
+    assert!(count("unknown") * DELIVERED_TO_UNKNOWN < count("delivered"), "{ends:?}");
 }
 
 fn run_seed(seed: u64) -> (usize, Report) {

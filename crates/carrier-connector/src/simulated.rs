@@ -48,7 +48,7 @@ const SKEW: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Connector {
     accounts: Vec<Arc<Account>>,
-    workers: Vec<Worker<WorkBatch>>,
+    _workers: Vec<Worker<WorkBatch>>,
     tasks: JoinSet<()>,
     tenure: watch::Sender<Tenure>,
     _heard: watch::Sender<Heard>,
@@ -109,7 +109,7 @@ impl Connector {
             workers.extend(work_on(&bus, account, 4, SKEW).await?);
         }
         let tenure = watch::Sender::new(Tenure::Held { until: Instant::now() + FOR_GOOD });
-        Ok(Self { accounts, workers, tasks, tenure, _heard: heard })
+        Ok(Self { accounts, _workers: workers, tasks, tenure, _heard: heard })
     }
 
     /// Binds an account over a connection that is made, and serves it to its end.
@@ -123,11 +123,6 @@ impl Connector {
     pub fn is_bound(&self, account: &AccountId) -> bool {
         let of = |candidate: &&Arc<Account>| candidate.settings.id == *account;
         self.accounts.iter().find(of).is_some_and(|account| !account.line.links().is_empty())
-    }
-
-    /// How many workers pull.
-    pub fn workers(&self) -> usize {
-        self.workers.len()
     }
 }
 
