@@ -16,6 +16,7 @@ use sotto_smpp::{
 };
 use std::{
     collections::{BTreeMap, VecDeque},
+    fs::File,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -125,6 +126,7 @@ impl Carrier {
         accounts: Vec<(String, Sensitive<String>)>,
         behaviour: Behaviour,
         clock: Arc<dyn Clock>,
+        journal: Option<File>,
     ) -> Self {
         let accounts = accounts.into_iter().map(|(system_id, password)| {
             (system_id.clone(), Arc::new(Account { system_id, password, outbox: Outbox::default() }))
@@ -133,7 +135,7 @@ impl Carrier {
         let first_id = u64::try_from(clock.now().unix_millis()).unwrap_or(0).saturating_mul(1000);
         let stop = CancellationToken::new();
         let state = State {
-            ledger: Ledger::default(),
+            ledger: Ledger::new(journal),
             behaviour,
             links: stop.child_token(),
             epoch: Arc::default(),
@@ -269,7 +271,9 @@ impl Carrier {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let receipt_id = behaviour.receipt_id_form.unwrap_or(behaviour.message_id_form).write(id);
         let id = behaviour.message_id_form.write(id);
-        ledger.take(sm, system_id, &id, micros);
+        if ledger.take(sm, system_id, &id, micros).is_err() {
+            return Fate::Refuse(CommandStatus::ESME_RSYSERR);
+        }
         let answer = if behaviour.drop_after_submits.is_some_and(|limit| of_link >= limit) {
             Answer::Cut
         } else if shares.unanswered.hit(behaviour.never_answer_share) {

@@ -9,7 +9,9 @@ use sotto_smpp::{CommandStatus, Sm};
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     fmt,
+    fs::File,
     hash::{BuildHasher as _, RandomState},
+    io::{self, Write as _},
 };
 
 /// Messages remembered.
@@ -116,13 +118,49 @@ pub(crate) struct Ledger {
     seen: HashSet<u64>,
     seen_order: VecDeque<u64>,
     hasher: RandomState,
+    /// Where parts are written too.
+    journal: Option<File>,
     pub(crate) counters: Counters,
 }
 
 impl Ledger {
+    /// An empty memory that writes each part to `journal` too, if there is one.
+    pub(crate) fn new(journal: Option<File>) -> Self {
+        Self { journal, ..Self::default() }
+    }
+
     /// Remembers a part that was taken.
-    pub(crate) fn take(&mut self, sm: &Sm, system_id: &str, message_id: &str, at_micros: i64) {
+    ///
+    /// # Errors
+    /// The journal does not take it: it is not remembered, and must not be answered as taken.
+    pub(crate) fn take(
+        &mut self,
+        sm: &Sm,
+        system_id: &str,
+        message_id: &str,
+        at_micros: i64,
+    ) -> io::Result<()> {
         let (header, payload) = sm.split_header();
+        let record = Record {
+            system_id: system_id.to_owned(),
+            message_id: message_id.to_owned(),
+            at: Timestamp::from_unix_millis(at_micros.div_euclid(1000)),
+            at_micros,
+            source: String::from_utf8_lossy(sm.source.value.as_bytes()).into_owned(),
+            destination: String::from_utf8_lossy(sm.destination.value.as_bytes()).into_owned(),
+            data_coding: sm.data_coding,
+            esm_class: sm.esm_class,
+            registered_delivery: sm.registered_delivery,
+            validity_period: String::from_utf8_lossy(sm.validity_period.as_bytes()).into_owned(),
+            text: decode(sm.data_coding, &payload),
+            concatenation: concatenation(sm, &header),
+        };
+        if let Some(journal) = &mut self.journal {
+            let mut line = serde_json::to_vec(&record)?;
+            line.push(b'\n');
+            // In one piece: who is killed leaves whole lines.
+            journal.write_all(&line)?;
+        }
         let part = self.hasher.hash_one((sm.destination.value.as_bytes(), &header, &payload));
         if self.seen.insert(part) {
             self.counters.parts = self.counters.parts.saturating_add(1);
@@ -138,20 +176,8 @@ impl Ledger {
         if self.records.len() >= RECORDS {
             self.records.pop_front();
         }
-        self.records.push_back(Record {
-            system_id: system_id.to_owned(),
-            message_id: message_id.to_owned(),
-            at: Timestamp::from_unix_millis(at_micros.div_euclid(1000)),
-            at_micros,
-            source: String::from_utf8_lossy(sm.source.value.as_bytes()).into_owned(),
-            destination: String::from_utf8_lossy(sm.destination.value.as_bytes()).into_owned(),
-            data_coding: sm.data_coding,
-            esm_class: sm.esm_class,
-            registered_delivery: sm.registered_delivery,
-            validity_period: String::from_utf8_lossy(sm.validity_period.as_bytes()).into_owned(),
-            text: decode(sm.data_coding, &payload),
-            concatenation: concatenation(sm, &header),
-        });
+        self.records.push_back(record);
+        Ok(())
     }
 
     /// Counts an answer.
@@ -185,7 +211,7 @@ impl Ledger {
     pub(crate) fn reset(&mut self) {
         let links = self.counters.links;
         let counters = Counters { links, most_links: links, ..Counters::default() };
-        *self = Self { counters, ..Self::default() };
+        *self = Self { counters, journal: self.journal.take(), ..Self::default() };
     }
 }
 
@@ -246,7 +272,7 @@ mod tests {
         let second = sm("84901", b"\x05\x00\x03\x07\x02\x02hi", esm_class::UDHI);
         let other = sm("84902", b"\x05\x00\x03\x07\x02\x01hi", esm_class::UDHI);
         for part in [&first, &second, &other, &first] {
-            ledger.take(part, "a", "1", 0);
+            ledger.take(part, "a", "1", 0).unwrap();
         }
         assert_eq!((ledger.counters.parts, ledger.counters.duplicates), (3, 1));
         let records = ledger.last(2);
@@ -254,6 +280,26 @@ mod tests {
         assert_eq!(records[1].text, "hi");
         assert_eq!(records[1].concatenation, Some(Concatenation { reference: 7, total: 2, index: 1 }));
         assert!(!format!("{records:?}").contains("8490"));
+    }
+
+    #[test]
+    fn what_cannot_be_written_down_is_not_taken() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut ledger = Ledger::new(Some(file.reopen().unwrap()));
+        let part = sm("84901", b"hi", 0);
+        ledger.take(&part, "a", "1", 0).unwrap();
+        ledger.reset();
+        ledger.take(&part, "a", "2", Timestamp::default()).unwrap();
+        let written = std::fs::read_to_string(file.path()).unwrap();
+        let lines: Vec<serde_json::Value> =
+            written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!((&lines[1]["message_id"], &lines[1]["text"]), (&"2".into(), &"hi".into()));
+
+        // A disk that is full.
+        let mut ledger = Ledger::new(Some(File::options().write(true).open("/dev/full").unwrap()));
+        ledger.take(&part, "a", "1", Timestamp::default()).unwrap_err();
+        assert_eq!((ledger.counters.parts, ledger.last(1).len()), (0, 0));
     }
 
     #[test]
@@ -278,7 +324,7 @@ mod tests {
             (whole(b"\x05\x00\x03\x07\x02\x01hi", esm_class::UDHI), place(7)),
         ] {
             let mut ledger = Ledger::default();
-            ledger.take(&sm, "a", "1", 0);
+            ledger.take(&sm, "a", "1", 0).unwrap();
             let record = ledger.last(1).remove(0);
             assert_eq!((record.text.as_str(), record.concatenation), ("hi", expected));
         }

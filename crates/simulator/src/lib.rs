@@ -5,7 +5,7 @@
 //! ([`Handle::behave`]) or over HTTP (see [`admin`]).
 //!
 //! Promises: what it remembers is bounded; its counters tell a part sent twice from two parts; nothing it knows is
-//! written to disk or logged.
+//! logged, or written to disk unless a journal is asked for ([`Options::journal`]).
 
 pub mod admin;
 pub mod behaviour;

@@ -42,6 +42,10 @@ struct Arguments {
     /// A file of what to do at which time; it is played once, from the start
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
+    /// A file that every part is added to, as a line of JSON, before it is answered: it outlives this process, and shows
+    /// texts and numbers
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
     /// Try the admin address of a running simulator, and exit: a container's health check
     #[arg(long)]
     probe: bool,
@@ -126,6 +130,7 @@ fn options(arguments: Arguments) -> Result<Options, Box<dyn Error>> {
         accounts,
         tls: tls.map(|(certificate, key)| TlsFiles { certificate, key }),
         behaviour: Behaviour::default().patched(serde_json::from_str(&arguments.behaviour)?)?,
+        journal: arguments.journal,
         clock: Arc::new(SystemClock),
     })
 }

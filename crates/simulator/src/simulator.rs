@@ -11,7 +11,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::Value;
 use sotto_core::{Classified, Clock, ErrorClass, Sensitive};
 use std::{
-    fmt, io,
+    fmt,
+    fs::File,
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -39,6 +41,8 @@ pub struct Options {
     pub tls: Option<TlsFiles>,
     /// How it behaves at first.
     pub behaviour: Behaviour,
+    /// A file that every part is added to as a line of JSON, before it is answered; it shows texts and numbers.
+    pub journal: Option<PathBuf>,
     /// The time in records and receipts.
     pub clock: Arc<dyn Clock>,
 }
@@ -51,6 +55,7 @@ impl fmt::Debug for Options {
             .field("accounts", &self.accounts.len())
             .field("tls", &self.tls)
             .field("behaviour", &self.behaviour)
+            .field("journal", &self.journal)
             .finish_non_exhaustive()
     }
 }
@@ -72,6 +77,15 @@ pub enum StartError {
     Listen {
         /// Which.
         address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The journal cannot be opened.
+    #[error("cannot open the journal {}", path.display())]
+    Journal {
+        /// Which.
+        path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
@@ -114,13 +128,14 @@ impl Simulator {
     /// # Errors
     /// See [`StartError`]; nothing runs.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let Options { listen, admin, accounts, tls, behaviour, clock } = options;
+        let Options { listen, admin, accounts, tls, behaviour, journal, clock } = options;
         let behaviour =
             behaviour.patched(Value::Object(serde_json::Map::new())).map_err(StartError::Behaviour)?;
         let tls = tls.as_ref().map(acceptor).transpose()?;
         let (smpp_listener, smpp) = bind(listen).await?;
         let (admin_listener, admin) = bind(admin).await?;
-        let carrier = Arc::new(Carrier::new(accounts, behaviour.clone(), clock));
+        let journal = journal.map(append).transpose()?;
+        let carrier = Arc::new(Carrier::new(accounts, behaviour.clone(), clock, journal));
         for account in carrier.accounts.values() {
             carrier.spawn(Arc::clone(&carrier).dispatch(Arc::clone(account)));
         }
@@ -247,6 +262,11 @@ impl Handle {
         state.ledger.reset();
         state.behaviour = self.initial.clone();
     }
+}
+
+fn append(path: PathBuf) -> Result<File, StartError> {
+    let opened = File::options().create(true).append(true).open(&path);
+    opened.map_err(|source| StartError::Journal { path, source })
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

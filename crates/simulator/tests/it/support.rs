@@ -21,6 +21,7 @@ pub(crate) fn options(patch: serde_json::Value) -> Options {
         accounts: vec![("sotto".to_owned(), Sensitive::new("secret".to_owned()))],
         tls: None,
         behaviour: Behaviour::default().patched(patch).unwrap(),
+        journal: None,
         clock: Arc::new(SystemClock),
     }
 }
