@@ -1,6 +1,8 @@
 //! kill -9 of every process of a cell with messages under way, and the loss of all of Redis. The client is honest and
 //! asks again; the carrier counts.
 
+use std::{fs, os::unix::fs::FileExt as _};
+
 use serde_json::json;
 
 use crate::{
@@ -98,6 +100,26 @@ async fn redis_may_burn_while_traffic_runs() {
         cell.ended(ids.first().unwrap()).await == before
     })
     .await;
+    cell.stop().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_cannot_read_what_it_kept_begins_anew() {
+    let mut cell = Cell::start().await;
+    let ids = Load::start(&cell, 0..30).await.finish().await;
+    assert_eq!(settled(&cell, &ids, false).await, 0);
+    cell.stop().await;
+    // A power cut leaves blocks that were never written.
+    let kept = cell.root().join("data/redis/appendonlydir/appendonly.aof.1.incr.aof");
+    let file = fs::File::options().write(true).open(&kept).unwrap();
+    file.write_all_at(&[0; 64], file.metadata().unwrap().len() / 2).unwrap();
+    cell.start_again().await;
+    assert!(cell.root().join("data/redis/unreadable").exists());
+    assert_eq!(settled(&cell, &ids, false).await, 0, "known again from the log");
+    balanced(&cell, ids.len(), 0).await;
+    // Nothing is wrong with what it keeps now.
+    cell.stop().await;
+    cell.start_again().await;
     cell.stop().await;
 }
 

@@ -14,6 +14,7 @@ mod http;
 mod init;
 mod ledger;
 mod output;
+mod redis;
 mod up;
 
 use std::process::ExitCode;

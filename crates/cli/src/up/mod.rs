@@ -5,6 +5,7 @@
 
 mod child;
 mod lock;
+mod memory;
 mod pauses;
 mod recipes;
 
@@ -167,12 +168,7 @@ impl Supervisor<'_> {
         self.running.nats = self.wait("nats-server", |_| nats_url(&ports)).await?;
 
         self.step("redis-server").await;
-        let (recipe, address) = self.recipes.redis()?;
-        self.launch(recipe)?;
-        self.running.addresses.insert("redis".to_owned(), address.clone());
-        let probe = address.clone();
-        self.wait("redis-server", move |_| std::net::TcpStream::connect(&probe).ok().map(|_| probe.clone()))
-            .await?;
+        self.start_redis().await?;
 
         self.step("streams").await;
         self.recipes.provision(&self.running.nats).await?;

@@ -124,6 +124,20 @@ impl Recipes {
         Ok((recipe, format!("127.0.0.1:{port}")))
     }
 
+    /// Puts away what Redis kept. Whether there was anything.
+    pub(super) fn set_redis_aside(&self) -> Result<bool, CliError> {
+        let (kept, aside) =
+            (self.dir.path("data/redis/appendonlydir"), self.dir.path("data/redis/unreadable"));
+        if !kept.exists() {
+            return Ok(false);
+        }
+        if aside.exists() {
+            std::fs::remove_dir_all(&aside).map_err(at(&aside))?;
+        }
+        std::fs::rename(&kept, &aside).map_err(at(&kept))?;
+        Ok(true)
+    }
+
     /// The test carrier; none when a carriers file was given.
     pub(super) fn simulator(&self) -> Option<Recipe> {
         if self.options.carriers.is_some() {

@@ -1,18 +1,13 @@
 //! The cell's processes, if they run.
 
 use sotto_bus::{Service, topology};
-use sotto_runtime::{
-    config::{RedisConfig, SecretFile},
-    redis::Redis,
-};
 use std::time::Duration;
 
 use super::Finding;
 use crate::{
     CliError,
     cell::{CellDir, CellFile, Running, SERVICES},
-    credentials::tls,
-    http,
+    http, redis,
     up::{Holder, connect, holders, https_address, lives},
 };
 
@@ -105,27 +100,10 @@ async fn broker(dir: &CellDir, cell: &CellFile, running: &Running) -> Finding {
 }
 
 async fn redis(dir: &CellDir, running: &Running) -> Finding {
-    let result = async {
-        let address = https_address(running.address("redis").map_err(|error| error.to_string())?);
-        let password = dir.path("secrets/redis-admin");
-        let password =
-            std::fs::read_to_string(&password).map_err(|error| format!("{}: {error}", password.display()))?;
-        let patience = PATIENCE.try_into().map_err(|_| "no such duration".to_owned())?;
-        let config = RedisConfig {
-            url: format!("rediss://{address}"),
-            username: "admin".to_owned(),
-            password_file: SecretFile::in_memory(password.trim()),
-            connect_timeout: patience,
-            response_timeout: patience,
-        };
-        let tls = tls(dir, "operator").map_err(|error| error.to_string())?;
-        let redis = Redis::new(&config, &tls).map_err(|error| error.to_string())?;
-        match tokio::time::timeout(PATIENCE, redis.ping()).await {
-            Ok(answer) => answer.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("did not answer within {PATIENCE:?}")),
-        }
+    let result = match running.address("redis") {
+        Ok(address) => redis::ping(dir, &https_address(address), PATIENCE).await,
+        Err(error) => Err(error.to_string()),
     };
-    let result = result.await;
     let log = log(dir, running, "redis");
     Finding::of("Redis", result, format!("read {log}; losing all of it loses no message"))
 }
