@@ -77,6 +77,9 @@ pub(crate) enum Command {
         /// Parts a second that the simulator's account is given, 1 to 10000
         #[arg(long, default_value = "10000", value_parser = clap::value_parser!(u16).range(1..=10_000), conflicts_with = "carriers")]
         simulator_tps: u16,
+        /// The longest pause, in seconds, before a process that keeps dying is started again
+        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+        longest_pause: Duration,
     },
     /// The owner of the cell
     #[command(subcommand)]

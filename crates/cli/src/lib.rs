@@ -76,8 +76,24 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
             output.line(format!("next: sotto up --cell {}", dir.root().display()))
         }
         Command::Provision { carriers } => commands::provision::provision(&dir, carriers, output).await,
-        Command::Up { carriers, listen, token_listen, nats_listen, programs, simulator_tps } => {
-            let options = UpOptions { carriers, listen, token_listen, nats_listen, programs, simulator_tps };
+        Command::Up {
+            carriers,
+            listen,
+            token_listen,
+            nats_listen,
+            programs,
+            simulator_tps,
+            longest_pause,
+        } => {
+            let options = UpOptions {
+                carriers,
+                listen,
+                token_listen,
+                nats_listen,
+                programs,
+                simulator_tps,
+                longest_pause,
+            };
             up::up(&dir, &options, output).await
         }
         Command::Owner(Owner::Claim) => commands::owner::claim(&dir, output).await,

@@ -61,6 +61,8 @@ pub(crate) struct UpOptions {
     pub(crate) programs: Option<PathBuf>,
     /// Parts a second of the simulator's account.
     pub(crate) simulator_tps: u16,
+    /// The longest pause before what keeps dying is started again.
+    pub(crate) longest_pause: Duration,
 }
 
 /// Runs the cell until it is told to stop. Nobody has to listen: what cannot be told (standard output is closed) stops
@@ -80,6 +82,7 @@ pub(crate) async fn up(dir: &CellDir, options: &UpOptions, output: &Output) -> R
         lock,
         output,
         recipes: recipes::Recipes::new(dir, &cell, options)?,
+        longest_pause: options.longest_pause,
         slots: Vec::new(),
         running: Running {
             supervisor: Some(std::process::id()),
@@ -109,6 +112,7 @@ struct Supervisor<'a> {
     lock: Lock,
     output: &'a Output,
     recipes: recipes::Recipes,
+    longest_pause: Duration,
     /// In the order of their start.
     slots: Vec<Slot>,
     running: Running,
@@ -211,7 +215,7 @@ impl Supervisor<'_> {
         if let Some(id) = process.id() {
             self.running.processes.insert(recipe.name.clone(), id);
         }
-        let pauses = Pauses::new(Instant::now());
+        let pauses = Pauses::new(self.longest_pause, Instant::now());
         self.slots.push(Slot { recipe, state: State::Runs(Box::new(process)), pauses });
         Ok(())
     }
