@@ -10,6 +10,7 @@
 
 pub mod canary;
 pub mod chaos;
+pub mod disk;
 pub mod nats;
 pub mod pki;
 pub mod process;
@@ -18,6 +19,7 @@ pub mod tools;
 pub mod wait;
 
 pub use chaos::ChaosProxy;
+pub use disk::Disk;
 pub use nats::{NatsOptions, NatsServer};
 pub use pki::{CertFiles, Pki};
 pub use process::Process;

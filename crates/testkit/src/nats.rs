@@ -26,6 +26,8 @@ pub struct NatsOptions {
     pub config: String,
     /// A whole configuration file instead of ours. Address, port and store folder are still the test's own.
     pub config_file: Option<PathBuf>,
+    /// Where JetStream keeps its files, instead of a temporary folder.
+    pub store_dir: Option<PathBuf>,
 }
 
 /// The `cluster` sections for `servers` servers that form one cluster on free ports of 127.0.0.1: each is to be added to
@@ -49,6 +51,7 @@ pub fn cluster_sections(servers: usize) -> Vec<String> {
 pub struct NatsServer {
     folder: TempDir,
     config: PathBuf,
+    store: PathBuf,
     port: u16,
     process: Process,
 }
@@ -65,11 +68,12 @@ impl NatsServer {
             must("writing nats.conf", std::fs::write(&path, plain_config(&options.config)));
             path
         });
-        let (process, port) = match launch(folder.path(), &config, None).await {
+        let store = options.store_dir.unwrap_or_else(|| folder.path().join("store"));
+        let (process, port) = match launch(folder.path(), &config, &store, None).await {
             Ok(started) => started,
             Err(why) => panic!("nats-server does not start: {why}"),
         };
-        Self { folder, config, port, process }
+        Self { folder, config, store, port, process }
     }
 
     /// Where clients connect.
@@ -89,7 +93,7 @@ impl NatsServer {
 
     /// JetStream's files.
     pub fn store_dir(&self) -> PathBuf {
-        self.folder.path().join("store")
+        self.store.clone()
     }
 
     /// What it has logged.
@@ -131,7 +135,7 @@ impl NatsServer {
         if self.process.is_running() {
             self.stop().await;
         }
-        match launch(self.folder.path(), &self.config, Some(self.port)).await {
+        match launch(self.folder.path(), &self.config, &self.store, Some(self.port)).await {
             Ok((process, _)) => self.process = process,
             Err(why) => panic!("nats-server does not start again: {why}"),
         }
@@ -147,10 +151,14 @@ fn plain_config(more: &str) -> String {
     )
 }
 
-async fn launch(folder: &Path, config: &Path, port: Option<u16>) -> Result<(Process, u16), String> {
+async fn launch(
+    folder: &Path,
+    config: &Path,
+    store: &Path,
+    port: Option<u16>,
+) -> Result<(Process, u16), String> {
     let binary = tools::nats_server();
     let port = port.map_or_else(|| "-1".to_owned(), |port| port.to_string());
-    let store = folder.join("store");
     let arguments: [&std::ffi::OsStr; 10] = [
         "-c".as_ref(),
         config.as_ref(),

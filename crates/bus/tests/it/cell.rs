@@ -156,9 +156,29 @@ impl TestCell {
         let pki = Pki::new();
         let users = Users::new(&pki);
         let config = server_conf(&pki, &topology, &users, vn(), "vn-1", more);
-        let server =
-            NatsServer::start(NatsOptions { config_file: Some(config), ..NatsOptions::default() }).await;
+        Self::of(pki, topology, users, NatsOptions { config_file: Some(config), ..NatsOptions::default() })
+            .await
+    }
+
+    async fn of(pki: Pki, topology: Topology, users: Users, options: NatsOptions) -> Self {
+        let server = NatsServer::start(options).await;
         Self { server, pki, topology, users, instances: AtomicU64::new(0) }
+    }
+
+    /// With JetStream's files in this folder, and a text of the generated configuration replaced.
+    pub(crate) async fn stored_in(store: PathBuf, (from, to): (&str, &str)) -> Self {
+        let (pki, topology) = (Pki::new(), Topology::embedded().unwrap());
+        let users = Users::new(&pki);
+        let config = server_conf(&pki, &topology, &users, vn(), "vn-1", "");
+        let text = fs::read_to_string(&config).unwrap();
+        assert!(text.contains(from), "{from}");
+        fs::write(&config, text.replace(from, to)).unwrap();
+        let (config_file, store_dir) = (Some(config), Some(store));
+        let options = NatsOptions { config_file, store_dir, ..NatsOptions::default() };
+        let cell = Self::of(pki, topology, users, options).await;
+        let provisioner = cell.bus(Service::Provisioner).await;
+        topology::apply(&provisioner, &cell.topology, &accounts()).await.unwrap();
+        cell
     }
 
     pub(crate) fn config(&self, service: Service) -> NatsConfig {

@@ -12,6 +12,7 @@ mod gate;
 mod lanes;
 mod leases;
 mod permissions;
+mod power;
 mod publish;
 mod quarantine;
 mod read;
