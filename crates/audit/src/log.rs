@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use sotto_runtime::failpoint;
 use sotto_tlog::{
     CHECKPOINT_PATH, Checkpoint, Edge, Hash, ReadError, Resource, TILE_WIDTH, bundle_path, read_bundle,
     tile_path,
@@ -121,6 +122,7 @@ impl Log {
             size: self.edge.size(),
             root: self.edge.root(),
         };
+        failpoint("audit.stored");
         self.published = publish(&*self.disk, &*self.signer, checkpoint)?;
         self.partials = partials;
         for file in &full {

@@ -9,6 +9,7 @@ use sotto_core::{
     delivery::{Event, EventKind, RejectCause},
 };
 use sotto_proto::WorkDelivery;
+use sotto_runtime::failpoint;
 
 use crate::{
     domain::{Decision, decide},
@@ -74,6 +75,7 @@ impl<O: Outbox> Router<O> {
             }
             return outcomes;
         }
+        failpoint("routing.recorded");
         let moved = moves.into_iter().flat_map(|((lane, account), messages)| {
             let bound = self.batch_bound(&account);
             chunks(messages, bound).into_iter().map(move |chunk| (lane, account.clone(), chunk))
@@ -83,6 +85,7 @@ impl<O: Outbox> Router<O> {
             (places, self.outbox.enqueue(&account, lane, messages).await)
         }))
         .await;
+        failpoint("routing.moved");
         for (places, result) in results {
             if let Err(Later(after)) = result {
                 for place in places {

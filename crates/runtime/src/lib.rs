@@ -11,6 +11,7 @@
 //! cuts it short. Telemetry is flushed in every case. No process leaves a core file: its memory holds secrets.
 
 pub mod config;
+mod failpoint;
 pub mod fuse;
 pub mod grpc;
 mod guard;
@@ -22,6 +23,7 @@ pub mod service;
 pub mod telemetry;
 pub mod tls;
 
+pub use failpoint::failpoint;
 pub use health::{Condition, Readiness};
 pub use lifecycle::{Context, Held, Stop, TaskOutput, Tasks};
 pub use service::{Service, main};

@@ -15,6 +15,7 @@ use sotto_core::{
 };
 use sotto_crypto::{AeadKey, MacKey};
 use sotto_proto::{LogEvent, WorkDelivery};
+use sotto_runtime::failpoint;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -284,6 +285,7 @@ impl Account {
             conclusions.iter().flat_map(|conclusion| conclusion.ends.iter().cloned()).collect();
         match self.ledger.record(token, self.lease(), &ends).await {
             Ok(early) => {
+                failpoint("carrier.recorded");
                 join_all(conclusions.iter().map(|conclusion| self.unmark(conclusion))).await;
                 return self.conclude(token, conclusions, early).await;
             }

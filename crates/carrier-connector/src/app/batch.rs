@@ -11,7 +11,7 @@ use sotto_core::{
 };
 use sotto_crypto::AeadKey;
 use sotto_proto::{LogEvent, WorkDelivery};
-use sotto_runtime::telemetry::chain;
+use sotto_runtime::{failpoint, telemetry::chain};
 use sotto_smpp::Link;
 use tokio::time::{Instant, sleep};
 
@@ -320,13 +320,16 @@ impl Account {
             sending.push((job, key));
         }
         let events = sending.iter().map(|(job, _)| self.submitting(&job.delivery.item, now)).collect();
+        failpoint("carrier.claimed");
         if let Err(error) = self.shared.log.events(events).await {
             tracing::warn!(account = %self.settings.id, error = chain(&error), "an intent is not recorded: nothing is sent");
             let parts: Vec<_> = intents.into_iter().map(|intent| intent.parts).collect();
             self.release(token, &parts).await;
             return all(sending.into_iter().map(|(job, _)| job), PASSING);
         }
+        failpoint("carrier.intended");
         let fences = self.intend(token, claimed_at, intents).await;
+        failpoint("carrier.fenced");
         let mut running = FuturesUnordered::new();
         let (mut done, mut cancelled) = (Vec::new(), Vec::new());
         for ((job, key), fence) in sending.into_iter().zip(fences) {
@@ -365,7 +368,10 @@ impl Account {
     /// Concludes items together.
     async fn conclude_answered(&self, token: &str, answered: Vec<(usize, Conclusion)>) -> Done {
         let (indexes, conclusions): (Vec<_>, Vec<_>) = answered.into_iter().unzip();
-        let outcome = self.outcome(self.conclude_written(token, conclusions).await);
+        failpoint("carrier.answered");
+        let concluded = self.conclude_written(token, conclusions).await;
+        failpoint("carrier.concluded");
+        let outcome = self.outcome(concluded);
         indexes.into_iter().map(|index| (index, outcome.clone())).collect()
     }
 

@@ -3,7 +3,7 @@
 use futures::FutureExt as _;
 use sotto_core::carriers::ReceiptMark;
 use sotto_proto::LogEvent;
-use sotto_runtime::telemetry::chain;
+use sotto_runtime::{failpoint, telemetry::chain};
 use sotto_smpp::{CommandStatus, Incoming, Receipt, Responder, Sm, receipt::ReceiptError};
 
 use super::{account::Account, doubts::Clue};
@@ -119,6 +119,7 @@ impl Account {
             tracing::warn!(account = %self.settings.id, error = chain(&error), "receipts are not stored now");
             return;
         }
+        failpoint("carrier.receipt");
         self.not_asked_any_more(&asked, &found).await;
         self.resolve(&asked, in_doubt).await;
         let (mut parked, mut waiting) = (Vec::new(), Vec::new());

@@ -13,7 +13,7 @@ use sotto_crypto::{
     AeadKey,
     envelope::{self, Binding},
 };
-use sotto_runtime::telemetry::chain;
+use sotto_runtime::{failpoint, telemetry::chain};
 use sotto_smpp::{COctets, LateResponses, Link, NotSentReason, PendingResponse, Response, Sm, SubmitError};
 
 use super::{
@@ -168,6 +168,7 @@ impl Account {
             }
         }
         drop(place);
+        failpoint("carrier.written");
         let answers =
             join_all(pending.into_iter().map(async |(submit, response)| (submit, response.await))).await;
         let taken = answers.iter().filter_map(|(_, answer)| self.taken(answer.as_ref().ok()?)).collect();

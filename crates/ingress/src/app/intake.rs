@@ -25,7 +25,7 @@ use sotto_crypto::{
 };
 use sotto_keystore::{KeyRole, Keystore, KeystoreError};
 use sotto_proto::{WorkDelivery, pipeline::v1::SealedContent};
-use sotto_runtime::{Tasks, telemetry::chain};
+use sotto_runtime::{Tasks, failpoint, telemetry::chain};
 use tokio::sync::watch;
 
 use crate::{
@@ -333,7 +333,9 @@ impl Intake {
         let deps = &self.0.deps;
         let facts = facts(tenant, request, id, keyed.as_ref().map(|keyed| keyed.content), times);
         let delivery = self.seal(&facts, request).await?;
+        failpoint("ingress.claimed");
         deps.log.accept(deps.shards.of(&id), delivery).await.map_err(log_refusal)?;
+        failpoint("ingress.stored");
         // Whoever hears "accepted" finds the message; without Redis it is written later.
         deps.records.begin(&facts, keyed.map(|keyed| keyed.until)).await;
         Ok(accepted(id, request, times, false))
