@@ -48,6 +48,20 @@ pub(crate) struct Carriers {
     _simulator: Option<Process>,
     /// The simulator's admin address, if it is one.
     pub(crate) admin: String,
+    /// More arguments of `sotto up`.
+    arguments: Vec<String>,
+}
+
+impl Carriers {
+    /// Those of a file that the test made, with a simulator that it keeps itself.
+    pub(crate) fn of(file: PathBuf, admin: String) -> Self {
+        Self { file, _simulator: None, admin, arguments: Vec::new() }
+    }
+
+    /// The same with more arguments of `sotto up`.
+    pub(crate) fn with(self, arguments: Vec<String>) -> Self {
+        Self { arguments, ..self }
+    }
 }
 
 impl Cell {
@@ -58,15 +72,22 @@ impl Cell {
 
     /// As [`Cell::start`] on carriers that are none of ours: `prepare` returns their file.
     pub(crate) async fn start_on(prepare: impl AsyncFnOnce(&Path) -> PathBuf) -> Self {
-        Self::start_with(async |root| {
-            Some(Carriers { file: prepare(root).await, _simulator: None, admin: String::new() })
-        })
-        .await
+        Self::start_with(async |root| Some(Carriers::of(prepare(root).await, String::new()))).await
     }
 
     /// As [`Cell::start`]; `prepare` sees the cell's folder after `sotto init` and may bring carriers.
     pub(crate) async fn start_with(prepare: impl AsyncFnOnce(&Path) -> Option<Carriers>) -> Self {
-        let folder = TempDir::with_prefix("sotto-e2e-").unwrap();
+        Self::start_in(&std::env::temp_dir(), prepare).await
+    }
+
+    /// The same, with the cell's folder in `parent`.
+    pub(crate) async fn start_in(
+        parent: &Path,
+        prepare: impl AsyncFnOnce(&Path) -> Option<Carriers>,
+    ) -> Self {
+        let mut folder = TempDir::with_prefix_in("sotto-e2e-", parent).unwrap();
+        // For somebody who must look at what a failed run left.
+        folder.disable_cleanup(std::env::var_os("SOTTO_KEEP").is_some());
         let root = folder.path().join("cell");
         let init = sotto(&root, ["init", "--id", "vn"]).await;
         assert!(init.status.success(), "{}", text(&init.stderr));
@@ -80,9 +101,9 @@ impl Cell {
     }
 
     async fn wait_until_up(&mut self) {
-        eventually(BOUND, "the cell", || {
+        eventually_ok(BOUND, "the cell", || {
             assert!(self.up.is_running(), "sotto up ended:\n{}", self.up.log());
-            let up = self.root().join("run/cell.json").exists();
+            let up = if self.root().join("run/cell.json").exists() { Ok(()) } else { Err(self.up.log()) };
             async move { up }
         })
         .await;
@@ -95,8 +116,30 @@ impl Cell {
         assert!(!self.up.log().contains("did not end in time"), "{}", self.up.log());
     }
 
+    /// The process ids of everything that `sotto up` runs.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let told = self.told().unwrap();
+        let ids = told["processes"].as_object().unwrap().values();
+        ids.map(|id| u32::try_from(id.as_u64().unwrap()).unwrap()).collect()
+    }
+
+    /// Ends `sotto up` and these processes of it as they stand.
+    pub(crate) async fn kill_all(&mut self, ids: &[u32]) {
+        self.up.kill().await;
+        for id in ids {
+            sotto_testkit::process::signal(*id, "KILL");
+        }
+        eventually(BOUND, "every process to be gone", || {
+            let gone = ids.iter().all(|id| !Path::new(&format!("/proc/{id}")).exists());
+            async move { gone }
+        })
+        .await;
+    }
+
     /// Starts a stopped cell again on what it left on disk.
     pub(crate) async fn start_again(&mut self) {
+        // Left by a cell that was not stopped: it would be taken for that of the new one.
+        let _gone = fs::remove_file(self.root().join("run/cell.json"));
         self.up = launch(self.folder.path(), &self.root(), self.carriers.as_ref());
         self.wait_until_up().await;
     }
@@ -151,6 +194,16 @@ impl Cell {
     pub(crate) fn pid(&self, process: &str) -> u32 {
         let told = self.told().unwrap();
         u32::try_from(told["processes"][process].as_u64().unwrap()).unwrap()
+    }
+
+    /// The process id of a process that runs now: one that has just died is waited for.
+    pub(crate) async fn running(&self, process: &str) -> u32 {
+        let lives = |id: u64| Path::new(&format!("/proc/{id}")).exists();
+        eventually_ok(BOUND, &format!("{process} to run"), async || {
+            let id = self.told().and_then(|told| told["processes"][process].as_u64());
+            id.filter(|id| lives(*id)).and_then(|id| u32::try_from(id).ok()).ok_or("it does not")
+        })
+        .await
     }
 
     /// Ends a process at once (SIGKILL) and waits until the supervisor has started it again and it is ready.
@@ -223,8 +276,12 @@ impl Cell {
         .await
     }
 
-    /// Runs a command of Redis as its administrator.
+    /// Runs a command of Redis as its administrator; it must succeed.
     pub(crate) async fn redis(&self, command: &[&str]) -> String {
+        self.try_redis(command).await.unwrap()
+    }
+
+    pub(crate) async fn try_redis(&self, command: &[&str]) -> Result<String, String> {
         let port = self.address("redis").rsplit(':').next().unwrap().to_owned();
         let password = fs::read_to_string(self.root().join("secrets/redis-admin")).unwrap();
         let output = Command::new("redis-cli")
@@ -237,8 +294,11 @@ impl Cell {
             .output()
             .await
             .unwrap();
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        text(&output.stdout).trim().to_owned()
+        if output.status.success() {
+            Ok(text(&output.stdout).trim().to_owned())
+        } else {
+            Err(text(&output.stderr))
+        }
     }
 
     /// The simulator's admin address.
@@ -316,6 +376,7 @@ fn launch(folder: &Path, root: &Path, carriers: Option<&Carriers>) -> Process {
     ];
     if let Some(carriers) = carriers {
         arguments.extend(["--carriers".into(), carriers.file.as_os_str().to_owned()]);
+        arguments.extend(carriers.arguments.iter().map(Into::into));
     }
     let path = format!(
         "{}:{}",
@@ -342,8 +403,17 @@ pub(crate) async fn slow_carrier(root: &Path, tps: u32) -> Carriers {
 
 /// The same with more keys of the account and a behaviour of the simulator.
 pub(crate) async fn carrier_with(root: &Path, tps: u32, keys: &str, behaviour: &Value) -> Carriers {
+    let arguments = simulator_arguments(root, behaviour);
+    let (simulator, port, admin) = simulator(&root.join("own-simulator.log"), arguments).await;
+    let keys = format!("window = 10\ntps = {tps}\nresponse_timeout = \"10 s\"\n{keys}");
+    let file = carriers_file(root, port, &keys);
+    Carriers { _simulator: Some(simulator), ..Carriers::of(file, admin) }
+}
+
+/// Who may bind at a simulator, with which certificate, and how it behaves.
+pub(crate) fn simulator_arguments(root: &Path, behaviour: &Value) -> Vec<String> {
     let path = |name: &str| root.join(name).display().to_string();
-    let arguments = [
+    vec![
         "--account".to_owned(),
         format!("sotto:{}", path("secrets/simulator")),
         "--tls-cert".to_owned(),
@@ -352,19 +422,29 @@ pub(crate) async fn carrier_with(root: &Path, tps: u32, keys: &str, behaviour: &
         path("tls/simulator.key"),
         "--behaviour".to_owned(),
         behaviour.to_string(),
-    ];
-    let (simulator, port, admin) = simulator(&root.join("own-simulator.log"), arguments).await;
+    ]
+}
+
+/// Writes a carriers file with one account, `slow`, at a port of this machine.
+pub(crate) fn carriers_file(root: &Path, port: u16, keys: &str) -> PathBuf {
+    let path = |name: &str| root.join(name).display().to_string();
     let text = format!(
         "[[account]]\nid = \"slow\"\nhost = \"localhost\"\nport = {port}\nsystem_id = \"sotto\"\n\
          password_file = \"{}\"\ntls_ca_file = \"{}\"\ntls_server_name = \"simulator.sotto.internal\"\n\
-         window = 10\ntps = {tps}\nresponse_timeout = \"10 s\"\nsimulator = true\n{keys}\n\
+         simulator = true\n{keys}\n\
          [[route]]\nprefix = \"84\"\naccounts = [{{ id = \"slow\", weight = 1 }}]\n",
         path("secrets/simulator"),
         path("tls/ca.pem"),
     );
     let file = root.join("own-carriers.toml");
-    fs::write(&file, text).unwrap();
-    Carriers { file, _simulator: Some(simulator), admin }
+    write_durably(&file, &text);
+    file
+}
+
+/// Writes a file that outlives the power.
+pub(crate) fn write_durably(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::File::open(path).and_then(|file| file.sync_all()).unwrap();
 }
 
 /// A simulator on free ports of this machine: the process, its port for SMPP and its admin address.

@@ -29,5 +29,6 @@ mod replicas;
 mod schedule;
 mod simulator;
 mod tokens;
+mod torture;
 mod validity;
 mod watch;

@@ -21,6 +21,7 @@ use crate::wait::must;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Pass,
+    Slow(Duration),
     Cut,
     Stall,
 }
@@ -73,6 +74,11 @@ impl ChaosProxy {
     /// Passes bytes again; new connections reach the backend.
     pub fn pass(&self) {
         self.orders.send_modify(|order| order.mode = Mode::Pass);
+    }
+
+    /// Passes bytes, each piece later by `delay`, as a path that is far too long does.
+    pub fn slow(&self, delay: Duration) {
+        self.orders.send_modify(|order| order.mode = Mode::Slow(delay));
     }
 
     /// Drops all connections and every new one.
@@ -148,9 +154,14 @@ async fn connection(client: TcpStream, backend: SocketAddr, mut orders: watch::R
     }
 }
 
-/// Waits while stalled; `None` when the proxy is gone.
+/// Waits while stalled, and as long as a slow path takes; `None` when the proxy is gone.
 async fn passing(orders: &mut watch::Receiver<Order>) -> Option<()> {
-    orders.wait_for(|order| order.mode == Mode::Pass).await.ok().map(|_| ())
+    let passes = |order: &Order| matches!(order.mode, Mode::Pass | Mode::Slow(_));
+    let mode = orders.wait_for(passes).await.ok()?.mode;
+    if let Mode::Slow(delay) = mode {
+        tokio::time::sleep(delay).await;
+    }
+    Some(())
 }
 
 async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut orders: watch::Receiver<Order>) {

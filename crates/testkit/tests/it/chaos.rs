@@ -30,7 +30,7 @@ async fn ask(stream: &mut TcpStream) -> std::io::Result<u8> {
 }
 
 #[tokio::test]
-async fn passes_cuts_stalls_and_retargets() {
+async fn passes_stalls_delays_cuts_and_retargets() {
     let mut tasks = JoinSet::new();
     let first = server(b'1', &mut tasks).await;
     let second = server(b'2', &mut tasks).await;
@@ -45,6 +45,12 @@ async fn passes_cuts_stalls_and_retargets() {
     assert!(tokio::time::timeout(Duration::from_millis(200), &mut answer).await.is_err(), "stalled");
     proxy.pass();
     assert_eq!(tokio::time::timeout(BOUND, answer).await.unwrap().unwrap(), b'1', "passes what was held");
+
+    proxy.slow(Duration::from_millis(200));
+    let mut answer = Box::pin(ask(&mut stream));
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut answer).await.is_err(), "late both ways");
+    assert_eq!(tokio::time::timeout(BOUND, answer).await.unwrap().unwrap(), b'1', "passes late");
+    proxy.pass();
 
     proxy.cut();
     assert!(tokio::time::timeout(BOUND, ask(&mut stream)).await.unwrap().is_err(), "cut");

@@ -1,0 +1,179 @@
+//! Which faults come when: drawn from a seed, and from nothing else.
+
+use std::{collections::BTreeSet, fmt, time::Duration};
+
+/// The processes of a cell, without the carrier.
+const PROCESSES: [&str; 8] =
+    ["privacy", "identity", "audit", "routing", "carrier", "ingress", "nats-server", "redis-server"];
+
+/// Named places in the product at which a process can be made to die (`sotto_runtime::failpoint`).
+pub(crate) const FAILPOINTS: [&str; 13] = [
+    "audit.stored",
+    "carrier.answered",
+    "carrier.claimed",
+    "carrier.concluded",
+    "carrier.fenced",
+    "carrier.intended",
+    "carrier.receipt",
+    "carrier.recorded",
+    "carrier.written",
+    "ingress.claimed",
+    "ingress.stored",
+    "routing.moved",
+    "routing.recorded",
+];
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// A process is killed as it stands.
+    Kill(&'static str),
+    /// A process is told to end, and is started again.
+    Terminate(&'static str),
+    /// A process stands still.
+    Stop(&'static str),
+    /// A process dies at a named place, the next time that it comes there.
+    DieAt(&'static str),
+    /// Redis forgets everything.
+    Flush,
+    /// The carrier dies, and forgets which receipts it owes.
+    KillCarrier,
+    /// The carrier stands still.
+    StopCarrier,
+    /// The carrier drops every link.
+    DropLinks,
+    /// Nothing connects to the carrier.
+    Cut,
+    /// Connections to the carrier stand, and nothing passes.
+    HalfOpen,
+    /// Each piece between cell and carrier is late.
+    Slow,
+}
+
+impl Kind {
+    /// One of each.
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = vec![
+            Self::Terminate("nats-server"),
+            Self::Flush,
+            Self::KillCarrier,
+            Self::StopCarrier,
+            Self::DropLinks,
+            Self::Cut,
+            Self::HalfOpen,
+            Self::Slow,
+        ];
+        all.extend(PROCESSES.map(Self::Kill));
+        all.extend(PROCESSES.map(Self::Stop));
+        all.extend(FAILPOINTS.map(Self::DieAt));
+        all
+    }
+
+    /// How many windows of messages it may leave without a known end: what is on the wire when a link or connector ends or
+    /// is late. A carrier that dies also forgets the receipts that it owes for what it has answered just now.
+    pub(crate) fn explains(self) -> usize {
+        match self {
+            Self::Kill(process) | Self::Terminate(process) | Self::Stop(process) => {
+                usize::from(process == "carrier")
+            }
+            Self::DieAt(place) => usize::from(place.starts_with("carrier.")),
+            Self::Flush => 0,
+            Self::KillCarrier => 2,
+            Self::StopCarrier | Self::DropLinks | Self::Cut | Self::HalfOpen | Self::Slow => 1,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kill(process) => write!(f, "kill {process}"),
+            Self::Terminate(process) => write!(f, "restart {process}"),
+            Self::Stop(process) => write!(f, "stop {process}"),
+            Self::DieAt(place) => write!(f, "die at {place}"),
+            Self::Flush => f.write_str("empty redis"),
+            Self::KillCarrier => f.write_str("kill the carrier"),
+            Self::StopCarrier => f.write_str("stop the carrier"),
+            Self::DropLinks => f.write_str("drop links"),
+            Self::Cut => f.write_str("cut the link"),
+            Self::HalfOpen => f.write_str("half-open link"),
+            Self::Slow => f.write_str("slow link"),
+        }
+    }
+}
+
+/// A fault, and how long it lasts, if it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// Since the one before was over.
+    pub(crate) after: Duration,
+    pub(crate) kind: Kind,
+    pub(crate) hold: Duration,
+}
+
+/// The faults of a run of this length. Kinds are dealt like cards: each comes once before any comes again.
+pub(crate) fn plan(seed: u64, length: Duration) -> Vec<Fault> {
+    let mut draw = Draw(seed);
+    let (mut faults, mut deck) = (Vec::new(), Vec::new());
+    let mut at = Duration::ZERO;
+    loop {
+        if deck.is_empty() {
+            deck = Kind::all();
+        }
+        let place = draw.below(deck.len());
+        let kind = deck.swap_remove(place);
+        let after = draw.millis(500, 3_000);
+        let hold = draw.millis(500, 7_000);
+        let lasts = match kind {
+            Kind::Stop(_) | Kind::StopCarrier | Kind::Cut | Kind::HalfOpen | Kind::Slow => hold,
+            Kind::Kill(_)
+            | Kind::Terminate(_)
+            | Kind::DieAt(_)
+            | Kind::Flush
+            | Kind::KillCarrier
+            | Kind::DropLinks => Duration::ZERO,
+        };
+        at += after + lasts;
+        if at > length {
+            return faults;
+        }
+        faults.push(Fault { after, kind, hold: lasts });
+    }
+}
+
+/// SplitMix64: a sequence that is the same everywhere.
+struct Draw(u64);
+
+impl Draw {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        word ^ (word >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % u64::try_from(bound).unwrap()).unwrap()
+    }
+
+    fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.next() % (to - from))
+    }
+}
+
+#[test]
+fn a_seed_is_a_plan_and_every_kind_comes() {
+    let length = Duration::from_secs(600);
+    let faults = plan(7, length);
+    assert_eq!(faults, plan(7, length));
+    assert_ne!(faults, plan(8, length));
+    let kinds: BTreeSet<_> = faults.iter().map(|fault| fault.kind).collect();
+    assert_eq!(kinds, Kind::all().into_iter().collect());
+    // A shorter run is the beginning of a longer one.
+    let short = plan(7, Duration::from_secs(20));
+    assert!(short.len() > 3);
+    assert_eq!(short, faults.get(..short.len()).unwrap());
+    let lasts: Duration = faults.iter().map(|fault| fault.after + fault.hold).sum();
+    assert!(lasts <= length && lasts > length - Duration::from_secs(20));
+}

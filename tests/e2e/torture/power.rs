@@ -1,0 +1,46 @@
+//! The power of a whole cell fails under load, again and again. What it had said is so when it comes back.
+//!
+//! Needs root and loop devices: `make power-loss`. That such a cut loses what is not synced is shown by
+//! `crates/bus/tests/it/power.rs`.
+
+use std::fs;
+
+use sotto_testkit::Disk;
+use tempfile::TempDir;
+
+use super::{Struck, Torture, now, smsc::WINDOW};
+
+/// How often.
+const CUTS: usize = 3;
+
+/// Messages accepted between two cuts, at least.
+const MESSAGES: usize = 150;
+
+#[tokio::test]
+async fn a_cell_whose_power_fails_keeps_what_it_said() {
+    let disk = Disk::new();
+    let outside = TempDir::with_prefix("sotto-carrier-").unwrap();
+    let mut torture = Torture::start(&disk.path(), outside.path()).await;
+    let mut checkpoints = Vec::new();
+    for cut in 0..CUTS {
+        let enough = torture.traffic.accepted() + MESSAGES;
+        torture.traffic.reach(enough).await;
+        let (processes, checkpoint) = (torture.cell.pids(), outside.path().join(format!("checkpoint-{cut}")));
+        fs::copy(torture.cell.root().join("data/audit/checkpoint"), &checkpoint).unwrap();
+        checkpoints.push(checkpoint);
+        torture.struck.push(Struck { what: "power cut".to_owned(), at: now(), explains: WINDOW });
+        disk.cut_power();
+        torture.cell.kill_all(&processes).await;
+        disk.restore_power().await;
+        torture.cell.start_again().await;
+        torture.cell.wait_until_ready().await;
+        torture.traffic.renew(&torture.cell).await;
+    }
+    let mut cell = torture.judge(0, None).await;
+    cell.stop().await;
+    // What was signed before a cut is still part of the log.
+    for checkpoint in checkpoints {
+        let words = ["audit", "verify", "--checkpoint", checkpoint.to_str().unwrap()];
+        assert_eq!(cell.json(words).await[0]["verified"], true);
+    }
+}
