@@ -289,7 +289,7 @@ mod tests {
         let part = sm("84901", b"hi", 0);
         ledger.take(&part, "a", "1", 0).unwrap();
         ledger.reset();
-        ledger.take(&part, "a", "2", Timestamp::default()).unwrap();
+        ledger.take(&part, "a", "2", 0).unwrap();
         let written = std::fs::read_to_string(file.path()).unwrap();
         let lines: Vec<serde_json::Value> =
             written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -298,7 +298,7 @@ mod tests {
 
         // A disk that is full.
         let mut ledger = Ledger::new(Some(File::options().write(true).open("/dev/full").unwrap()));
-        ledger.take(&part, "a", "1", Timestamp::default()).unwrap_err();
+        ledger.take(&part, "a", "1", 0).unwrap_err();
         assert_eq!((ledger.counters.parts, ledger.last(1).len()), (0, 0));
     }
 

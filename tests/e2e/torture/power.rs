@@ -1,14 +1,16 @@
-//! The power of a whole cell fails under load, again and again. What it had said is so when it comes back.
+//! What a disk can do to a cell under load. Its power fails, again and again: what was said is so when it comes back. It
+//! is full: nothing is promised that cannot be kept, and work goes on once there is room and the broker was restarted.
 //!
 //! Needs root and loop devices: `make power-loss`. That such a cut loses what is not synced is shown by
 //! `crates/bus/tests/it/power.rs`.
 
-use std::fs;
+use std::{fs, io::Write as _, path::Path};
 
-use sotto_testkit::Disk;
+use sotto_testkit::{Disk, eventually};
 use tempfile::TempDir;
 
 use super::{Struck, Torture, now, smsc::WINDOW};
+use crate::cell::BOUND;
 
 /// How often.
 const CUTS: usize = 3;
@@ -43,4 +45,39 @@ async fn a_cell_whose_power_fails_keeps_what_it_said() {
         let words = ["audit", "verify", "--checkpoint", checkpoint.to_str().unwrap()];
         assert_eq!(cell.json(words).await[0]["verified"], true);
     }
+}
+
+/// Writes to the disk until nothing fits any more.
+fn fill(path: &Path) {
+    let mut file = fs::File::create(path).unwrap();
+    let mut piece = vec![0x5A; 1 << 20];
+    while !piece.is_empty() {
+        if file.write_all(&piece).and_then(|()| file.sync_all()).is_err() {
+            piece.truncate(piece.len() / 2);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cell_whose_disk_was_full_loses_nothing_and_goes_on_with_a_restarted_broker() {
+    let disk = Disk::new();
+    let outside = TempDir::with_prefix("sotto-carrier-").unwrap();
+    let mut torture = Torture::start(&disk.path(), outside.path()).await;
+    torture.traffic.reach(MESSAGES).await;
+    let filling = disk.path().join("filling");
+    let (at, before) = (now(), torture.smsc.parts().len());
+    fill(&filling);
+    eventually(BOUND, "requests to pile up", || async { torture.traffic.piles_up() }).await;
+    fs::remove_file(&filling).unwrap();
+    // What it could not write once, nats-server does not try again: a stream that met the full disk refuses until a restart.
+    sotto_testkit::process::signal(torture.cell.running("nats-server").await, "TERM");
+    let enough = torture.traffic.accepted() + MESSAGES;
+    torture.traffic.reach(enough).await;
+    torture.cell.wait_until_ready().await;
+    // Neither log nor Redis took the answers: in doubt is at most what the carrier was given meanwhile, and a window.
+    let explains = torture.smsc.parts().len() - before + WINDOW;
+    torture.struck.push(Struck { what: "full disk".to_owned(), at, explains });
+    let mut cell = torture.judge(0, None).await;
+    cell.stop().await;
+    assert_eq!(cell.json(["audit", "verify"]).await[0]["verified"], true);
 }

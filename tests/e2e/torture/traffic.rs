@@ -55,6 +55,7 @@ pub(crate) struct Traffic {
     stop: watch::Sender<bool>,
     access: watch::Sender<Access>,
     accepted: watch::Receiver<usize>,
+    waiting: watch::Receiver<usize>,
     done: oneshot::Receiver<Vec<Sent>>,
 }
 
@@ -82,14 +83,15 @@ impl Traffic {
         let (access, accesses) = watch::channel((cell.door(), cell.token("shop").await));
         let (stop, stopped) = watch::channel(false);
         let (progress, accepted) = watch::channel(0);
+        let (queue, waiting) = watch::channel(0);
         let (tell, done) = oneshot::channel();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let sent = runtime.block_on(run(accesses, stopped, &progress));
+            let sent = runtime.block_on(run(accesses, stopped, &progress, &queue));
             // A test that failed meanwhile does not wait for it.
             let _gone = tell.send(sent);
         });
-        Self { stop, access, accepted, done }
+        Self { stop, access, accepted, waiting, done }
     }
 
     /// Connects anew, with a new access token: they live for ten minutes.
@@ -100,6 +102,11 @@ impl Traffic {
     /// How many are accepted by now.
     pub(crate) fn accepted(&self) -> usize {
         *self.accepted.borrow()
+    }
+
+    /// Whether requests pile up: for three seconds' worth of them.
+    pub(crate) fn piles_up(&self) -> bool {
+        *self.waiting.borrow() > 3 * usize::try_from(PACE).unwrap()
     }
 
     /// Waits until so many are accepted.
@@ -118,6 +125,7 @@ async fn run(
     mut accesses: watch::Receiver<Access>,
     mut stopped: watch::Receiver<bool>,
     progress: &watch::Sender<usize>,
+    queue: &watch::Sender<usize>,
 ) -> Vec<Sent> {
     let reach = |(door, token): &Access| (door.messages(), token.clone());
     let reached = watch::Sender::new(reach(&accesses.borrow_and_update()));
@@ -132,6 +140,7 @@ async fn run(
         tokio::select! {
             _ = tick.tick(), if !stop && waiting.len() < WAITING => {
                 waiting.push(accepted(&reached, next));
+                queue.send_replace(waiting.len());
                 next += 1;
             }
             Some(one) = waiting.next() => {
