@@ -314,6 +314,7 @@ impl Refused {
             Self::Token(TokenError::Missing) => {
                 plain(Code::Unauthenticated, "an access token is required: Submission.access_token")
             }
+            Self::Token(TokenError::NoKeys) => refusal::error(&refusal::no_keys()),
             Self::Token(error) => plain(Code::Unauthenticated, error.to_string()),
             Self::Scope => plain(Code::PermissionDenied, format!("the token lacks the scope {SEND}")),
             Self::Tenant => plain(Code::PermissionDenied, "the token is of another tenant than the subject"),

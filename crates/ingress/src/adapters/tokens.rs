@@ -146,7 +146,7 @@ impl Tokens {
         let unverified = Unverified::parse(token)?;
         let key = match self.key(unverified.kid()) {
             Some(key) => key,
-            None => self.look_for(unverified.kid()).await.ok_or(TokenError::UnknownKey)?,
+            None => self.look_for(unverified.kid()).await.ok_or_else(|| self.unknown())?,
         };
         let caller = Arc::new(unverified.verify(&key, &self.0.expected, now)?);
         self.remember(fingerprint, &caller, now);
@@ -155,6 +155,11 @@ impl Tokens {
 
     fn key(&self, kid: &str) -> Option<PublicKey> {
         lock(&self.0.keys).get(kid).copied()
+    }
+
+    /// What a key that was not found says: without any key, nothing of the token.
+    fn unknown(&self) -> TokenError {
+        if lock(&self.0.keys).is_empty() { TokenError::NoKeys } else { TokenError::UnknownKey }
     }
 
     /// Fetches the keys for the sake of an unknown one, unless that was done a moment ago.

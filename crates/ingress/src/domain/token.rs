@@ -19,6 +19,9 @@ pub const SKEW: Duration = Duration::from_secs(30);
 /// The longest key id, in bytes. Ours have 43.
 const MAX_KID: usize = 128;
 
+/// How long a caller waits while there is no key to check its token with.
+pub const PAUSE: Duration = Duration::from_secs(1);
+
 /// Why a token is not believed. Says nothing of what it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum TokenError {
@@ -43,6 +46,9 @@ pub enum TokenError {
     /// Identity has no such key.
     #[error("the token is signed by no key of this cell")]
     UnknownKey,
+    /// No key has been fetched yet: nothing can be said of the token.
+    #[error("tokens cannot be checked now: identity's keys have not been fetched yet")]
+    NoKeys,
     /// The signature is not the key's.
     #[error("the token's signature does not verify")]
     Signature,
@@ -74,6 +80,7 @@ impl TokenError {
             Self::Type => "type",
             Self::Extension => "extension",
             Self::UnknownKey => "unknown_key",
+            Self::NoKeys => "no_keys",
             Self::Signature => "signature",
             Self::Claims => "claims",
             Self::Issuer => "issuer",
@@ -86,7 +93,22 @@ impl TokenError {
 
 impl Classified for TokenError {
     fn class(&self) -> ErrorClass {
-        ErrorClass::Reject
+        match self {
+            Self::NoKeys => ErrorClass::Retry { after: PAUSE },
+            Self::Missing
+            | Self::TooLong
+            | Self::Malformed
+            | Self::Algorithm
+            | Self::Type
+            | Self::Extension
+            | Self::UnknownKey
+            | Self::Signature
+            | Self::Claims
+            | Self::Issuer
+            | Self::Audience
+            | Self::Expired
+            | Self::NotYet => ErrorClass::Reject,
+        }
     }
 }
 

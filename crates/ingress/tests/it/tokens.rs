@@ -1,10 +1,18 @@
 //! Tokens as identity makes them.
 
+use std::sync::Arc;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
-use sotto_core::Timestamp;
+use sotto_core::{Classified as _, Clock as _, ErrorClass, SystemClock, Timestamp};
 use sotto_crypto::sign::SigningKey;
-use sotto_ingress::domain::token::{Caller, Expected, Unverified};
+use sotto_ingress::{
+    adapters::tokens::{JwksSource, Tokens},
+    domain::token::{Caller, Expected, TokenError, Unverified},
+};
+use sotto_testkit::{Pki, free_port};
+
+use crate::cell;
 
 pub(crate) const ISSUER: &str = "https://identity.test";
 pub(crate) const AUDIENCE: &str = "sotto-vn";
@@ -40,4 +48,19 @@ pub(crate) fn caller(tenant: &str, now: Timestamp) -> Caller {
     let text = token(&claims(tenant, now));
     let expected = Expected { issuer: ISSUER.to_owned(), audience: AUDIENCE.to_owned() };
     Unverified::parse(&text).unwrap().verify(&signing_key().public(), &expected, now).unwrap()
+}
+
+/// Identity is away, and was when this process began.
+#[tokio::test]
+async fn without_any_key_nothing_is_said_of_a_token() {
+    let source = JwksSource {
+        url: format!("https://localhost:{}/jwks.json", free_port()).parse().unwrap(),
+        server_name: "identity.sotto.internal".try_into().unwrap(),
+        tls: cell::tls(&Pki::new(), "ingress"),
+    };
+    let expected = Expected { issuer: ISSUER.to_owned(), audience: AUDIENCE.to_owned() };
+    let tokens = Tokens::new(source, expected, Arc::new(SystemClock));
+    let judged = tokens.verify(&token(&claims("acme", SystemClock.now()))).await.unwrap_err();
+    assert_eq!(judged, TokenError::NoKeys);
+    assert!(matches!(judged.class(), ErrorClass::Retry { .. }));
 }

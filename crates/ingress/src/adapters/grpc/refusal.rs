@@ -7,7 +7,12 @@ use sotto_proto::message::v1::{FieldViolation as WireViolation, SendError};
 use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt as _};
 
-use crate::{app::cancel::CancelError, domain::token::TokenError, error::Refusal, ports::StoreError};
+use crate::{
+    app::cancel::CancelError,
+    domain::token::{PAUSE, TokenError},
+    error::Refusal,
+    ports::StoreError,
+};
 
 const CHALLENGE: &str = "www-authenticate";
 
@@ -85,9 +90,15 @@ fn violation(field: &str, reason: &str, description: String) -> FieldViolation {
     }
 }
 
+/// Nothing can be said of a token now.
+pub(in crate::adapters) const fn no_keys() -> Refusal {
+    Refusal::Unavailable { what: "tokens cannot be checked now", after: PAUSE }
+}
+
 /// No token, or one that is not believed (RFC 6750 §3).
 pub(super) fn unauthenticated(error: TokenError) -> Status {
     let challenge = match error {
+        TokenError::NoKeys => return status(&no_keys()),
         // Without a token there is nothing to say about one.
         TokenError::Missing => "Bearer",
         TokenError::TooLong
@@ -162,5 +173,18 @@ pub(super) fn not_cancelled(id: &MessageId, error: CancelError) -> Status {
                 Status::internal("the message cannot be cancelled because of a fault of this service")
             }
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_cannot_be_checked_is_not_called_wrong() {
+        let later = unauthenticated(TokenError::NoKeys);
+        assert_eq!(later.code(), Code::Unavailable);
+        assert!(later.get_details_retry_info().is_some());
+        assert_eq!(unauthenticated(TokenError::UnknownKey).code(), Code::Unauthenticated);
     }
 }
