@@ -203,8 +203,9 @@ install_nextest() {
 }
 
 install_deny() {
-  say "== cargo-deny (some minutes)"
-  cargo install --quiet --locked --root "$tools" --version "$DENY" cargo-deny ||
+  say "== cargo-deny (a minute or two)"
+  # Not optimised: it runs for seconds, and takes minutes to optimise.
+  cargo install --quiet --debug --locked --root "$tools" --version "$DENY" cargo-deny ||
     die "cargo could not install cargo-deny" "cargo install --locked cargo-deny"
 }
 
