@@ -117,6 +117,11 @@ impl Runs<'_> {
         }
     }
 
+    /// One one-time code, in a call of its own.
+    fn one_code(&self) -> Load {
+        Load { messages: 1, way: Way::Unary, class: MessageClass::Otp, ..self.load(Duration::MAX, None) }
+    }
+
     /// Sends a load and waits until all of it has ended.
     async fn run(&mut self, load: Load, keep: bool) -> Result<(Accepted, Duration), CliError> {
         self.heard.begin(keep);
@@ -207,12 +212,7 @@ impl Runs<'_> {
     async fn alone(&mut self) -> Result<Quantiles, CliError> {
         let mut took = Vec::new();
         for _ in 0..ALONE {
-            let load = Load {
-                messages: 1,
-                way: Way::Unary,
-                class: MessageClass::Otp,
-                ..self.load(Duration::MAX, None)
-            };
+            let load = self.one_code();
             let (accepted, _) = self.run(load, false).await?;
             let arrivals = self.stage.arrivals().await?;
             took.extend(arrived(&accepted, load.first, &arrivals));
@@ -235,12 +235,7 @@ impl Runs<'_> {
             .saturating_sub(self.submits().await?.saturating_sub(before));
         let (mut ahead, mut took) = (Vec::new(), Vec::new());
         for _ in 0..ALONE {
-            let load = Load {
-                messages: 1,
-                way: Way::Unary,
-                class: MessageClass::Otp,
-                ..self.load(Duration::MAX, None)
-            };
+            let load = self.one_code();
             let accepted = self.send(load, true).await?;
             let code = destination(load.first, 0);
             let arrivals = self.arrived(&code).await?;
