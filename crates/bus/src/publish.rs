@@ -51,6 +51,14 @@ pub struct PublisherConfig {
     pub deadline: Duration,
 }
 
+impl PublisherConfig {
+    /// For what is told of and nobody waits for: batches lie further apart, so that the broker, and whoever folds and tells
+    /// them, is asked less often.
+    pub fn relaxed() -> Self {
+        Self { linger: Duration::from_millis(15), ..Self::default() }
+    }
+}
+
 impl Default for PublisherConfig {
     fn default() -> Self {
         Self {

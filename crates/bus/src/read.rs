@@ -186,11 +186,25 @@ impl<B: prost::Message + Default> StreamReader<B> {
         Ok(B::decode(message.payload).ok())
     }
 
+    /// What lies on a subject after a sequence, in one question: at most 256 batches, none missing between them. It ends
+    /// before a message that is no batch.
+    pub async fn after(&self, subject: &Subject, sequence: u64) -> Result<Vec<StoredBatch<B>>, ReadError> {
+        let of = subject.in_cell(&self.bus.cell().id);
+        let mut reading = Reading { of, ..self.read(sequence + 1, u64::MAX) };
+        reading.ask().await?;
+        let readable = |message: StoredMessage| {
+            let batch = B::decode(message.payload).ok()?;
+            Some(StoredBatch { sequence: message.sequence, subject: Some(subject.clone()), batch })
+        };
+        Ok(reading.ready.into_iter().map_while(readable).collect())
+    }
+
     /// Reads messages from sequence `from` up to and including `to`; gaps are skipped.
     pub fn read(&self, from: u64, to: u64) -> Reading<B> {
         Reading {
             bus: self.bus.clone(),
             stream: self.stream.clone(),
+            of: ">".to_owned(),
             last: from.saturating_sub(1),
             to,
             ready: VecDeque::new(),
@@ -204,6 +218,8 @@ impl<B: prost::Message + Default> StreamReader<B> {
 pub struct Reading<B> {
     bus: Bus,
     stream: String,
+    /// The subjects that are read.
+    of: String,
     /// The last sequence that was taken over; the answer goes on after it.
     last: u64,
     to: u64,
@@ -280,7 +296,7 @@ impl<B: prost::Message + Default> Reading<B> {
             "seq": self.last + 1,
             "batch": (self.to - self.last).min(AT_A_TIME),
             "max_bytes": BYTES_AT_A_TIME,
-            "next_by_subj": ">",
+            "next_by_subj": self.of,
         });
         let failed = |source| ReadError::Api { stream: self.stream.clone(), source };
         let no_answer = || ApiError::NoAnswer { subject: subject.clone() };

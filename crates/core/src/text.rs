@@ -11,8 +11,10 @@ mod refused;
 mod tests;
 mod transliterate;
 
+use std::{fmt, str::Chars};
+
 use serde::{Deserialize, Serialize};
-use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::{IsNormalized, Recompositions, UnicodeNormalization, is_nfc_quick};
 
 use crate::{Classified, ErrorClass, Sensitive};
 
@@ -159,6 +161,39 @@ pub struct Segmented {
     pub parts: Vec<Part>,
 }
 
+/// The characters of a text in NFC. Nearly every text is in it already, which costs less to see than to make.
+pub fn composed(text: &str) -> Composed<'_> {
+    match is_nfc_quick(text.chars()) {
+        IsNormalized::Yes => Composed::AsItIs(text.chars()),
+        IsNormalized::No | IsNormalized::Maybe => Composed::Anew(text.nfc()),
+    }
+}
+
+/// What [`composed`] gives.
+pub enum Composed<'a> {
+    /// It was in NFC.
+    AsItIs(Chars<'a>),
+    /// It was not, perhaps.
+    Anew(Recompositions<Chars<'a>>),
+}
+
+impl fmt::Debug for Composed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Composed").finish_non_exhaustive()
+    }
+}
+
+impl Iterator for Composed<'_> {
+    type Item = char;
+
+    fn next(&mut self) -> Option<char> {
+        match self {
+            Self::AsItIs(characters) => characters.next(),
+            Self::Anew(characters) => characters.next(),
+        }
+    }
+}
+
 /// Encoding, length and number of parts of a text.
 pub fn count(text: &str) -> Result<Count, TextError> {
     if text.is_empty() {
@@ -169,7 +204,7 @@ pub fn count(text: &str) -> Result<Count, TextError> {
     let mut in_gsm7 = true;
     let mut septets = Tally::new(Encoding::Gsm7);
     let mut utf16 = Tally::new(Encoding::Ucs2);
-    for character in text.nfc() {
+    for character in composed(text) {
         match gsm7::width(character) {
             Some(width) => septets.add(width),
             None => in_gsm7 = false,
@@ -194,7 +229,7 @@ fn segment_by(text: &str, part_limit: fn(Encoding) -> u32) -> Result<Segmented, 
     let Count { encoding, units, parts } = count(text)?;
     let limit = if parts == 1 { encoding.single_limit() } else { part_limit(encoding) };
     let mut writer = Writer::new(encoding, limit, parts);
-    for character in text.nfc() {
+    for character in composed(text) {
         writer.push(character);
     }
     Ok(Segmented { encoding, units, parts: writer.finish() })

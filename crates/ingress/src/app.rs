@@ -6,6 +6,7 @@ pub mod intake;
 pub mod list;
 pub mod projection;
 pub mod rebuild;
+mod recent;
 pub mod schedule;
 pub mod sweep;
 pub mod watch;

@@ -92,6 +92,9 @@ pub enum IngressError {
     /// The projection cannot read events.
     #[error("the projection cannot start")]
     Projection(#[source] sotto_bus::WorkError),
+    /// The log of events cannot be read.
+    #[error("the log of events cannot be read")]
+    Events(#[source] sotto_bus::ReadError),
     /// The reflection service cannot be built.
     #[error("the reflection service cannot be built")]
     Reflection(#[source] tonic_reflection::server::Error),
@@ -122,6 +125,7 @@ impl Classified for IngressError {
             Self::Bus(error) => error.class(),
             Self::Streams(error) => error.class(),
             Self::Projection(error) => error.class(),
+            Self::Events(error) => error.class(),
         }
     }
 }

@@ -6,7 +6,8 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use rustls_pki_types::ServerName;
 use sotto_bus::{
-    Bus, BusOptions, ControlRegister, Requests, Schedule, Topology, Worker, WorkerConfig, topology,
+    Bus, BusOptions, ControlRegister, Requests, Schedule, StreamReader, Topology, Worker, WorkerConfig,
+    topology,
 };
 use sotto_core::{
     Classified as _, ErrorClass, ShardId,
@@ -192,9 +193,12 @@ impl Parts {
         };
         let load = Load::new(config.load.in_flight);
         let publishers = self.publishers(intake.clone(), tokens.clone(), load.clone());
+        let log_of_events = StreamReader::new(&self.bus, "EVENTS").map_err(IngressError::Events)?;
+        let projection = Projection::new(store.clone(), Arc::clone(&lost)).ahead(log_of_events);
         let events = Source {
             bus: self.bus.clone(),
             store: store.clone(),
+            recent: projection.recent(),
             clock: Arc::clone(&context.clock),
             keep: config.projection.keep.get(),
         };
@@ -241,7 +245,7 @@ impl Parts {
         until_stop("deadlines", Box::pin(sweep(sweeper, shards.clone(), every)));
         let scheduler = Scheduler::new(Schedule::new(&self.bus), Arc::clone(&context.clock));
         until_stop("schedule", Box::pin(scheduler.run()));
-        let workers = self.project(&shards, &Projection::new(store, lost)).await?;
+        let workers = self.project(&shards, &projection).await?;
 
         let operations = Operations::new(rebuilder, self.trail.clone(), context.tasks.clone());
         let operators_stop = stop.clone();

@@ -18,6 +18,7 @@ mod guard;
 pub mod health;
 pub mod lifecycle;
 pub mod listener;
+mod memory;
 pub mod redis;
 pub mod service;
 pub mod telemetry;

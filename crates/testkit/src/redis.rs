@@ -117,6 +117,16 @@ impl RedisServer {
         must(command, command_over(&socket(self.folder.path()), own_user, command).await)
     }
 
+    /// A section of what it says of itself (`INFO`).
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn section(&self, name: &str) -> String {
+        let own_user = self.options.acl.is_some();
+        let command = format!("INFO {name}");
+        must(&command, section_over(&socket(self.folder.path()), own_user, &command).await)
+    }
+
     /// Stops it in an orderly way.
     ///
     /// # Panics
@@ -213,6 +223,21 @@ async fn launch(folder: &Path, options: &RedisOptions, port: u16) -> Result<Proc
 }
 
 async fn command_over(socket: &Path, own_user: bool, command: &str) -> io::Result<String> {
+    let mut stream = asked(socket, own_user, command).await?;
+    line(&mut stream).await
+}
+
+/// The same for an answer of many lines: `$`, how many bytes it has, and those.
+async fn section_over(socket: &Path, own_user: bool, command: &str) -> io::Result<String> {
+    let mut stream = asked(socket, own_user, command).await?;
+    let head = line(&mut stream).await?;
+    let length = head.strip_prefix('$').and_then(|length| length.parse().ok());
+    let mut bytes = vec![0; length.ok_or_else(|| io::Error::other(head.clone()))?];
+    stream.read_exact(&mut bytes).await?;
+    String::from_utf8(bytes).map_err(io::Error::other)
+}
+
+async fn asked(socket: &Path, own_user: bool, command: &str) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(socket).await?;
     if own_user {
         stream.write_all(format!("AUTH {OWN_USER} {OWN_USER}\r\n").as_bytes()).await?;
@@ -222,7 +247,7 @@ async fn command_over(socket: &Path, own_user: bool, command: &str) -> io::Resul
         }
     }
     stream.write_all(format!("{command}\r\n").as_bytes()).await?;
-    line(&mut stream).await
+    Ok(stream)
 }
 
 async fn line(stream: &mut UnixStream) -> io::Result<String> {

@@ -38,7 +38,7 @@ impl Broker {
     pub(crate) fn new(bus: &Bus) -> Self {
         Self {
             bus: bus.clone(),
-            events: Publisher::new(bus, PublisherConfig::default()),
+            events: Publisher::new(bus, PublisherConfig::relaxed()),
             work: Publisher::new(bus, PublisherConfig::default()),
             inbound: Publisher::new(bus, PublisherConfig::default()),
             shards: bus.cell().shards,

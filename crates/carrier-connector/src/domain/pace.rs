@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(shares, [0, 4, 4, 10, 4, 0]);
         // More than the contract is never allowed, whatever the slices say.
         pace.set_slices(vec![slice(9, 0, 1_000), slice(9, 0, 1_000)]);
-        assert_eq!((pace.share(start), pace.room(start)), (10, 1));
+        assert_eq!((pace.share(start), pace.room(start)), (10, 2));
         // Nothing goes once they have ended, throttled or not, although nobody took them away.
         let ended = start + Duration::from_secs(1);
         assert_eq!((pace.room(ended), pace.next(ended) > ended), (0, true));

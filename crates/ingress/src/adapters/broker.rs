@@ -50,7 +50,7 @@ impl BrokerLog {
             patience,
             breaker: Breaker::new(REST),
             work: Publisher::new(bus, config),
-            events: Publisher::new(bus, PublisherConfig::default()),
+            events: Publisher::new(bus, PublisherConfig::relaxed()),
         }
     }
 }

@@ -9,10 +9,11 @@ mod credit;
 mod index;
 mod missed;
 mod record;
+mod save;
 mod scripts;
 mod shard;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use sotto_core::{Clock, ErrorClass, Facts, MessageId, ShardId, Shards, TenantId, Timestamp, cancel};
@@ -25,8 +26,9 @@ use missed::{Missed, Queue};
 
 pub use record::Version;
 pub(crate) use record::acceptance;
+pub use save::{Fold, Saved, Write};
 use scripts::Scripts;
-pub use shard::{Rebuild, Restore, Saved, Write};
+pub use shard::{Loaded, Rebuild, Restore};
 
 use crate::{
     adapters::breaker::Breaker,
@@ -158,32 +160,57 @@ impl Store {
             if missed.is_empty() {
                 return Ok(begun);
             }
-            let mut pipe = client::pipe();
-            for Missed { facts, remembered_until } in &missed {
-                self.beginning(&mut pipe, facts, *remembered_until);
-            }
-            let mut connection = self.0.redis.connection();
-            self.ask(pipe.query_async::<()>(&mut connection)).await?;
+            self.begin_now(&missed.iter().collect::<Vec<_>>()).await?;
             self.0.missed.written(&missed);
             begun += missed.len();
         }
     }
 
-    /// The commands that begin a journal. Said twice they do no harm.
-    fn beginning(&self, pipe: &mut Pipeline, facts: &Facts, remembered_until: Option<Timestamp>) {
-        let (shard, id) = (self.shard_of(&facts.message), &facts.message);
-        if let (Some(entry), Some(until)) = (Entry::of(facts), remembered_until) {
-            pipe.cmd("SET").arg(key::entry(shard, id)).arg(entry.encode());
-            pipe.arg("PXAT").arg(until.unix_millis()).ignore();
+    /// Begins journals, those of a shard whole or not at all. Said twice it does no harm.
+    async fn begin_now(&self, together: &[&Missed]) -> Result<(), StoreError> {
+        let mut shards: BTreeMap<ShardId, Vec<&Missed>> = BTreeMap::new();
+        for missed in together {
+            shards.entry(self.shard_of(&missed.facts.message)).or_default().push(missed);
         }
-        let journal = Journal::accepted(facts.clone());
-        pipe.cmd("SET").arg(key::record(shard, id)).arg(record::encode(&journal, 0)).arg("NX").ignore();
-        if let Some(deadline) = self.deadline(&journal) {
-            pipe.cmd("ZADD").arg(key::due(shard)).arg("NX").arg(deadline.unix_millis());
-            pipe.arg(id.to_string()).ignore();
+        let begun = shards.into_iter().map(|(shard, together)| async move {
+            let pipe = self.beginning(shard, &together);
+            let mut connection = self.0.redis.connection();
+            self.ask(pipe.query_async::<()>(&mut connection)).await
+        });
+        futures::future::try_join_all(begun).await.map(drop)
+    }
+
+    /// The commands that begin journals of a shard.
+    fn beginning(&self, shard: ShardId, together: &[&Missed]) -> Pipeline {
+        let mut pipe = client::pipe();
+        pipe.atomic();
+        let mut due = client::cmd("ZADD");
+        due.arg(key::due(shard)).arg("NX");
+        let mut lists: BTreeMap<&TenantId, client::Cmd> = BTreeMap::new();
+        let mut has_due = false;
+        for Missed { facts, remembered_until } in together {
+            let id = &facts.message;
+            if let (Some(entry), Some(until)) = (Entry::of(facts), remembered_until) {
+                pipe.cmd("SET").arg(key::entry(shard, id)).arg(entry.encode());
+                pipe.arg("PXAT").arg(until.unix_millis()).ignore();
+            }
+            let journal = Journal::accepted(facts.clone());
+            pipe.cmd("SET").arg(key::record(shard, id)).arg(record::encode(&journal, 0)).arg("NX").ignore();
+            if let Some(deadline) = self.deadline(&journal) {
+                due.arg(deadline.unix_millis()).arg(id.to_string());
+                has_due = true;
+            }
+            let list = lists.entry(&facts.tenant).or_insert_with(|| {
+                let mut list = client::cmd("ZADD");
+                list.arg(key::list(shard, &facts.tenant));
+                list
+            });
+            list.arg(facts.accepted_at.unix_millis()).arg(id.to_string());
         }
-        pipe.cmd("ZADD").arg(key::list(shard, &facts.tenant)).arg(facts.accepted_at.unix_millis());
-        pipe.arg(id.to_string()).ignore();
+        for command in has_due.then_some(due).into_iter().chain(lists.into_values()) {
+            pipe.add_command(command).ignore();
+        }
+        pipe
     }
 
     fn shard_of(&self, id: &MessageId) -> ShardId {
@@ -400,14 +427,9 @@ impl Gate for Store {
 impl Store {
     /// Begins journals; what Redis does not take is kept for later.
     async fn begin_all(&self, together: Vec<Waiting>) {
-        let mut pipe = client::pipe();
-        for Waiting { missed: Missed { facts, remembered_until }, .. } in &together {
-            self.beginning(&mut pipe, facts, *remembered_until);
-        }
-        let mut connection = self.0.redis.connection();
-        let begun = self.ask(pipe.query_async::<()>(&mut connection)).await.is_ok();
+        let begun = self.begin_now(&together.iter().map(|waiting| &waiting.missed).collect::<Vec<_>>()).await;
         for waiting in together {
-            if !begun {
+            if begun.is_err() {
                 let missed = &waiting.missed;
                 self.0.missed.keep(self.shard_of(&missed.facts.message), missed.clone());
             }

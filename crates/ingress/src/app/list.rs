@@ -125,7 +125,7 @@ impl Lister {
         }
         let mut known = BTreeMap::new();
         for (shard, ids) in of {
-            let journals = self.store.load(shard, &ids).await?;
+            let journals = self.store.load(shard, &ids).await?.journals;
             known.extend(ids.into_iter().zip(journals).filter_map(|(id, it)| Some((id, it?.1))));
         }
         Ok(known)

@@ -72,7 +72,7 @@ impl Sweeper {
                 return Ok(closed);
             }
             let ids = self.store.due(shard, AT_A_TIME).await.map_err(SweepError::Store)?;
-            let journals = self.store.load(shard, &ids).await.map_err(SweepError::Store)?;
+            let journals = self.store.load(shard, &ids).await.map_err(SweepError::Store)?.journals;
             let now = self.clock.now();
             let mut events = Vec::new();
             let mut deadlines: Vec<(MessageId, Option<Timestamp>)> = Vec::with_capacity(ids.len());

@@ -12,10 +12,11 @@ use std::{
 use sotto_bus::{Bus, ReadError, Reading, StoredBatch, StreamReader, Subject};
 use sotto_core::{Classified, Clock, ErrorClass, MessageId, ShardId, TenantId, Timestamp};
 use sotto_proto::{Batch as _, LogEvent, pipeline::v1::EventBatch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     adapters::store::Store,
+    app::recent::Recent,
     domain::{cursor::Cursor, journal::Journal},
     ports::StoreError,
 };
@@ -74,6 +75,8 @@ pub struct Source {
     pub bus: Bus,
     /// Journals.
     pub store: Store,
+    /// Those that this process has folded last.
+    pub recent: Recent,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// How long what is known of an ended message is kept.
@@ -86,7 +89,7 @@ pub struct Told {
     /// The batch.
     pub cursor: Cursor,
     /// Their journals, in the order of their first event in it; none: nothing for this watcher.
-    pub journals: Vec<Journal>,
+    pub journals: Vec<Arc<Journal>>,
 }
 
 /// One watcher's place in the log.
@@ -206,7 +209,7 @@ impl Watch {
             ids.extend(&batch.ids);
             *young |= batch.youngest.is_some_and(|youngest| age(youngest) < 2 * BEHIND);
         }
-        let mut known: HashMap<MessageId, Journal> = HashMap::new();
+        let mut known: HashMap<MessageId, Arc<Journal>> = HashMap::new();
         for (shard, (sequence, ids, young)) in shards {
             let ids: Vec<_> = ids.into_iter().collect();
             known.extend(self.load(shard, sequence, &ids, young).await?);
@@ -226,19 +229,22 @@ impl Watch {
         sequence: u64,
         ids: &[MessageId],
         young: bool,
-    ) -> Result<Vec<(MessageId, Journal)>, WatchError> {
+    ) -> Result<Vec<(MessageId, Arc<Journal>)>, WatchError> {
         let since = Instant::now();
-        self.folded(shard, sequence, since).await?;
+        let here = self.folded(shard, sequence, since).await?;
         loop {
-            let journals = self.source.store.load(shard, ids).await.map_err(WatchError::Store)?;
-            let journals = || journals.iter().flatten().map(|(_, journal)| journal);
+            let journals = self.read(shard, ids, here).await?;
+            let journals = || journals.iter();
             // An event may overtake its acceptance, which tells whose it is. What waits for one for long is nobody's.
             let overtaken = young && journals().any(|journal| journal.delivery().is_none());
             if !overtaken {
-                let ours = |journal: &&Journal| {
+                let ours = |journal: &&Arc<Journal>| {
                     journal.delivery().is_some_and(|delivery| delivery.facts().tenant == self.tenant)
                 };
-                return Ok(journals().filter(ours).map(|journal| (journal.id(), journal.clone())).collect());
+                return Ok(journals()
+                    .filter(ours)
+                    .map(|journal| (journal.id(), Arc::clone(journal)))
+                    .collect());
             }
             if since.elapsed() > BEHIND {
                 return Err(WatchError::Behind);
@@ -247,15 +253,35 @@ impl Watch {
         }
     }
 
-    /// Waits until the projection has folded this batch.
-    async fn folded(&self, shard: ShardId, sequence: u64, since: Instant) -> Result<(), WatchError> {
-        while self.source.store.folded(shard).await.map_err(WatchError::Store)? < sequence {
+    /// What is known of these messages: by this process, if it has folded them, or by Redis.
+    async fn read(
+        &self,
+        shard: ShardId,
+        ids: &[MessageId],
+        here: bool,
+    ) -> Result<Vec<Arc<Journal>>, WatchError> {
+        if here && let Some(journals) = self.source.recent.shard(shard).all(ids) {
+            return Ok(journals);
+        }
+        let loaded = self.source.store.load(shard, ids).await.map_err(WatchError::Store)?;
+        Ok(loaded.journals.into_iter().flatten().map(|(_, journal)| Arc::new(journal)).collect())
+    }
+
+    /// Waits until the projection has folded this batch; whether it was in this process.
+    async fn folded(&self, shard: ShardId, sequence: u64, since: Instant) -> Result<bool, WatchError> {
+        let mut here = self.source.recent.shard(shard).folded();
+        loop {
+            if *here.borrow_and_update() >= sequence {
+                return Ok(true);
+            }
+            if self.source.store.folded(shard).await.map_err(WatchError::Store)? >= sequence {
+                return Ok(false);
+            }
             if since.elapsed() > BEHIND {
                 return Err(WatchError::Behind);
             }
-            sleep(BEHIND_LOOK).await;
+            let _elapsed = timeout(BEHIND_LOOK, here.changed()).await;
         }
-        Ok(())
     }
 }
 

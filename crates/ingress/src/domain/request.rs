@@ -6,9 +6,8 @@ use sotto_core::{
     Facts, MessageClass, Sensitive, Timestamp,
     number::{E164, NumberError},
     sender::{SenderError, SenderId},
-    text::{self, Count, TextError},
+    text::{self, Count, TextError, composed},
 };
-use unicode_normalization::UnicodeNormalization as _;
 
 use super::token::Caller;
 
@@ -180,9 +179,9 @@ fn keep<T>(violations: &mut Vec<Violation>, checked: Result<T, Violation>) -> Op
 
 /// One allocation of the final size, so that no part of the text stays behind in a smaller one.
 fn normal(text: &Sensitive<String>) -> Sensitive<String> {
-    let bytes: usize = text.expose().nfc().map(char::len_utf8).sum();
+    let bytes: usize = composed(text.expose()).map(char::len_utf8).sum();
     let mut normal = String::with_capacity(bytes);
-    normal.extend(text.expose().nfc());
+    normal.extend(composed(text.expose()));
     Sensitive::new(normal)
 }
 

@@ -110,10 +110,10 @@ async fn a_message_leaves_the_list_with_its_journal() {
     for facts in [&ended, &live] {
         lister.store.begin(facts, None).await;
         let told = accepted(facts);
-        projection.fold(shard_of(facts), 1, &[&told]).await.unwrap();
+        projection.fold(shard_of(facts), &[(1, vec![&told])]).await.unwrap();
     }
     let rejected = event(&ended, EventKind::Rejected { cause: RejectCause::NoRoute });
-    projection.fold(shard_of(&ended), 2, &[&rejected]).await.unwrap();
+    projection.fold(shard_of(&ended), &[(2, vec![&rejected])]).await.unwrap();
     let of = async |stage| {
         let filter = Filter { stages: BTreeSet::from([stage]), ..Filter::default() };
         pages(&lister, &filter, 10).await

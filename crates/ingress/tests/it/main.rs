@@ -10,6 +10,7 @@ mod intake;
 mod keys;
 mod list;
 mod outages;
+mod projection;
 mod publishers;
 mod rebuild;
 mod store;

@@ -26,17 +26,17 @@ use crate::{
     store::{event, facts},
 };
 
-struct World {
-    pki: Pki,
-    redis: RedisServer,
-    broker: Broker,
+pub(crate) struct World {
+    pub(crate) pki: Pki,
+    pub(crate) redis: RedisServer,
+    pub(crate) broker: Broker,
     clock: Arc<ManualClock>,
     events: Publisher<EventBatch>,
     work: Publisher<WorkBatch>,
 }
 
 impl World {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let pki = Pki::new();
         let (redis, broker) = tokio::join!(cell::redis(&pki), Broker::start(&pki));
         let ingress = broker.bus(&pki, Party::Ingress).await;
@@ -47,12 +47,12 @@ impl World {
         Self { pki, redis, broker, clock, events, work }
     }
 
-    fn facts(&self, number: u8) -> Facts {
+    pub(crate) fn facts(&self, number: u8) -> Facts {
         let now = self.clock.now();
         Facts { accepted_at: now, expires_at: now.plus(Duration::from_secs(300)), ..facts(number, true) }
     }
 
-    fn store(&self) -> Store {
+    pub(crate) fn store(&self) -> Store {
         cell::store(&self.pki, self.redis.address().port(), self.clock.clone())
     }
 
@@ -63,7 +63,7 @@ impl World {
     }
 
     /// One batch of events of one message, as the log takes it.
-    async fn log(&self, facts: &Facts, kinds: impl IntoIterator<Item = EventKind>) {
+    pub(crate) async fn log(&self, facts: &Facts, kinds: impl IntoIterator<Item = EventKind>) {
         let shard = cell::shards().of(&facts.message);
         let events = kinds.into_iter().map(|kind| LogEvent::Delivery(event(facts, kind)));
         self.events.publish_all(&Subject::Event(shard), events.collect()).await.unwrap();
@@ -85,15 +85,15 @@ impl World {
     }
 }
 
-fn first(facts: &Facts) -> EventKind {
+pub(crate) fn first(facts: &Facts) -> EventKind {
     EventKind::Accepted(Box::new(facts.clone()))
 }
 
-fn routed() -> EventKind {
+pub(crate) fn routed() -> EventKind {
     EventKind::Routed { attempt: 1, account: "one".parse().unwrap(), table_version: "t".to_owned() }
 }
 
-fn stage(found: &sotto_ingress::ports::Found) -> Option<Stage> {
+pub(crate) fn stage(found: &sotto_ingress::ports::Found) -> Option<Stage> {
     Some(found.journal.as_ref()?.delivery()?.stage())
 }
 

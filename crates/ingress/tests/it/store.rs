@@ -266,12 +266,12 @@ async fn an_acceptance_off_the_log_notes_the_key_as_used() {
     store.claim(&facts.message, claim_of(&facts), until()).await.unwrap();
     let projection = Projection::new(store.clone(), Arc::new(Notify::new()));
     let event = accepted(&facts);
-    assert_eq!(projection.fold(shard, 7, &[&event]).await.unwrap(), [Ok(())]);
+    assert_eq!(projection.fold(shard, &[(7, vec![&event])]).await.unwrap(), [[Ok(())]]);
     let stored = Entry::of(&facts).unwrap();
     assert_eq!(store.look(&facts.message, None).await, Ok(Claimed::Used(stored)));
     assert_eq!(store.folded(shard).await, Ok(7));
     // An earlier batch that comes again does not turn it back.
-    assert_eq!(projection.fold(shard, 3, &[]).await.unwrap(), []);
+    assert_eq!(projection.fold(shard, &[(3, Vec::new())]).await.unwrap(), [[]]);
     assert_eq!(store.folded(shard).await, Ok(7));
 }
 

@@ -16,13 +16,28 @@ local claimed, intended = 'c|' .. token .. '|', 'i|' .. token .. '|'
 local function starts(value, with)
   return string.sub(value, 1, #with) == with
 end
+-- All that is to be read, in one question: values[n] is what stood at KEYS[n], written[key] what this script put there since.
+local values, written = {}, {}
+for from = 2, #KEYS, 4000 do
+  local some = redis.call('MGET', unpack(KEYS, from, math.min(from + 3999, #KEYS)))
+  for at = 1, #some do
+    values[from + at - 1] = some[at]
+  end
+end
+local function get(at)
+  return written[KEYS[at]] or values[at]
+end
+local function set(at, value, keep)
+  redis.call('SET', KEYS[at], value, 'PX', keep)
+  written[KEYS[at]] = value
+end
 local out = {mark}
 local key, arg = 2, 5
 for _ = 1, tonumber(ARGV[4]) do
   local parts, keep, keep_mark, attempt = tonumber(ARGV[arg]), ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
   local restored, ours = ARGV[arg + 4], true
   for part = 1, parts do
-    local value = redis.call('GET', KEYS[key + part])
+    local value = get(key + part)
     if value then
       -- Ours, or passed by us before and the answer was lost. Or restored from our record, which was not acted on.
       local mine = starts(value, claimed) or starts(value, intended)
@@ -31,11 +46,11 @@ for _ = 1, tonumber(ARGV[4]) do
       ours = ours and again
     end
   end
-  local cancelled = ours and redis.call('GET', KEYS[key]) == 'x'
+  local cancelled = ours and get(key) == 'x'
   if ours and not cancelled then
-    redis.call('SET', KEYS[key], attempt, 'PX', keep_mark)
+    set(key, attempt, keep_mark)
     for part = 1, parts do
-      redis.call('SET', KEYS[key + part], 'i|' .. token .. '|' .. till .. '|', 'PX', keep)
+      set(key + part, 'i|' .. token .. '|' .. till .. '|', keep)
     end
   end
   out[#out + 1] = cancelled and 'x' or (ours and '1' or '0')

@@ -9,8 +9,19 @@ if not mark or string.sub(mark, 1, #run) ~= run then
 end
 local out = {mark}
 local arg = 3
+local ids = {}
 for key = 2, #KEYS, 2 do
-  local found = redis.call('GET', KEYS[key])
+  ids[#ids + 1] = KEYS[key]
+end
+local values = {}
+for from = 1, #ids, 4000 do
+  local some = redis.call('MGET', unpack(ids, from, math.min(from + 3999, #ids)))
+  for at = 1, #some do
+    values[from + at - 1] = some[at]
+  end
+end
+for key = 2, #KEYS, 2 do
+  local found = values[key / 2]
   if not found and redis.call('SCARD', KEYS[key + 1]) < tonumber(ARGV[2]) then
     -- A set: a repeated receipt is one.
     redis.call('SADD', KEYS[key + 1], ARGV[arg])

@@ -4,9 +4,23 @@
 -- ARGV: time to keep ids in ms; for each part: what its id stands for, as far as its part number, and that.
 -- Returns for each part the number of early receipts and the receipts.
 local out = {}
+-- All that is to be read, in two questions; written[key] is what this script put there since.
+local ids, parked, written = {}, {}, {}
 for index = 1, #KEYS / 2 do
+  ids[index], parked[index] = KEYS[2 * index - 1], KEYS[2 * index]
+end
+local values, some_parked = {}, false
+for from = 1, #ids, 4000 do
+  local to = math.min(from + 3999, #ids)
+  local some = redis.call('MGET', unpack(ids, from, to))
+  for at = 1, #some do
+    values[from + at - 1] = some[at]
+  end
+  some_parked = some_parked or redis.call('EXISTS', unpack(parked, from, to)) > 0
+end
+for index = 1, #ids do
   local of, part = ARGV[2 * index], ARGV[2 * index + 1]
-  local before = redis.call('GET', KEYS[2 * index - 1])
+  local before = written[ids[index]] or values[index]
   local parts = part
   if before and string.sub(before, 1, #of) == of then
     parts = string.sub(before, #of + 1)
@@ -14,8 +28,9 @@ for index = 1, #KEYS / 2 do
       parts = parts .. ',' .. part
     end
   end
-  redis.call('SET', KEYS[2 * index - 1], of .. parts, 'PX', ARGV[1])
-  local early = redis.call('SMEMBERS', KEYS[2 * index])
+  redis.call('SET', ids[index], of .. parts, 'PX', ARGV[1])
+  written[ids[index]] = of .. parts
+  local early = some_parked and redis.call('SMEMBERS', parked[index]) or {}
   out[#out + 1] = tostring(#early)
   for _, receipt in ipairs(early) do
     out[#out + 1] = receipt

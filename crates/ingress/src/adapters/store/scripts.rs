@@ -61,22 +61,59 @@ if ready(KEYS[1]) then is_ready = 1 end
 return {is_ready, redis.call('GET', KEYS[2]), redis.call('GET', KEYS[3])}
 ";
 
-/// marker, records. The records, nil if not ready.
+/// marker, how far, records. What the projection has read, and the records; nil if not ready.
 const LOAD: &str = "
 if not ready(KEYS[1]) then return false end
-return redis.call('MGET', unpack(KEYS, 2))
+local records = {}
+if #KEYS > 2 then records = redis.call('MGET', unpack(KEYS, 3)) end
+return {tonumber(redis.call('GET', KEYS[2]) or 0), records}
 ";
 
-/// marker, due, gone, then each record and its tenant's list; for each: version expected (-1: none) and what `put` takes.
-/// 0 written, 1 one of them has changed and nothing is written, 2 not ready.
+/// marker, how far, due, gone, then sections of keys: records that must not exist, those of messages that live, those that
+/// are forgotten, lists of tenants, entries. How far it was and is, how many are in each section (keys that must not exist,
+/// living, ended, deadlines, ids without deadline, forgotten, lists, entries), then for each section its arguments. 0
+/// written; nothing is written: 1 a record was begun meanwhile, 2 not ready, 3 somebody else has read on.
 const SAVE: &str = "
 if not ready(KEYS[1]) then return 2 end
-for at = 4, #KEYS, 2 do
-  if version(KEYS[at]) ~= tonumber(ARGV[(at - 4) * 4 + 1]) then return 1 end
+if tonumber(redis.call('GET', KEYS[2]) or 0) ~= tonumber(ARGV[1]) then return 3 end
+local function count(at) return tonumber(ARGV[at]) end
+local key, arg = 5, 11
+local function keys(n)
+  local from = key
+  key = key + n
+  return unpack(KEYS, from, key - 1)
 end
-for at = 4, #KEYS, 2 do
-  put(KEYS[at], KEYS[at + 1], KEYS[2], KEYS[3], (at - 4) * 4 + 2)
+local function args(n)
+  local from = arg
+  arg = arg + n
+  return unpack(ARGV, from, arg - 1)
 end
+if count(3) > 0 and redis.call('EXISTS', keys(count(3))) > 0 then return 1 end
+if count(4) > 0 then
+  local both = {}
+  for n = 0, count(4) - 1 do
+    both[2 * n + 1] = KEYS[key + n]
+    both[2 * n + 2] = ARGV[arg + n]
+  end
+  redis.call('MSET', unpack(both))
+  key, arg = key + count(4), arg + count(4)
+end
+for _ = 1, count(5) do
+  redis.call('SET', keys(1), ARGV[arg], 'PX', ARGV[arg + 1])
+  arg = arg + 2
+end
+if count(6) > 0 then redis.call('ZADD', KEYS[3], args(2 * count(6))) end
+if count(7) > 0 then redis.call('ZREM', KEYS[3], args(count(7))) end
+if count(8) > 0 then redis.call('ZADD', KEYS[4], args(2 * count(8))) end
+for _ = 1, count(9) do
+  local list, members = keys(1), 2 * tonumber(args(1))
+  redis.call('ZADD', list, args(members))
+end
+for _ = 1, count(10) do
+  redis.call('SET', keys(1), ARGV[arg], 'PXAT', ARGV[arg + 1])
+  arg = arg + 2
+end
+if ARGV[1] ~= ARGV[2] then redis.call('SET', KEYS[2], ARGV[2]) end
 return 0
 ";
 
@@ -216,7 +253,7 @@ impl Scripts {
             look: script(&[READY, LOOK]),
             find: script(&[READY, FIND]),
             load: script(&[READY, LOAD]),
-            save: script(&[READY, VERSION, PUT, SAVE]),
+            save: script(&[READY, SAVE]),
             restore: script(&[VERSION, PUT, RESTORE]),
             start: script(&[READY, START]),
             renew: script(&[RENEW]),

@@ -20,24 +20,13 @@ const EARLY: Duration = Duration::from_secs(3600);
 /// How long a rebuild may be silent before another process takes it over.
 const REBUILD: Duration = Duration::from_secs(30);
 
-/// A changed journal.
+/// Journals as they were read.
 #[derive(Clone, Debug)]
-pub struct Write {
-    /// What it was read as; `None` when there was none.
-    pub before: Option<Version>,
-    /// The sequence that changed it.
-    pub version: Version,
-    /// The journal now.
-    pub journal: Journal,
-}
-
-/// What became of a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Saved {
-    /// Written.
-    Whole,
-    /// Somebody else wrote one of the journals meanwhile: read again.
-    Conflict,
+pub struct Loaded {
+    /// How far the projection of the shard has come, whichever process runs it.
+    pub folded: u64,
+    /// Each journal and the sequence that changed it last; `None`: nothing is known.
+    pub journals: Vec<Option<(Version, Journal)>>,
 }
 
 /// A journal off the log. One whose time is over is removed.
@@ -71,7 +60,7 @@ impl Store {
     }
 
     /// How long a journal lives from now, in milliseconds; 0 is for ever, `None` when its time is over.
-    fn ttl(&self, journal: &Journal) -> Option<u64> {
+    pub(super) fn ttl(&self, journal: &Journal) -> Option<u64> {
         if journal.delivery().is_none() {
             return Some(millis(EARLY));
         }
@@ -113,26 +102,31 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn load(
-        &self,
-        shard: ShardId,
-        ids: &[MessageId],
-    ) -> Result<Vec<Option<(Version, Journal)>>, StoreError> {
-        let mut journals = Vec::with_capacity(ids.len());
-        for ids in ids.chunks(AT_A_TIME) {
+    pub async fn load(&self, shard: ShardId, ids: &[MessageId]) -> Result<Loaded, StoreError> {
+        let mut loaded = Loaded { folded: 0, journals: Vec::with_capacity(ids.len()) };
+        // Also without any, to tell how far it is.
+        let mut chunks = ids.chunks(AT_A_TIME);
+        let mut chunk = chunks.next().unwrap_or_default();
+        loop {
             let mut call = self.0.scripts.load.prepare_invoke();
-            call.key(key::ready(shard));
-            for id in ids {
+            call.key(key::ready(shard)).key(key::folded(shard));
+            for id in chunk {
                 call.key(key::record(shard, id));
             }
             let mut connection = self.0.redis.connection();
-            let records: Option<Vec<Option<Vec<u8>>>> = self.ask(call.invoke_async(&mut connection)).await?;
-            let records = records.ok_or(StoreError::Rebuilding)?;
-            for (id, bytes) in ids.iter().zip(records) {
-                journals.push(bytes.and_then(|bytes| record::decode(*id, &bytes)));
+            let answer: Option<(u64, Vec<Option<Vec<u8>>>)> =
+                self.ask(call.invoke_async(&mut connection)).await?;
+            let (folded, records) = answer.ok_or(StoreError::Rebuilding)?;
+            // Whoever reads on between two questions is met when it is saved.
+            loaded.folded = folded;
+            for (id, bytes) in chunk.iter().zip(records) {
+                loaded.journals.push(bytes.and_then(|bytes| record::decode(*id, &bytes)));
+            }
+            match chunks.next() {
+                Some(next) => chunk = next,
+                None => return Ok(loaded),
             }
         }
-        Ok(journals)
     }
 
     /// What the script's `put` takes of a journal.
@@ -154,29 +148,6 @@ impl Store {
                 call.arg("").arg("");
             }
         }
-    }
-
-    /// Writes changed journals of one shard, each only where it is as it was read.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn save(&self, shard: ShardId, writes: &[Write]) -> Result<Saved, StoreError> {
-        for writes in writes.chunks(AT_A_TIME) {
-            let mut call = self.0.scripts.save.prepare_invoke();
-            call.key(key::ready(shard)).key(key::due(shard)).key(key::gone(shard));
-            for Write { before, version, journal } in writes {
-                let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(-1);
-                call.arg(before);
-                self.put(&mut call, shard, journal, *version);
-            }
-            let mut connection = self.0.redis.connection();
-            match self.ask::<u8>(call.invoke_async(&mut connection)).await? {
-                0 => {}
-                1 => return Ok(Saved::Conflict),
-                _ => return Err(StoreError::Rebuilding),
-            }
-        }
-        Ok(Saved::Whole)
     }
 
     /// Messages of a shard whose deadline has passed, at most `limit`.
