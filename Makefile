@@ -3,7 +3,7 @@
 # Where rustup and deploy/tools/setup.sh put things: no shell of yours needs to know.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help setup demo build test fmt lint unit e2e interop soak torture power-loss bench compose-test clean
+.PHONY: help setup demo build release test fmt lint unit e2e interop soak torture power-loss bench bench-peers bench-soak compose-test clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,10 +44,23 @@ torture: setup build ## minutes of faults of every kind over a cell under load, 
 	SOTTO_TORTURE_MINUTES=$${MINUTES:-10} SOTTO_TORTURE_SEED=$${SEED:-7} cargo nextest run --workspace --locked --profile torture \
 		--no-capture -E 'test(a_storm_of_faults)'
 
+release: # what is measured
+	cargo build --release --workspace --exclude sotto-tests --exclude sotto-testkit --locked
+
 bench: ## measure this machine: the disk, the broker alone, a release cell (ARGS="--seconds 60 --json")
 	@deploy/tools/setup.sh demo
-	cargo build --release --workspace --exclude sotto-tests --exclude sotto-testkit --locked
+	@$(MAKE) --no-print-directory release
 	target/release/sotto bench $(ARGS)
+
+bench-peers: ## five rounds of the broker alone, Kannel (installs it), a release cell (ARGS="--rounds 5")
+	@deploy/tools/setup.sh bench-peers
+	@$(MAKE) --no-print-directory release
+	target/release/sotto bench --peer kannel $(ARGS)
+
+bench-soak: ## whether memory grows in ten minutes at half rate (MINUTES=10)
+	@deploy/tools/setup.sh demo
+	@$(MAKE) --no-print-directory release
+	target/release/sotto bench --soak $${MINUTES:-10} --seconds 20 $(ARGS)
 
 power-loss: setup build ## cut the power of a broker's and of a whole cell's disk (needs root and loop devices)
 	cargo nextest run --workspace --locked --profile power-loss

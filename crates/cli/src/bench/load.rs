@@ -9,9 +9,12 @@ use futures::{
     stream::{self, FuturesUnordered},
 };
 use sotto_core::{Clock, Sensitive};
-use sotto_proto::message::v1::{
-    MessageClass, OutboundMessage, SendRequest, SendStreamRequest,
-    message_service_client::MessageServiceClient, send_stream_response::Result as Sent,
+use sotto_proto::{
+    MAX_SUBMIT_MESSAGES,
+    message::v1::{
+        MessageClass, OutboundMessage, SendRequest, SendStreamRequest, SendStreamResponse,
+        message_service_client::MessageServiceClient, send_stream_response::Result as Sent,
+    },
 };
 use tokio::{
     sync::Semaphore,
@@ -19,6 +22,7 @@ use tokio::{
 };
 use tonic::{Code, transport::Channel};
 
+use super::over_nats::Nats;
 use crate::{
     CliError,
     commands::{authorised, refused},
@@ -33,6 +37,9 @@ const OUTSTANDING: usize = 1_000;
 /// Calls that are under way at once when each message is one.
 const CALLS: usize = 100;
 
+/// Requests over NATS that are under way at once: as many messages as on a stream.
+const REQUESTS: usize = OUTSTANDING / MAX_SUBMIT_MESSAGES;
+
 /// How often an open loop looks what is due.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -43,6 +50,16 @@ pub(super) enum Way {
     Streams(usize),
     /// Each in a call of its own, a hundred at once.
     Unary,
+    /// In sealed requests over NATS, of as many messages as lie ready.
+    Nats,
+}
+
+/// Whom messages are handed to.
+#[derive(Clone, Copy)]
+pub(super) struct Door<'a> {
+    pub(super) grpc: &'a MessageServiceClient<Channel>,
+    /// If the client was let in over NATS.
+    pub(super) nats: Option<&'a Nats>,
 }
 
 /// How many messages, and how fast.
@@ -80,6 +97,12 @@ pub(super) struct Accepted {
 }
 
 impl Accepted {
+    /// Accepted messages a second.
+    pub(super) fn per_second(&self) -> f64 {
+        let messages = u32::try_from(self.took.len()).unwrap_or(u32::MAX);
+        f64::from(messages) / self.lasted.as_secs_f64().max(f64::EPSILON)
+    }
+
     fn took(&mut self, index: u32, id: String, now: i64, keep_ids: bool) {
         let due = self.due.get(index as usize).copied().unwrap_or(now);
         self.took.push(u32::try_from(now.saturating_sub(due)).unwrap_or(0));
@@ -89,8 +112,21 @@ impl Accepted {
     }
 
     fn refused(&mut self, code: Code) {
-        let count = self.refused.entry(format!("{code:?}")).or_default();
-        *count = count.saturating_add(1);
+        self.failed(format!("{code:?}"), 1);
+    }
+
+    fn failed(&mut self, why: String, messages: usize) {
+        let count = self.refused.entry(why).or_default();
+        *count = count.saturating_add(u64::try_from(messages).unwrap_or(u64::MAX));
+    }
+
+    fn answered(&mut self, answer: SendStreamResponse, now: i64, keep_ids: bool) {
+        let index = u32::try_from(answer.reference).unwrap_or(u32::MAX);
+        match answer.result {
+            Some(Sent::Accepted(sent)) => self.took(index, sent.message_id, now, keep_ids),
+            Some(Sent::Error(error)) => self.refused(Code::from_i32(error.code)),
+            None => self.refused(Code::Unknown),
+        }
     }
 }
 
@@ -100,16 +136,26 @@ pub(super) fn number(n: u32) -> String {
 }
 
 /// A text of 115 characters, as the messages of the published measurements have.
+pub(super) fn text(n: u32) -> String {
+    format!(
+        "Don hang {n:08} cua quy khach da duoc giao cho don vi van chuyen, du kien den trong hai ngay. Cam on quy khach!"
+    )
+}
+
 fn message(load: &Load, n: u32) -> OutboundMessage {
     OutboundMessage {
         to: number(n),
         from: SENDER.to_owned(),
-        text: format!(
-            "Don hang {n:08} cua quy khach da duoc giao cho don vi van chuyen, du kien den trong hai ngay. Cam on quy khach!"
-        ),
+        text: text(n),
         class: load.class.into(),
         ..Default::default()
     }
+}
+
+/// The same as a request of a stream or over NATS.
+fn stream_request(load: &Load, index: u32, idempotency_key: String) -> SendStreamRequest {
+    let message = Some(message(load, load.first.wrapping_add(index)));
+    SendStreamRequest { reference: u64::from(index), message, idempotency_key }
 }
 
 /// When messages are due.
@@ -124,16 +170,21 @@ impl Pacer {
         Self { load, start: Instant::now(), sent: 0 }
     }
 
+    /// When the next message is due.
+    fn due(&self) -> Instant {
+        match self.load.rate {
+            Some(rate) => self.start + Duration::from_secs_f64(f64::from(self.sent) / rate),
+            None => Instant::now(),
+        }
+    }
+
     /// The next message, once it is due; none: the load is over.
     async fn next(&mut self) -> Option<(u32, Instant)> {
         let index = self.sent;
         if index >= self.load.messages {
             return None;
         }
-        let due = match self.load.rate {
-            Some(rate) => self.start + Duration::from_secs_f64(f64::from(index) / rate),
-            None => Instant::now(),
-        };
+        let due = self.due();
         if due.duration_since(self.start) >= self.load.time {
             return None;
         }
@@ -148,7 +199,7 @@ impl Pacer {
 
 /// Sends a load. `keep_ids`: the ids are told, which costs memory.
 pub(super) async fn send(
-    client: &MessageServiceClient<Channel>,
+    door: Door<'_>,
     token: &Sensitive<String>,
     load: Load,
     keep_ids: bool,
@@ -163,17 +214,23 @@ pub(super) async fn send(
         let since = i64::try_from(at.saturating_duration_since(epoch_at).as_micros()).unwrap_or(i64::MAX);
         epoch.saturating_add(since)
     };
-    // Taking the next message and noting when it was due is one step, so that indices and times agree.
-    let take = async || {
+    // Taking the next messages, of which only the first is waited for, and noting when they were due is one step, so that
+    // indices and times agree.
+    let take_ready = async |most: usize| {
         let mut pacer = pacer.lock().await;
-        let (index, due) = pacer.next().await?;
-        accepted.borrow_mut().due.push(micros(due));
-        Some(index)
+        let mut taken = Vec::new();
+        while taken.len() < most && (taken.is_empty() || pacer.due() <= Instant::now()) {
+            let Some((index, due)) = pacer.next().await else { break };
+            accepted.borrow_mut().due.push(micros(due));
+            taken.push(index);
+        }
+        taken
     };
+    let take = async || take_ready(1).await.pop();
     match load.way {
         Way::Streams(streams) => {
             let mut running: FuturesUnordered<_> = (0..streams)
-                .map(|_| stream_of(client.clone(), token, load, keep_ids, &take, &accepted, &micros))
+                .map(|_| stream_of(door.grpc.clone(), token, load, keep_ids, &take, &accepted, &micros))
                 .collect();
             while let Some(ended) = running.next().await {
                 ended?;
@@ -181,10 +238,23 @@ pub(super) async fn send(
         }
         Way::Unary => {
             let calls = stream::unfold((), async |()| take().await.map(|index| (index, ())));
-            let (client, accepted, micros) = (&client, &accepted, &micros);
+            let (accepted, micros) = (&accepted, &micros);
             calls
-                .map(|index| call(client, token, load, index, keep_ids, accepted, micros))
+                .map(|index| call(door.grpc, token, load, index, keep_ids, accepted, micros))
                 .buffer_unordered(CALLS)
+                .for_each(async |()| {})
+                .await;
+        }
+        Way::Nats => {
+            let nats = door.nats.ok_or_else(|| CliError::new("the client was not let in over NATS"))?;
+            let requests = stream::unfold((), async |()| {
+                let taken = take_ready(MAX_SUBMIT_MESSAGES).await;
+                (!taken.is_empty()).then_some((taken, ()))
+            });
+            let (accepted, micros) = (&accepted, &micros);
+            requests
+                .map(|indices| submit(nats, token, load, indices, keep_ids, accepted, micros))
+                .buffer_unordered(REQUESTS)
                 .for_each(async |()| {})
                 .await;
         }
@@ -218,6 +288,28 @@ async fn call(
     }
 }
 
+async fn submit(
+    nats: &Nats,
+    token: &Sensitive<String>,
+    load: Load,
+    indices: Vec<u32>,
+    keep_ids: bool,
+    accepted: &RefCell<Accepted>,
+    micros: &impl Fn(Instant) -> i64,
+) {
+    // Over NATS each message needs a key.
+    let messages = indices.iter().map(|index| {
+        let n = load.first.wrapping_add(*index);
+        stream_request(&load, *index, format!("bench-{n}"))
+    });
+    let answer = nats.submit(token, messages.collect()).await;
+    let (mut accepted, now) = (accepted.borrow_mut(), micros(Instant::now()));
+    match answer {
+        Ok(results) => results.into_iter().for_each(|result| accepted.answered(result, now, keep_ids)),
+        Err(why) => accepted.failed(why, indices.len()),
+    }
+}
+
 fn key(load: &Load, n: u32) -> String {
     if load.keyed { format!("bench-{n}") } else { String::new() }
 }
@@ -244,12 +336,7 @@ async fn stream_of(
                     *due = micros(Instant::now());
                 }
             }
-            let n = load.first.wrapping_add(index);
-            let request = SendStreamRequest {
-                reference: u64::from(index),
-                message: Some(message(&load, n)),
-                idempotency_key: key(&load, n),
-            };
+            let request = stream_request(&load, index, key(&load, load.first.wrapping_add(index)));
             if requests.send(request).await.is_err() {
                 // The other half tells why.
                 break;
@@ -262,16 +349,8 @@ async fn stream_of(
         let mut answers =
             client.send_stream(authorised(incoming, token)?).await.map_err(broken)?.into_inner();
         while let Some(answer) = answers.message().await.map_err(broken)? {
-            let index = u32::try_from(answer.reference).unwrap_or(u32::MAX);
             places.add_permits(1);
-            let mut accepted = accepted.borrow_mut();
-            match answer.result {
-                Some(Sent::Accepted(sent)) => {
-                    accepted.took(index, sent.message_id, micros(Instant::now()), keep_ids);
-                }
-                Some(Sent::Error(error)) => accepted.refused(Code::from_i32(error.code)),
-                None => accepted.refused(Code::Unknown),
-            }
+            accepted.borrow_mut().answered(answer, micros(Instant::now()), keep_ids);
         }
         Ok::<(), CliError>(())
     };

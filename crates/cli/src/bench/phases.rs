@@ -1,6 +1,6 @@
 //! The runs: at full speed, alone through an idle cell, and at shares of the reached rate.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, time::Duration};
 
 use sotto_bus::{Bus, Service, StreamReader};
 use sotto_core::Clock;
@@ -8,14 +8,14 @@ use sotto_proto::{
     message::v1::{MessageClass, message_service_client::MessageServiceClient},
     pipeline::v1::WorkBatch,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
 
 use super::{
     Bench,
-    load::{self, Accepted, Load, Way},
-    percentile,
-    report::{Behind, Full, Latency, Quantiles, Report},
+    load::{self, Accepted, Door, Load, Way},
+    report::{Full, Latency, Quantiles, Report},
+    simulator,
     stage::Stage,
     usage,
     watch::{self, Heard},
@@ -26,28 +26,25 @@ use crate::{CliError, commands, up::connect};
 const WARM_UP: u32 = 2_000;
 
 /// Messages through an idle cell, one after the other.
-const ALONE: u32 = 100;
+pub(super) const ALONE: u32 = 100;
 
 /// Shares of the reached rate at which latency is measured, per cent.
 const SHARES: [u32; 3] = [20, 50, 80];
 
-/// How long what is under way may take to end.
-const PATIENCE: Duration = Duration::from_secs(300);
-
-/// How often it is looked whether a code has arrived.
-const LOOK: Duration = Duration::from_millis(20);
+/// How long nothing may come of what is under way.
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Streams whose batches are told.
 const STREAMS: [&str; 3] = ["INTAKE", "WAITING", "EVENTS"];
 
 /// Everything a run needs.
-struct Runs<'a> {
-    stage: &'a Stage,
+pub(super) struct Runs<'a> {
+    pub(super) stage: &'a Stage,
     asked: &'a Bench,
     client: MessageServiceClient<Channel>,
     bus: Bus,
-    heard: &'a Heard,
-    clock: &'a dyn Clock,
+    pub(super) heard: &'a Heard,
+    pub(super) clock: &'a dyn Clock,
     /// The next message's number: no two messages of all runs have one.
     next: u32,
 }
@@ -59,7 +56,6 @@ pub(super) async fn measure(
     say: &impl Fn(&str) -> Result<(), CliError>,
     clock: &dyn Clock,
 ) -> Result<(), CliError> {
-    stage.behave(&serde_json::json!({ "receipt_delay_ms": asked.receipt_ms })).await?;
     let dir = stage.dir();
     let bus = connect(dir, &dir.open()?, &dir.running()?.nats, Service::Operator).await?;
     let client = MessageServiceClient::new(commands::channel(dir, "ingress")?);
@@ -83,15 +79,26 @@ impl Runs<'_> {
         say("warming up")?;
         let warm_up = Load { messages: WARM_UP, rate: None, ..self.load(Duration::MAX, None) };
         Box::pin(self.run(warm_up, false)).await?;
-        if let Some(advertisements) = self.asked.behind {
+        if let (Some(advertisements), false) = (self.asked.behind, self.asked.stopped) {
             say(&format!("{advertisements} advertisements, and one-time codes behind them"))?;
             report.behind(Box::pin(self.behind(advertisements)).await?);
             return Ok(());
+        }
+        if let (Some(minutes), Some(rate)) = (self.asked.soak, self.asked.rate) {
+            return self.soaked(minutes, f64::from(rate), report, say).await;
         }
         say(&format!("at full speed for {} s", self.asked.seconds))?;
         let full = Box::pin(self.full()).await?;
         let reached = full.delivered_per_s;
         report.full(full);
+        if let Some(minutes) = self.asked.soak {
+            return self.soaked(minutes, reached / 2.0, report, say).await;
+        }
+        if let Some(advertisements) = self.asked.behind {
+            say(&format!("{advertisements} messages for carriers that are stopped"))?;
+            report.drained(Box::pin(self.drained(advertisements, reached)).await?);
+            return Ok(());
+        }
         if self.asked.latency_seconds == 0 {
             return Ok(());
         }
@@ -105,7 +112,19 @@ impl Runs<'_> {
         Ok(())
     }
 
-    fn load(&self, time: Duration, rate: Option<f64>) -> Load {
+    async fn soaked(
+        &mut self,
+        minutes: u32,
+        rate: f64,
+        report: &mut Report,
+        say: &impl Fn(&str) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        say(&format!("{minutes} minutes at {rate:.0} a second"))?;
+        report.soak(Box::pin(self.soak(minutes, rate)).await?);
+        Ok(())
+    }
+
+    pub(super) fn load(&self, time: Duration, rate: Option<f64>) -> Load {
         Load {
             first: self.next,
             messages: self.asked.messages,
@@ -117,9 +136,10 @@ impl Runs<'_> {
         }
     }
 
-    /// One one-time code, in a call of its own.
-    fn one_code(&self) -> Load {
-        Load { messages: 1, way: Way::Unary, class: MessageClass::Otp, ..self.load(Duration::MAX, None) }
+    /// One one-time code, in a call or request of its own.
+    pub(super) fn one_code(&self) -> Load {
+        let way = if self.asked.nats { Way::Nats } else { Way::Unary };
+        Load { messages: 1, way, class: MessageClass::Otp, ..self.load(Duration::MAX, None) }
     }
 
     /// Sends a load and waits until all of it has ended.
@@ -127,21 +147,32 @@ impl Runs<'_> {
         self.heard.begin(keep);
         let start = Instant::now();
         let accepted = self.send(load, keep).await?;
-        let count = u32::try_from(accepted.took.len()).unwrap_or(u32::MAX);
-        if timeout(PATIENCE, self.heard.reach(count)).await.is_err() {
-            let (delivered, otherwise) = self.heard.ended();
-            return Err(CliError::new(format!(
-                "of {count} accepted messages {delivered} were delivered and {otherwise} ended otherwise, and nothing more \
-                 came for {PATIENCE:?}"
-            )));
-        }
+        self.settled(u32::try_from(accepted.took.len()).unwrap_or(u32::MAX)).await?;
         let lasted = self.heard.last().map_or(Duration::ZERO, |last| last.duration_since(start));
         Ok((accepted, lasted))
     }
 
-    async fn send(&mut self, load: Load, keep: bool) -> Result<Accepted, CliError> {
+    /// Waits until so many have ended, as long as some still do.
+    pub(super) async fn settled(&self, messages: u32) -> Result<(), CliError> {
+        let patience = PATIENCE.saturating_add(Duration::from_millis(self.asked.receipt_ms));
+        let mut before = self.heard.ended();
+        while timeout(patience, self.heard.reach(messages)).await.is_err() {
+            let (delivered, otherwise) = self.heard.ended();
+            if before == (delivered, otherwise) {
+                return Err(CliError::new(format!(
+                    "of {messages} accepted messages {delivered} were delivered and {otherwise} ended otherwise, and nothing \
+                     more came for {patience:?}"
+                )));
+            }
+            before = (delivered, otherwise);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn send(&mut self, load: Load, keep: bool) -> Result<Accepted, CliError> {
         let token = self.stage.token(self.clock).await?;
-        let accepted = load::send(&self.client, &token, load, keep, self.clock).await?;
+        let door = Door { grpc: &self.client, nats: self.stage.nats() };
+        let accepted = load::send(door, &token, load, keep, self.clock).await?;
         self.next = self.next.saturating_add(u32::try_from(accepted.due.len()).unwrap_or(u32::MAX));
         Ok(accepted)
     }
@@ -149,29 +180,27 @@ impl Runs<'_> {
     async fn full(&mut self) -> Result<Full, CliError> {
         let processes = self.stage.processes()?;
         let data = self.stage.dir().path("data");
-        let before = self.stage.counters().await?;
+        let before = simulator::settled(self.stage.simulators()).await?;
         let (usage_before, stored_before, batches_before) =
             (usage::of(&processes)?, usage::stored(&data), self.broker_messages().await?);
         let rate = self.asked.rate.map(f64::from);
-        let (accepted, lasted) =
-            self.run(self.load(Duration::from_secs(self.asked.seconds), rate), false).await?;
+        let load = self.load(Duration::from_secs(self.asked.seconds), rate);
+        let timeline = self.asked.timeline()?;
+        let stage = self.stage;
+        let play = async {
+            timeline.play(stage.simulators()).await?;
+            std::future::pending::<Result<Infallible, CliError>>().await
+        };
+        let (accepted, lasted) = tokio::select! {
+            ran = Box::pin(self.run(load, false)) => ran?,
+            failed = play => match failed? {},
+        };
         let usage_after = usage::of(&processes)?;
         let (delivered, otherwise) = self.heard.ended();
         let messages = u32::try_from(accepted.took.len()).unwrap_or(u32::MAX);
-        let after = self.stage.counters().await?;
-        let counted = |name: &str| {
-            let count =
-                |value: &serde_json::Value| value.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
-            count(&after).saturating_sub(count(&before))
-        };
+        let counted = simulator::settled(stage.simulators()).await?.since(before);
         let per_thousand = f64::from(messages.max(1)) / 1000.0;
-        let cpu: BTreeMap<String, f64> = usage_after
-            .iter()
-            .map(|(name, after)| {
-                let before = usage_before.get(name).map_or(0.0, |before| before.cpu);
-                (name.clone(), (after.cpu - before) / per_thousand)
-            })
-            .collect();
+        let cpu = usage::cpu_of(&usage_before, &usage_after, per_thousand);
         let batches_after = self.broker_messages().await?;
         let batches = STREAMS
             .iter()
@@ -183,12 +212,13 @@ impl Runs<'_> {
             .collect();
         Ok(Full {
             messages,
+            accepted_per_s: accepted.per_second(),
             refused: accepted.refused,
-            accepted_per_s: f64::from(messages) / accepted.lasted.as_secs_f64().max(f64::EPSILON),
             delivered_per_s: f64::from(delivered) / lasted.as_secs_f64().max(f64::EPSILON),
             ended_otherwise: otherwise,
-            lost: u64::from(messages).saturating_sub(counted("parts")),
-            duplicates: counted("duplicates"),
+            lost: u64::from(messages).saturating_sub(counted.parts),
+            duplicates: counted.duplicates,
+            receipts: counted.receipts_acked,
             peak: usage_after.into_iter().map(|(name, usage)| (name, usage.peak)).collect(),
             cpu,
             stored_a_message: usage::stored(&data).saturating_sub(stored_before) / u64::from(messages.max(1)),
@@ -218,70 +248,6 @@ impl Runs<'_> {
             took.extend(arrived(&accepted, load.first, &arrivals));
         }
         Ok(Quantiles::of(&mut took))
-    }
-
-    /// One-time codes while advertisements wait for the carrier: what was submitted between a code's acceptance and its own
-    /// submit. The advertisements that are left are not waited for.
-    async fn behind(&mut self, advertisements: u32) -> Result<Behind, CliError> {
-        let load = Load {
-            messages: advertisements,
-            class: MessageClass::Promotional,
-            ..self.load(Duration::MAX, None)
-        };
-        let before = self.submits().await?;
-        let accepted = self.send(load, false).await?;
-        let waiting = u64::try_from(accepted.took.len())
-            .unwrap_or(u64::MAX)
-            .saturating_sub(self.submits().await?.saturating_sub(before));
-        let (mut ahead, mut took) = (Vec::new(), Vec::new());
-        for _ in 0..ALONE {
-            let load = self.one_code();
-            let accepted = self.send(load, true).await?;
-            let code = destination(load.first, 0);
-            let arrivals = self.arrived(&code).await?;
-            let Some(arrival) = arrivals.get(&code).copied() else { continue };
-            let Some((_, accepted_at)) = accepted.ids.values().next().copied() else { continue };
-            let between = arrivals.values().filter(|at| (accepted_at..arrival).contains(*at)).count();
-            ahead.push(u32::try_from(between).unwrap_or(u32::MAX));
-            took.push(micros(arrival.saturating_sub(accepted_at)));
-        }
-        let waiting_after = u64::try_from(accepted.took.len())
-            .unwrap_or(u64::MAX)
-            .saturating_sub(self.submits().await?.saturating_sub(before));
-        Ok(Behind {
-            waiting,
-            waiting_after,
-            codes: took.len(),
-            ahead_p50: percentile(&mut ahead, 50),
-            ahead_p99: percentile(&mut ahead, 99),
-            accept_to_submit: Quantiles::of(&mut took),
-            peak: usage::of(&self.stage.processes()?)?
-                .into_iter()
-                .map(|(name, usage)| (name, usage.peak))
-                .collect(),
-        })
-    }
-
-    async fn submits(&self) -> Result<u64, CliError> {
-        let counters = self.stage.counters().await?;
-        Ok(counters.get("submits").and_then(serde_json::Value::as_u64).unwrap_or(0))
-    }
-
-    /// The arrivals, once this one is among them.
-    async fn arrived(&self, code: &str) -> Result<BTreeMap<String, i64>, CliError> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let arrivals = self.stage.arrivals().await?;
-            if arrivals.contains_key(code) {
-                return Ok(arrivals);
-            }
-            if Instant::now() >= until {
-                return Err(CliError::new(format!(
-                    "a one-time code did not come to the carrier within {PATIENCE:?}"
-                )));
-            }
-            sleep(LOOK).await;
-        }
     }
 
     /// An open loop at a rate.
@@ -314,7 +280,7 @@ impl Runs<'_> {
 }
 
 /// How a carrier writes the recipient of a message.
-fn destination(first: u32, index: u32) -> String {
+pub(super) fn destination(first: u32, index: u32) -> String {
     load::number(first.wrapping_add(index)).trim_start_matches('+').to_owned()
 }
 
@@ -327,6 +293,6 @@ fn arrived(accepted: &Accepted, first: u32, arrivals: &BTreeMap<String, i64>) ->
     .collect()
 }
 
-fn micros(value: i64) -> u32 {
+pub(super) fn micros(value: i64) -> u32 {
     u32::try_from(value.max(0)).unwrap_or(u32::MAX)
 }

@@ -4,11 +4,32 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Bench, percentile};
+use super::{
+    Bench,
+    backlog::{Behind, Drained},
+    load::Way,
+    percentile,
+    rounds::Rounds,
+    soak::Soak,
+};
 use crate::{CliError, Output};
 
-/// Processes that are not the platform's own: they stand for what is outside.
-const OUTSIDE: [&str; 2] = ["client", "simulator"];
+/// Whether a process is not the platform's own, but stands for what is outside.
+pub(super) fn is_outside(name: &str) -> bool {
+    name == "client" || name.starts_with("simulator")
+}
+
+/// Memory of each process, for people.
+pub(super) fn megabytes(bytes: &BTreeMap<String, u64>) -> String {
+    let each = bytes.iter().map(|(name, bytes)| format!("{name} {} MB", bytes >> 20));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// Processor time of each process for a message, for people.
+pub(super) fn processors(cpu: &BTreeMap<String, f64>) -> String {
+    let each = cpu.iter().map(|(name, cpu)| format!("{name} {:.0} us", cpu * 1000.0));
+    each.collect::<Vec<_>>().join(", ")
+}
 
 /// Median and 99th percentile, milliseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -47,6 +68,8 @@ pub(super) struct Full {
     pub(super) lost: u64,
     /// Parts that the simulator was given twice.
     pub(super) duplicates: u64,
+    /// Receipts that were taken from the simulator.
+    pub(super) receipts: u64,
     /// Seconds of processor time for 1,000 messages.
     #[serde(rename = "cpu_s_per_1000")]
     pub(super) cpu: BTreeMap<String, f64>,
@@ -78,21 +101,6 @@ pub(super) struct Latency {
     pub(super) submit_to_delivered: Quantiles,
 }
 
-/// One-time codes that overtake.
-#[derive(Debug, Serialize)]
-pub(super) struct Behind {
-    /// Advertisements that waited before the first code, and after the last.
-    pub(super) waiting: u64,
-    pub(super) waiting_after: u64,
-    pub(super) codes: usize,
-    /// Parts that the carrier was given after a code's acceptance and before the code.
-    pub(super) ahead_p50: u32,
-    pub(super) ahead_p99: u32,
-    pub(super) accept_to_submit: Quantiles,
-    #[serde(rename = "peak_rss_bytes")]
-    pub(super) peak: BTreeMap<String, u64>,
-}
-
 /// Everything.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -108,22 +116,28 @@ pub(super) struct Report {
     idle_call_to_submit: Option<Quantiles>,
     latency: Vec<Latency>,
     behind: Option<Behind>,
+    stopped: Option<Drained>,
+    soak: Option<Soak>,
+    beside: Option<Rounds>,
 }
 
 impl Report {
     pub(super) fn new(asked: &Bench) -> Self {
-        let way = if asked.unary {
-            "unary, 100 at once".to_owned()
-        } else {
-            format!("{} stream(s)", asked.clients)
+        let way = match asked.way() {
+            Way::Streams(streams) => format!("{streams} stream(s)"),
+            Way::Unary => "unary, 100 at once".to_owned(),
+            Way::Nats => "sealed over NATS, up to 100 in a request".to_owned(),
         };
+        let scenario = asked.scenario.is_some();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             build: if cfg!(debug_assertions) { "debug" } else { "release" },
             settings: serde_json::json!({
                 "durability": "D1: fsync before accepted", "seconds": asked.seconds, "way": way, "keyed": asked.keyed,
                 "rate": asked.rate, "class": "transactional", "text_characters": 115, "receipt_ms": asked.receipt_ms,
-                "window": 200, "tps": asked.tps, "binds": 1, "carrier_tls": true, "shards": 4,
+                "answer_ms": asked.answer_ms, "carriers": asked.carriers, "window": asked.window, "tps": asked.tps,
+                "binds": asked.connectors, "connectors": asked.connectors, "carrier_tls": true, "shards": 4,
+                "scenario": scenario,
             }),
             fsync_p50_us: 0,
             fsync_p99_us: 0,
@@ -133,6 +147,9 @@ impl Report {
             idle_call_to_submit: None,
             latency: Vec::new(),
             behind: None,
+            stopped: None,
+            soak: None,
+            beside: None,
         }
     }
 
@@ -156,6 +173,22 @@ impl Report {
         self.behind = Some(behind);
     }
 
+    pub(super) fn drained(&mut self, drained: Drained) {
+        self.stopped = Some(drained);
+    }
+
+    pub(super) fn soak(&mut self, soak: Soak) {
+        self.soak = Some(soak);
+    }
+
+    pub(super) fn beside(&mut self, rounds: Rounds) {
+        self.beside = Some(rounds);
+    }
+
+    pub(super) fn into_full(self) -> Option<Full> {
+        self.full
+    }
+
     pub(super) fn latency(&mut self, latency: Latency) {
         self.latency.push(latency);
     }
@@ -173,7 +206,9 @@ impl Report {
             report.insert("ratios".to_owned(), ratios);
         }
         output.json(&value)?;
-        self.lines().iter().try_for_each(|line| output.line(line))
+        self.lines().iter().try_for_each(|line| output.line(line))?;
+        self.soak.as_ref().map_or(Ok(()), Soak::verdict)?;
+        self.beside.as_ref().map_or(Ok(()), Rounds::verdict)
     }
 
     fn lines(&self) -> Vec<String> {
@@ -183,34 +218,27 @@ impl Report {
                 "disk         fsync of 4 KiB: p50 {} us, p99 {} us",
                 self.fsync_p50_us, self.fsync_p99_us
             ),
-            format!(
+        ];
+        // Each round tells its own.
+        if self.beside.is_none() {
+            lines.push(format!(
                 "broker alone {:.0} a second one by one; {:.0} a second over {} hops, {} in a broker message",
                 self.ceiling_single_per_s,
                 self.ceiling_batch_per_s,
                 sotto_bus::ceiling::HOPS,
                 sotto_bus::ceiling::BATCH
-            ),
-        ];
+            ));
+        }
         if let Some(full) = &self.full {
             lines.extend(full.lines(self.ceiling_batch_per_s));
         }
         if let Some(took) = &self.idle_call_to_submit {
             lines.push(format!("idle         call to submit_sm: {took} (p50 / p99)"));
         }
-        if let Some(behind) = &self.behind {
-            lines.push(format!(
-                "behind       {} waiting advertisements ({} at the end), {} one-time codes: {} parts went first at the median, \
-                 {} at the 99th percentile; accept to submit {}",
-                behind.waiting,
-                behind.waiting_after,
-                behind.codes,
-                behind.ahead_p50,
-                behind.ahead_p99,
-                behind.accept_to_submit
-            ));
-            let peaks = behind.peak.iter().map(|(name, peak)| format!("{name} {} MB", peak / (1 << 20)));
-            lines.push(format!("             at most: {}", peaks.collect::<Vec<_>>().join(", ")));
-        }
+        lines.extend(self.behind.iter().flat_map(Behind::lines));
+        lines.extend(self.stopped.iter().flat_map(Drained::lines));
+        lines.extend(self.soak.iter().flat_map(Soak::lines));
+        lines.extend(self.beside.iter().flat_map(Rounds::lines));
         for run in &self.latency {
             lines.push(format!(
                 "at {:>2} %      {:>6.0}/s: accept {}; call to submit {}; accept to submit {}; submit to delivered {}",
@@ -223,12 +251,19 @@ impl Report {
 
 impl Full {
     /// Processor time of everything that is the platform's: services, broker, Redis.
-    fn platform_cpu(&self) -> f64 {
-        self.cpu.iter().filter(|(name, _)| !OUTSIDE.contains(&name.as_str())).map(|(_, cpu)| cpu).sum()
+    pub(super) fn platform_cpu(&self) -> f64 {
+        self.cpu.iter().filter(|(name, _)| !is_outside(name)).map(|(_, cpu)| cpu).sum()
+    }
+
+    /// Whether each message went once, and came to its end.
+    pub(super) fn counts(&self) -> bool {
+        self.messages > 0
+            && (self.lost, self.duplicates, self.ended_otherwise) == (0, 0, 0)
+            && self.receipts == u64::from(self.messages)
     }
 
     fn platform_peak(&self) -> u64 {
-        self.peak.iter().filter(|(name, _)| !OUTSIDE.contains(&name.as_str())).map(|(_, peak)| peak).sum()
+        self.peak.iter().filter(|(name, _)| !is_outside(name)).map(|(_, peak)| peak).sum()
     }
 
     fn lines(&self, ceiling: f64) -> Vec<String> {

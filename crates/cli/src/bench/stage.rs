@@ -1,66 +1,63 @@
-//! What is measured: a cell of its own in a temporary folder, run by `sotto up` as a user runs it, and a plain broker.
+//! What is measured: a cell of its own in a temporary folder, run by `sotto up` as a user runs it, with simulated carriers.
 
 use std::{
-    collections::BTreeMap, io::Write as _, num::NonZeroU16, path::Path, process::Stdio, time::Duration,
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::Write as _,
+    num::NonZeroU16,
+    path::{Path, PathBuf},
+    process::Stdio,
 };
 
-use serde_json::Value;
-use sotto_core::{CellId, Clock, Sensitive, Shards};
+use serde_json::{Value, json};
+use sotto_core::{Clock, Sensitive, Shards};
 use tempfile::TempDir;
-use tokio::{
-    process::{Child, Command},
-    time::{Instant, sleep},
-};
+use tokio::process::{Child, Command};
 
-use super::load::SENDER;
+use super::{
+    Bench,
+    load::SENDER,
+    over_nats::Nats,
+    process,
+    simulator::{self, Counters, Simulator},
+};
 use crate::{
     CliError, Output,
     cell::{CellDir, Layout},
-    commands::{self, client::NewClient},
+    commands::{self, carriers::Stopped, client::NewClient},
     error::at,
-    http,
     init::{self, NewCell},
-    up::{nats_url, tool},
+    up::{Contract, simulator_account},
 };
-
-/// How long a cell may take to come up.
-const START: Duration = Duration::from_secs(120);
-
-/// How long it may take to stop.
-const STOP: Duration = Duration::from_secs(120);
-
-/// How often it is looked whether it did.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// What `sotto init` makes unless it is told otherwise.
 const SHARDS: Shards = Shards::new(NonZeroU16::MIN.saturating_add(3));
 
-/// The client's name.
+/// The client's name, its tenant's, and the cell's.
 const CLIENT: &str = "bench";
 
-/// The most that the simulator tells of its arrivals: 200,000 of them.
-const ARRIVALS: usize = 16 << 20;
+/// Where all numbers are.
+const PREFIX: &str = "84";
 
 /// A running cell.
 pub(super) struct Stage {
     dir: CellDir,
     up: Child,
+    simulators: Vec<Simulator>,
+    /// Connectors beside the cell's own.
+    connectors: Vec<Child>,
+    nats: Option<Nats>,
     /// Removed at the end.
     folder: TempDir,
 }
 
 impl Stage {
     /// Makes and starts one on the disk of `folder`, with a client whose rate nothing bounds.
-    pub(super) async fn start(
-        folder: &Path,
-        id: &CellId,
-        tps: u16,
-        clock: &dyn Clock,
-    ) -> Result<Self, CliError> {
+    pub(super) async fn start(folder: &Path, asked: &Bench, clock: &dyn Clock) -> Result<Self, CliError> {
         let folder = TempDir::with_prefix_in("sotto-bench-", folder).map_err(at(folder))?;
         let dir = CellDir::new(folder.path().join("cell"));
         let new = NewCell {
-            id: id.clone(),
+            id: CLIENT.parse().map_err(|_| CliError::new("the cell's name"))?,
             shards: SHARDS,
             hosts: Vec::new(),
             issuer: None,
@@ -71,43 +68,76 @@ impl Stage {
         let config = dir.config("ingress");
         let mut file = std::fs::OpenOptions::new().append(true).open(&config).map_err(at(&config))?;
         file.write_all(b"\n[rate]\nper_second = 1000000\nburst = 1000000\n").map_err(at(&config))?;
-        let program = std::env::current_exe().map_err(|error| CliError::caused_by("this program", &error))?;
-        let up = Command::new(program)
-            .arg("--cell")
-            .arg(dir.root())
-            .args(["up", "--listen", "127.0.0.1:0", "--token-listen", "127.0.0.1:0"])
-            .args(["--simulator-tps", &tps.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| CliError::caused_by("the cell could not be started", &error))?;
-        let mut stage = Self { dir, up, folder };
-        stage.wait().await?;
-        let unheard = Output::unheard();
-        commands::owner::claim(&stage.dir, &unheard).await?;
-        let client = NewClient::new(CLIENT, "bench", SENDER);
-        commands::client::create(&stage.dir, client, clock, &unheard).await?;
+        let simulators = simulators(&dir, asked).await?;
+        asked.timeline()?.try_out(&simulators).await?;
+        let carriers = carriers_file(&dir, &simulators, asked)?;
+        let mut command = Command::new(
+            std::env::current_exe().map_err(|error| CliError::caused_by("this program", &error))?,
+        );
+        command.arg("--cell").arg(dir.root());
+        command.args(["up", "--listen", "127.0.0.1:0", "--token-listen", "127.0.0.1:0", "--carriers"]);
+        command.arg(carriers).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        let up = process::start(&mut command, "the cell")?;
+        let mut stage = Self { dir, up, simulators, connectors: Vec::new(), nats: None, folder };
+        stage.come_up(asked, clock).await?;
         Ok(stage)
     }
 
-    async fn wait(&mut self) -> Result<(), CliError> {
-        let until = Instant::now() + START;
-        while self.dir.running().is_err() {
-            let ended = self.up.try_wait().map_err(|error| CliError::caused_by("the cell", &error))?;
-            if ended.is_some() || Instant::now() >= until {
-                return Err(
-                    CliError::new("the cell did not come up").fix("look why with: sotto init, sotto up")
-                );
-            }
-            sleep(LOOK).await;
+    async fn come_up(&mut self, asked: &Bench, clock: &dyn Clock) -> Result<(), CliError> {
+        let (dir, up) = (&self.dir, &mut self.up);
+        tokio::select! {
+            // Why it ended it has told on standard error.
+            _ended = up.wait() => return Err(CliError::new("the cell did not come up")),
+            ready = process::wait("the cell", async || dir.running().ok()) => ready.map(drop)?,
+        }
+        let unheard = Output::unheard();
+        commands::owner::claim(&self.dir, &unheard).await?;
+        let client = NewClient::new(CLIENT, CLIENT, SENDER);
+        commands::client::create(&self.dir, client, clock, &unheard).await?;
+        if asked.nats {
+            self.nats = Some(Nats::connect(&self.dir, CLIENT, CLIENT, clock).await?);
+        }
+        for number in 2..=asked.connectors {
+            let connector = self.connector(number).await?;
+            self.connectors.push(connector);
         }
         Ok(())
     }
 
+    /// Another connector with the surroundings of the cell's own, once it is bound to each carrier.
+    async fn connector(&self, number: u8) -> Result<Child, CliError> {
+        let name = format!("carrier-{number}");
+        let own = self.dir.running()?.processes.get("carrier").copied().unwrap_or_default();
+        let environment = PathBuf::from(format!("/proc/{own}/environ"));
+        let environment = std::fs::read_to_string(&environment).map_err(at(&environment))?;
+        let path = self.dir.path(format!("logs/{name}.log"));
+        let log = std::fs::File::create(&path).map_err(at(&path))?;
+        let errors = log.try_clone().map_err(at(&path))?;
+        let mut command = Command::new(process::sibling("sotto-carrier")?);
+        command.args(["--config", "config/carrier.toml"]);
+        command.arg(format!("--die-with-parent={}", std::process::id())).current_dir(self.dir.root());
+        command.env_clear().envs(environment.split('\0').filter_map(|pair| pair.split_once('=')));
+        command.env_remove("SOTTO__ADMIN__ADDRESS_FILE").env("SOTTO__CONNECTOR__REPLICA", &name);
+        command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
+        let connector = process::start(&mut command, &name)?;
+        process::wait(&name, async || {
+            let log = std::fs::read_to_string(&path).ok()?;
+            (log.matches("bound account=").count() >= self.simulators.len()).then_some(())
+        })
+        .await?;
+        Ok(connector)
+    }
+
     pub(super) const fn dir(&self) -> &CellDir {
         &self.dir
+    }
+
+    pub(super) const fn nats(&self) -> Option<&Nats> {
+        self.nats.as_ref()
+    }
+
+    pub(super) fn simulators(&self) -> &[Simulator] {
+        &self.simulators
     }
 
     /// A fresh token of the client.
@@ -115,127 +145,91 @@ impl Stage {
         commands::send::client(&self.dir, CLIENT)?.token(&self.dir, "message:send message:read", clock).await
     }
 
-    /// Its processes and ourselves, the client.
+    /// Its processes, the simulators and ourselves, the client.
     pub(super) fn processes(&self) -> Result<BTreeMap<String, u32>, CliError> {
         let mut processes = self.dir.running()?.processes;
+        let simulators = self.simulators.iter().map(Simulator::pid);
+        let simulators = (1..).zip(simulators).map(|(number, pid)| (format!("simulator-{number}"), pid));
+        let connectors = self.connectors.iter().map(Child::id);
+        let connectors = (2..).zip(connectors).map(|(number, pid)| (format!("carrier-{number}"), pid));
+        let others = simulators.chain(connectors);
+        processes.extend(others.filter_map(|(name, pid)| Some((name, pid?))));
         processes.insert("client".to_owned(), std::process::id());
         Ok(processes)
     }
 
-    async fn ask(&self, path: &str) -> Result<Value, CliError> {
-        let address = self.dir.running()?.address("simulator.admin")?.to_owned();
-        let (_, body) = http::get_large(&address, path, ARRIVALS).await?;
-        serde_json::from_slice(&body)
-            .map_err(|error| CliError::caused_by("what the simulator tells cannot be read", &error))
+    /// What the simulators counted.
+    pub(super) async fn counters(&self) -> Result<Counters, CliError> {
+        simulator::counters(&self.simulators).await
     }
 
-    /// One of the simulator's counters.
-    pub(super) async fn counters(&self) -> Result<Value, CliError> {
-        self.ask("/counters").await
-    }
-
-    /// When each recipient's message came to the simulator, microseconds since the Unix epoch.
+    /// When each recipient's message came to a simulator, microseconds since the Unix epoch.
     pub(super) async fn arrivals(&self) -> Result<BTreeMap<String, i64>, CliError> {
-        let told = self.ask("/arrivals?limit=200000").await?;
-        serde_json::from_value::<Vec<(String, i64)>>(told)
-            .map(|told| told.into_iter().collect())
-            .map_err(|error| CliError::caused_by("what the simulator tells cannot be read", &error))
+        simulator::arrivals(&self.simulators).await
     }
 
-    /// Changes the simulator's behaviour.
+    /// Changes the simulators' behaviour.
     pub(super) async fn behave(&self, patch: &Value) -> Result<(), CliError> {
-        let address = self.dir.running()?.address("simulator.admin")?.to_owned();
-        http::post(&address, "/behaviour", patch).await.map(drop)
+        simulator::post(&self.simulators, "/behaviour", patch).await
     }
 
-    /// Stops the cell and removes its folder.
+    /// Stops what goes to each carrier, as an operator does, or lifts that.
+    pub(super) async fn hold(&self, stopped: bool) -> Result<(), CliError> {
+        for number in 1..=self.simulators.len() {
+            let account = Stopped::Carrier(account(number));
+            let unheard = Output::unheard();
+            commands::carriers::stop(&self.dir, account, !stopped, CLIENT.to_owned(), &unheard).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops everything and removes its folder.
     pub(super) async fn stop(mut self) -> Result<(), CliError> {
-        stop(&mut self.up).await?;
-        self.folder
-            .close()
-            .map_err(|error| CliError::caused_by("the cell's folder could not be removed", &error))
+        for connector in &mut self.connectors {
+            process::stop(connector).await?;
+        }
+        process::stop(&mut self.up).await?;
+        for simulator in self.simulators {
+            simulator.stop().await?;
+        }
+        process::remove(self.folder)
     }
 }
 
-/// Asks a process to end, and waits.
-async fn stop(process: &mut Child) -> Result<(), CliError> {
-    let failed = |error: &dyn std::error::Error| CliError::caused_by("a process could not be stopped", error);
-    if let Some(pid) =
-        process.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
-    {
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).map_err(|error| failed(&error))?;
-    }
-    tokio::time::timeout(STOP, process.wait())
-        .await
-        .map_err(|error| failed(&error))?
-        .map(drop)
-        .map_err(|error| failed(&error))
+/// The account of a simulator, from 1.
+fn account(number: usize) -> String {
+    format!("simulator-{number}")
 }
 
-/// A broker of its own with the cell's setting that costs most: every write is on the disk before it is acknowledged.
-pub(super) struct Broker {
-    process: Child,
-    url: String,
-    folder: TempDir,
+async fn simulators(dir: &CellDir, asked: &Bench) -> Result<Vec<Simulator>, CliError> {
+    let behaviour =
+        json!({ "receipt_delay_ms": asked.receipt_ms, "response_delay_ms": asked.answer_ms }).to_string();
+    let path = |inside: &str| dir.path(inside).display().to_string();
+    let (cert, key) = (path("tls/simulator.pem"), path("tls/simulator.key"));
+    let who = format!("sotto:{}", path("secrets/simulator"));
+    let arguments =
+        ["--account", &who, "--tls-cert", &cert, "--tls-key", &key, "--behaviour", behaviour.as_str()];
+    let mut simulators = Vec::new();
+    for _ in 0..asked.carriers {
+        simulators.push(Simulator::start(&arguments).await?);
+    }
+    Ok(simulators)
 }
 
-impl Broker {
-    pub(super) async fn start(folder: &Path) -> Result<Self, CliError> {
-        let folder = TempDir::with_prefix_in("sotto-bench-", folder).map_err(at(folder))?;
-        let config = folder.path().join("nats.conf");
-        let text = format!(
-            "listen: \"127.0.0.1:-1\"\njetstream {{ store_dir: \"{}\", sync_interval: always }}\n",
-            folder.path().join("store").display()
-        );
-        std::fs::write(&config, text).map_err(at(&config))?;
-        let ports = folder.path().join("ports");
-        std::fs::create_dir(&ports).map_err(at(&ports))?;
-        let process = Command::new(tool("nats-server")?)
-            .arg("--config")
-            .arg(&config)
-            .arg("--ports_file_dir")
-            .arg(&ports)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| CliError::caused_by("nats-server could not be started", &error))?;
-        let until = Instant::now() + START;
-        let url = loop {
-            if let Some(url) = nats_url(&ports) {
-                break url.replace("tls://localhost", "nats://127.0.0.1");
-            }
-            if Instant::now() >= until {
-                return Err(CliError::new("nats-server did not come up"));
-            }
-            sleep(LOOK).await;
-        };
-        Ok(Self { process, url, folder })
+/// Writes a carriers file with an account for each simulator, over which a route spreads the messages.
+fn carriers_file(dir: &CellDir, simulators: &[Simulator], asked: &Bench) -> Result<PathBuf, CliError> {
+    // As many binds as connectors, so that each has one of its own.
+    let contract = Contract { binds: asked.connectors, window: asked.window, tps: asked.tps };
+    let (mut text, mut shares) = (String::new(), Vec::new());
+    for (number, simulator) in (1..).zip(simulators) {
+        let id = account(number);
+        // Writing to a String cannot fail.
+        let entry = simulator_account(&id, "localhost", simulator.port(), "", contract);
+        let _written = writeln!(text, "{entry}");
+        shares.push(format!("{{ id = \"{id}\", weight = 1 }}"));
     }
-
-    pub(super) fn url(&self) -> &str {
-        &self.url
-    }
-
-    pub(super) async fn stop(mut self) -> Result<(), CliError> {
-        stop(&mut self.process).await?;
-        self.folder
-            .close()
-            .map_err(|error| CliError::caused_by("the broker's folder could not be removed", &error))
-    }
-}
-
-/// Median and 99th percentile of a 4 KiB write and its fsync, microseconds.
-pub(super) fn fsync(folder: &Path) -> Result<(u32, u32), CliError> {
-    const WRITES: usize = 200;
-    let mut file = tempfile::tempfile_in(folder).map_err(at(folder))?;
-    let block = [0x5A_u8; 4096];
-    let mut took = Vec::with_capacity(WRITES);
-    for _ in 0..WRITES {
-        let start = Instant::now();
-        file.write_all(&block).and_then(|()| file.sync_data()).map_err(at(folder))?;
-        took.push(u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX));
-    }
-    Ok((super::percentile(&mut took, 50), super::percentile(&mut took, 99)))
+    let _written = writeln!(text, "[[route]]\nprefix = \"{PREFIX}\"\naccounts = [{}]", shares.join(", "));
+    let path = dir.path("carriers.toml");
+    std::fs::write(&path, text).map_err(at(&path))?;
+    Ok(path)
 }

@@ -14,6 +14,8 @@ pub(super) struct Usage {
     pub(super) cpu: f64,
     /// The most memory it ever had resident, bytes.
     pub(super) peak: u64,
+    /// The memory it has resident now, bytes.
+    pub(super) resident: u64,
 }
 
 /// Of each process by its name.
@@ -30,10 +32,20 @@ pub(super) fn of(processes: &BTreeMap<String, u32>) -> Result<BTreeMap<String, U
         .collect()
 }
 
+/// Seconds of processor time of each process between two looks, for a thousand of so many thousand messages.
+pub(super) fn cpu_of(
+    before: &BTreeMap<String, Usage>,
+    after: &BTreeMap<String, Usage>,
+    thousands: f64,
+) -> BTreeMap<String, f64> {
+    let used = |name: &str, after: &Usage| after.cpu - before.get(name).map_or(0.0, |before| before.cpu);
+    after.iter().map(|(name, after)| (name.clone(), used(name, after) / thousands)).collect()
+}
+
 fn read(process: &Path) -> Option<Usage> {
     let stat = fs::read_to_string(process.join("stat")).ok()?;
     let status = fs::read_to_string(process.join("status")).ok()?;
-    Some(Usage { cpu: cpu(&stat)?, peak: peak(&status)? })
+    Some(Usage { cpu: cpu(&stat)?, peak: memory(&status, "VmHWM:")?, resident: memory(&status, "VmRSS:")? })
 }
 
 /// `utime` and `stime`: fields 14 and 15. The name in field 2 may hold anything, so it is counted from its end.
@@ -45,8 +57,8 @@ fn cpu(stat: &str) -> Option<f64> {
     Some((f64::from(user) + f64::from(system)) / TICKS_A_SECOND)
 }
 
-fn peak(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+fn memory(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -72,8 +84,9 @@ mod tests {
     fn reads_what_the_kernel_tells() {
         let stat = "17 (a) b (c) S 1 17 17 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 4 0 100 1 1";
         assert_eq!(cpu(stat), Some(3.0));
-        assert_eq!(peak("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n"), Some(2 << 20));
-        assert_eq!((cpu("17 S"), peak("Name: x")), (None, None));
+        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n";
+        assert_eq!((memory(status, "VmHWM:"), memory(status, "VmRSS:")), (Some(2 << 20), Some(1 << 10)));
+        assert_eq!((cpu("17 S"), memory("Name: x", "VmHWM:")), (None, None));
         let me = of(&BTreeMap::from([("me".to_owned(), std::process::id())])).unwrap();
         assert!(me["me"].peak > 1 << 20);
     }

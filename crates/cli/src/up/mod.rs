@@ -10,7 +10,9 @@ mod pauses;
 mod recipes;
 
 pub(crate) use lock::{Holder, holders, lives};
-pub(crate) use recipes::{connect, https_address, read_carriers, simulator_carriers, tool};
+pub(crate) use recipes::{
+    Contract, connect, https_address, read_carriers, simulator_account, simulator_carriers, tool,
+};
 
 use std::{
     collections::BTreeMap,
@@ -377,14 +379,14 @@ impl Supervisor<'_> {
 }
 
 /// The signals that end `sotto up`.
-struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, CliError> {
+    pub(crate) fn new() -> Result<Self, CliError> {
         let receive =
             |kind| signal(kind).map_err(|error| CliError::caused_by("signals cannot be received", &error));
         Ok(Self {
@@ -395,7 +397,7 @@ impl Signals {
     }
 
     /// Completes at SIGTERM, at Ctrl-C, or when the terminal is closed.
-    async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -334,9 +334,34 @@ pub(crate) fn simulator_carriers(
     tps: u16,
 ) -> String {
     format!(
-        "# Made by `sotto`: the cell's own simulator, which delivers to nobody.\n\
-         [[account]]\n\
-         id = \"{SIMULATOR_ACCOUNT}\"\n\
+        "# Made by `sotto`: the cell's own simulator, which delivers to nobody.\n{}\n{}",
+        simulator_account(SIMULATOR_ACCOUNT, host, port, root, Contract { binds, window: 200, tps }),
+        simulator_routes()
+    )
+}
+
+/// What a simulator's account may do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Contract {
+    pub(crate) binds: u8,
+    /// Submits on one bind that are not answered yet.
+    pub(crate) window: u16,
+    /// Parts a second.
+    pub(crate) tps: u16,
+}
+
+/// The entry of a simulator that shows the cell's certificate for it.
+pub(crate) fn simulator_account(
+    id: &str,
+    host: &str,
+    port: impl std::fmt::Display,
+    root: &str,
+    contract: Contract,
+) -> String {
+    let Contract { binds, window, tps } = contract;
+    format!(
+        "[[account]]\n\
+         id = \"{id}\"\n\
          host = \"{host}\"\n\
          port = {port}\n\
          system_id = \"sotto\"\n\
@@ -344,11 +369,10 @@ pub(crate) fn simulator_carriers(
          tls_ca_file = \"{root}tls/ca.pem\"\n\
          tls_server_name = \"simulator.sotto.internal\"\n\
          binds = {binds}\n\
-         window = 200\n\
+         window = {window}\n\
          tps = {tps}\n\
          response_timeout = \"10 s\"\n\
-         simulator = true\n\n{}",
-        simulator_routes()
+         simulator = true\n"
     )
 }
 
