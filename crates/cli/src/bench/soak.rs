@@ -103,8 +103,11 @@ impl Soak {
         format!(", {:.0} bytes a message", growth / (self.rate * MINUTE.as_secs_f64()))
     }
 
-    /// An error if anything grew more than it may.
+    /// An error if a message was lost or sent twice, or anything grew more than it may.
     pub(super) fn verdict(&self) -> Result<(), CliError> {
+        if (self.lost, self.duplicates) != (0, 0) {
+            return Err(CliError::new(format!("lost {}, twice {}", self.lost, self.duplicates)));
+        }
         if self.over.is_empty() {
             return Ok(());
         }
