@@ -42,7 +42,9 @@ impl Spread {
     /// Of values; the last after sorting is the worst.
     fn of(mut values: Vec<f64>, order: impl Fn(&f64, &f64) -> std::cmp::Ordering) -> Option<Self> {
         values.sort_by(order);
-        Some(Self { median: *values.get(values.len() / 2)?, worst: *values.last()? })
+        let middle = [values.len().saturating_sub(1) / 2, values.len() / 2];
+        let [low, high] = middle.map(|place| values.get(place));
+        Some(Self { median: f64::midpoint(*low?, *high?), worst: *values.last()? })
     }
 }
 
@@ -50,6 +52,8 @@ impl Spread {
 #[derive(Debug, Serialize)]
 pub(super) struct Rounds {
     peer: &'static str,
+    /// HTTP connections to it.
+    connections: u16,
     rounds: Vec<Round>,
     counted: usize,
     delivered: Option<Spread>,
@@ -83,7 +87,7 @@ pub(super) async fn measure(
         let ours = report.into_full().ok_or_else(|| CliError::new("nothing was measured"))?;
         rounds.push(Round::new(ceiling, kannel, ours));
     }
-    Ok(Rounds::new(rounds))
+    Ok(Rounds::new(rounds, asked.peer_connections))
 }
 
 impl Round {
@@ -139,7 +143,7 @@ impl Round {
 }
 
 impl Rounds {
-    fn new(rounds: Vec<Round>) -> Self {
+    fn new(rounds: Vec<Round>, connections: u16) -> Self {
         let of = |which: fn(&Ratios) -> f64| -> Vec<f64> {
             rounds.iter().filter(|round| round.counts).map(|round| which(&round.ratios)).collect()
         };
@@ -147,6 +151,7 @@ impl Rounds {
             (of(|ratios| ratios.delivered), of(|ratios| ratios.cpu), of(|ratios| ratios.ceiling));
         Self {
             peer: "Kannel: file store, no fsync, no TLS, HTTP in clear",
+            connections,
             counted: delivered.len(),
             delivered: Spread::of(delivered, |a, b| b.total_cmp(a)),
             cpu: Spread::of(cpu, f64::total_cmp),
@@ -156,7 +161,7 @@ impl Rounds {
     }
 
     pub(super) fn lines(&self) -> Vec<String> {
-        let mut lines = vec![format!("beside       {}", self.peer)];
+        let mut lines = vec![format!("beside       {}, {} connections", self.peer, self.connections)];
         lines.extend((1..).zip(&self.rounds).flat_map(|(number, round)| round.lines(number)));
         let summary = [
             ("delivered a second, ours to Kannel's", self.delivered),
@@ -191,6 +196,8 @@ mod tests {
         assert!((spread.median - 2.0).abs() < f64::EPSILON && (spread.worst - 1.0).abs() < f64::EPSILON);
         let spread = Spread::of(vec![3.0, 1.0, 2.0], f64::total_cmp).unwrap();
         assert!((spread.worst - 3.0).abs() < f64::EPSILON);
+        let spread = Spread::of(vec![3.0, 1.0], f64::total_cmp).unwrap();
+        assert!((spread.median - 2.0).abs() < f64::EPSILON);
         assert!(Spread::of(Vec::new(), f64::total_cmp).is_none());
     }
 }
