@@ -9,7 +9,11 @@ use sotto_proto::{
     LogEvent,
     pipeline::v1::{EventBatch, InboundBatch},
 };
-use sotto_testkit::{canary::Canary, eventually, process::signal};
+use sotto_testkit::{
+    canary::Canary,
+    eventually,
+    process::{freeze, signal},
+};
 
 use crate::{
     cell::{BOUND, Cell, carrier_with},
@@ -51,7 +55,7 @@ async fn what_handsets_write_is_kept_sealed_for_the_owner_of_the_number() {
 
     // Privacy stands still: there is no key to seal with, and the carrier is asked to come again.
     let privacy = cell.pid("privacy");
-    signal(privacy, "STOP");
+    freeze(privacy).await;
     write(&cell, "9029", "TC Quetzalcoatl").await;
     eventually(BOUND, "a refusal for now", || async { cell.count("written_failed").await >= 1 }).await;
     assert_eq!(cell.count("written_acked").await, 0);
@@ -60,7 +64,7 @@ async fn what_handsets_write_is_kept_sealed_for_the_owner_of_the_number() {
 
     // The broker stands still: nothing is stored, nothing is answered.
     let broker = cell.pid("nats-server");
-    signal(broker, "STOP");
+    freeze(broker).await;
     write(&cell, "9030", "STOP").await;
     write(&cell, "9031", &format!("Quetzalcoatl {}", "x".repeat(200))).await;
     signal(broker, "CONT");

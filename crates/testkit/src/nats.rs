@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     free_port,
-    process::Process,
+    process::{Process, freeze},
     tools,
     wait::{must, poll},
 };
@@ -118,8 +118,13 @@ impl NatsServer {
     }
 
     /// Freezes it (SIGSTOP): connections stay open and nothing answers.
-    pub fn freeze(&self) {
-        self.process.signal("STOP");
+    ///
+    /// # Panics
+    /// When it does not stand.
+    pub async fn freeze(&self) {
+        if let Some(id) = self.process.id() {
+            freeze(id).await;
+        }
     }
 
     /// Lets it run again after [`Self::freeze`].

@@ -13,6 +13,9 @@ use tokio::process::{Child, Command};
 
 use crate::wait::{eventually_ok, must};
 
+/// How long a process may take to stand still once it is told to.
+const STANDS: Duration = Duration::from_secs(20);
+
 /// A running program whose output goes to a log file.
 #[derive(Debug)]
 pub struct Process {
@@ -146,6 +149,33 @@ impl Process {
         })
         .await
     }
+}
+
+/// Stops a process where it is (SIGSTOP) and waits until each of its threads stands: until then it may still answer. `CONT`
+/// lets it run again.
+///
+/// # Panics
+/// When it has ended, or does not stand after 20 s.
+pub async fn freeze(id: u32) {
+    signal(id, "STOP");
+    eventually_ok(STANDS, &format!("process {id} to stand"), || async move { stands(id) }).await;
+}
+
+/// Whether each thread of a process is stopped.
+fn stands(id: u32) -> std::io::Result<()> {
+    for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
+        let stat = match std::fs::read_to_string(thread?.path().join("stat")) {
+            Ok(stat) => stat,
+            // It ended since it was listed.
+            Err(_) => continue,
+        };
+        // The state is what follows the name, which is in brackets and may contain any of them.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        if state != Some('T') {
+            return Err(std::io::Error::other(format!("a thread is in state {state:?}")));
+        }
+    }
+    Ok(())
 }
 
 /// Sends a signal by its name to a process by its id. Nothing happens if it has ended.

@@ -70,7 +70,7 @@ async fn what_is_heard_grows_old_when_the_broker_is_away() {
     let mut tasks = JoinSet::new();
     tasks.spawn(follow);
     timeout(BOUND, told.wait_for(|heard| heard.at.is_some())).await.unwrap().unwrap();
-    cell.server.freeze();
+    cell.server.freeze().await;
     let at = told.borrow_and_update().at.unwrap();
     let within = Duration::from_millis(1_500);
     tokio::time::sleep_until(at + within).await;

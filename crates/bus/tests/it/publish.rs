@@ -161,7 +161,7 @@ async fn sent_and_never_answered_is_in_doubt() {
     };
     let publisher = Publisher::<Texts>::new(&bus, config);
     publisher.publish(&accepted(Lane::Otp), "warm".to_owned()).await.unwrap();
-    cell.server.freeze();
+    cell.server.freeze().await;
     let error = publisher.publish(&accepted(Lane::Otp), "x".to_owned()).await.unwrap_err();
     assert!(error.is_in_doubt(), "{error:?}");
     cell.server.thaw();

@@ -4,7 +4,10 @@
 use std::path::Path;
 
 use serde_json::Value;
-use sotto_testkit::{eventually, eventually_ok};
+use sotto_testkit::{
+    eventually, eventually_ok,
+    process::{freeze, signal},
+};
 
 use crate::{
     cell::{Cell, LONG},
@@ -40,9 +43,13 @@ async fn a_cell_serves_people_and_outlives_every_end_of_its_supervisor() {
     children_that_die_are_started_again(&cell).await;
     the_ledger_balances(&cell).await;
 
-    // Killed, it takes its children with it; until the last has drained, nobody gets their data.
+    // Killed, it takes its children with it; until the last has drained, nobody gets their data. One of them stands still
+    // meanwhile: on a busy machine they would have ended before the next command looks.
+    let slow = u32::try_from(cell.running()["processes"]["routing"].as_u64().unwrap()).unwrap();
+    freeze(slow).await;
     unheard.kill().await.unwrap();
     a_cell_that_still_ends_is_not_started(&cell).await;
+    signal(slow, "CONT");
     cell.quiet().await;
     let mut up = cell.up().await;
     let told = cell.json(&["message", "show", &id, "--client", "shop"]).await.json();
@@ -266,5 +273,5 @@ async fn a_cell_that_still_ends_is_not_started(cell: &Cell) {
 }
 
 fn kill(id: u64) {
-    sotto_testkit::process::signal(u32::try_from(id).unwrap(), "KILL");
+    signal(u32::try_from(id).unwrap(), "KILL");
 }

@@ -250,7 +250,7 @@ async fn a_broker_that_dies_or_freezes_holds_up_no_token_and_misses_none() {
     ids.extend(tokens(&world, &running, &owner, 3).await);
     assert_eq!(issued(&heard(&broker, &world, 2 + 26).await), ids);
 
-    broker.server.freeze();
+    broker.server.freeze().await;
     ids.extend(tokens(&world, &running, &owner, 20).await);
     broker.server.thaw();
     ids.extend(tokens(&world, &running, &owner, 3).await);

@@ -40,7 +40,7 @@ async fn a_client_that_hangs_up_on_a_silent_broker_finds_its_message_by_its_key(
     let world = World::start("").await;
     let client = world.client();
     client.send(with_key("before")).await.unwrap();
-    world.broker.server.freeze();
+    world.broker.server.freeze().await;
     // Twice: the second joins the first, which nobody waits for any more.
     for _ in 0..2 {
         assert!(timeout(SHORT, client.send(with_key("k"))).await.is_err());
@@ -61,7 +61,7 @@ async fn a_silent_broker_leaves_messages_in_doubt_and_refuses_the_next_at_once()
     let world = World::start("").await;
     let client = world.client();
     client.send(with_key("before")).await.unwrap();
-    world.broker.server.freeze();
+    world.broker.server.freeze().await;
     let doubtful = client.send(with_key("k")).await.unwrap_err();
     assert_eq!(doubtful.code(), Code::Unavailable);
     assert!(doubtful.message().contains("not known"), "{doubtful:?}");
