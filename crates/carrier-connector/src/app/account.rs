@@ -15,7 +15,7 @@ use sotto_core::{
 };
 use sotto_crypto::{AeadKey, MacKey};
 use sotto_proto::{LogEvent, WorkDelivery};
-use sotto_runtime::failpoint;
+use sotto_runtime::{failpoint, telemetry::chain};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -98,7 +98,7 @@ pub(crate) struct Account {
 }
 
 /// Ends of parts, with everything that follows from them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Conclusion {
     pub(super) ends: Vec<Ended>,
     pub(super) events: Vec<Event>,
@@ -120,6 +120,20 @@ pub(super) enum ConcludeError {
     Log(#[source] LogError),
     #[error("an end could not be recorded in Redis")]
     Ledger(#[source] LedgerError),
+}
+
+/// What was not concluded.
+struct Unconcluded {
+    error: ConcludeError,
+    /// All of it, where neither Redis nor the log has it.
+    kept_nowhere: Option<Vec<Conclusion>>,
+}
+
+impl From<ConcludeError> for Unconcluded {
+    /// One of them has it.
+    fn from(error: ConcludeError) -> Self {
+        Self { error, kept_nowhere: None }
+    }
 }
 
 impl Account {
@@ -279,26 +293,55 @@ impl Account {
     pub(super) async fn conclude_written(
         &self,
         token: &str,
+        conclusions: Vec<Conclusion>,
+    ) -> Result<(), ConcludeError> {
+        self.offer(token, conclusions).await.map_err(|Unconcluded { error, .. }| error)
+    }
+
+    /// The same for what nobody else knows: answers of the carrier. While neither Redis nor the log takes them, they are
+    /// kept here and offered again; forgotten, they would be doubt. They are no more than what was on the wire, because
+    /// without the two nothing is submitted.
+    pub(super) async fn conclude_answers(
+        &self,
+        token: &str,
         mut conclusions: Vec<Conclusion>,
     ) -> Result<(), ConcludeError> {
+        loop {
+            match self.offer(token, conclusions).await {
+                Ok(()) => return Ok(()),
+                Err(Unconcluded { error, kept_nowhere: None }) => return Err(error),
+                Err(Unconcluded { error, kept_nowhere: Some(again) }) => {
+                    tracing::warn!(account = %self.settings.id, error = chain(&error), answers = again.len(),
+                        "answers are kept in memory: neither Redis nor the log takes them");
+                    conclusions = again;
+                    sleep(PASSING).await;
+                }
+            }
+        }
+    }
+
+    async fn offer(&self, token: &str, mut conclusions: Vec<Conclusion>) -> Result<(), Unconcluded> {
         let ends: Vec<_> =
             conclusions.iter().flat_map(|conclusion| conclusion.ends.iter().cloned()).collect();
         match self.ledger.record(token, self.lease(), &ends).await {
             Ok(early) => {
                 failpoint("carrier.recorded");
                 join_all(conclusions.iter().map(|conclusion| self.unmark(conclusion))).await;
-                return self.conclude(token, conclusions, early).await;
+                return Ok(self.conclude(token, conclusions, early).await?);
             }
             Err(error) => {
                 tracing::warn!(account = %self.settings.id, %error, "Redis does not take an end; the log first");
             }
         }
+        let all = conclusions.clone();
         // Nothing is noted as done before it was recorded: early receipts would not be looked for.
         conclusions.iter_mut().for_each(|conclusion| conclusion.ends.clear());
-        self.conclude(token, conclusions, Vec::new()).await?;
+        self.conclude(token, conclusions, Vec::new())
+            .await
+            .map_err(|error| Unconcluded { error, kept_nowhere: Some(all) })?;
         let early =
             self.persist(&ends, RECORD_TRIES, || self.ledger.record(token, self.lease(), &ends)).await?;
-        self.conclude(token, vec![Conclusion { ends, ..Conclusion::default() }], early).await
+        Ok(self.conclude(token, vec![Conclusion { ends, ..Conclusion::default() }], early).await?)
     }
 
     /// A message that goes back to routing with nothing of it at the carrier may be cancelled again.

@@ -369,7 +369,7 @@ impl Account {
     async fn conclude_answered(&self, token: &str, answered: Vec<(usize, Conclusion)>) -> Done {
         let (indexes, conclusions): (Vec<_>, Vec<_>) = answered.into_iter().unzip();
         failpoint("carrier.answered");
-        let concluded = self.conclude_written(token, conclusions).await;
+        let concluded = self.conclude_answers(token, conclusions).await;
         failpoint("carrier.concluded");
         let outcome = self.outcome(concluded);
         indexes.into_iter().map(|index| (index, outcome.clone())).collect()

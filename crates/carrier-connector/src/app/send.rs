@@ -274,6 +274,6 @@ impl Account {
             events.push(Event { message: part.message, at: self.now(), kind });
         }
         let token = Claim::late(&self.settings.id);
-        self.conclude_written(&token, vec![Conclusion { ends, events, back: None }]).await
+        self.conclude_answers(&token, vec![Conclusion { ends, events, back: None }]).await
     }
 }

@@ -466,6 +466,47 @@ async fn nothing_is_taken_while_privacy_is_away() {
     assert!(process.account.ready(false).now_or_never().unwrap() > 1);
 }
 
+/// An answer comes while neither Redis nor the log takes anything, as on a full disk: it is kept until one of them does.
+#[tokio::test]
+async fn an_answer_that_nobody_takes_is_not_forgotten() {
+    for (reply, log_first) in
+        [Reply::Ok, Reply::Refuse(0x45)].into_iter().flat_map(|r| [(r, false), (r, true)])
+    {
+        let world = World::start().await;
+        let proxy = Arc::new(ChaosProxy::start(world.redis.server.address()).await);
+        let path = Arc::clone(&proxy);
+        let carrier = TestCarrier::start(move |_| {
+            path.cut();
+            reply
+        })
+        .await;
+        let store = Store::new(world.redis.connect(Some(proxy.address().port())), shards());
+        let process = Process::over(&world, "a", carrier.port, store);
+        process.until_ready().await;
+        // The intent is stored, and what follows is not, three times.
+        let intent = world.log.calls();
+        (1..=3).for_each(|call| world.log.fail(intent + call, false));
+        let path = Arc::clone(&proxy);
+        let back = move || async move { path.pass() }.boxed();
+        if log_first {
+            world.log.after(intent + 4, back);
+        } else {
+            world.log.before(intent + 3, back);
+        }
+        let item = item(1, 1, "a");
+        assert_eq!(process.handle(std::slice::from_ref(&item)).await, [Outcome::Done]);
+        let (state, back) = (world.log.fold(&item.item.facts).parts()[0], world.log.given_back().len());
+        if reply == Reply::Ok {
+            assert_once(&[&carrier], &[1], 1);
+            assert_eq!((state, back), (PartState::Submitted { attempt: 1 }, 0), "the log first: {log_first}");
+            assert!(carrier.receipt("c0", "DELIVRD").await);
+            until_outcome(&world, &item, End::Delivered).await;
+        } else {
+            assert_eq!((state, back), (PartState::Pending, 1), "the log first: {log_first}");
+        }
+    }
+}
+
 /// What the carrier sent last is not stored because Redis is away: the next bind does not wait for it.
 #[tokio::test]
 async fn binding_again_does_not_wait_for_redis() {
