@@ -3,7 +3,8 @@
 # Where rustup and deploy/tools/setup.sh put things: no shell of yours needs to know.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help setup demo build release test fmt lint unit e2e interop soak torture power-loss bench bench-peers bench-soak compose-test clean
+.PHONY: help setup demo build release test fmt lint unit e2e interop soak torture power-loss bench bench-peers bench-soak \
+	bench-micro bench-compare compose-test clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,7 +46,7 @@ torture: setup build ## minutes of faults of every kind over a cell under load, 
 		--no-capture -E 'test(a_storm_of_faults)'
 
 release: # what is measured
-	cargo build --release --workspace --exclude sotto-tests --exclude sotto-testkit --locked
+	cargo build --release --workspace --exclude sotto-tests --exclude sotto-testkit --exclude sotto-benches --locked
 
 bench: ## measure this machine: the disk, the broker alone, a release cell (ARGS="--seconds 60 --json")
 	@deploy/tools/setup.sh demo
@@ -61,6 +62,12 @@ bench-soak: ## whether memory grows in ten minutes at half rate (MINUTES=10)
 	@deploy/tools/setup.sh demo
 	@$(MAKE) --no-print-directory release
 	target/release/sotto bench --soak $${MINUTES:-10} --seconds 20 $(ARGS)
+
+bench-micro: ## nanoseconds of the pure code that every message passes (ARGS=smpp: those alone)
+	cargo bench --locked -p sotto-benches --bench hot -- --noplot --warm-up-time 1 --measurement-time 2 $(ARGS)
+
+bench-compare: ## the same, beside another revision on this machine (BASE=main)
+	@deploy/tools/bench-compare.sh "$(BASE)" $(ARGS)
 
 power-loss: setup build ## cut the power of a broker's and of a whole cell's disk (needs root and loop devices)
 	cargo nextest run --workspace --locked --profile power-loss
