@@ -208,8 +208,22 @@ impl Cell {
 
     /// Ends a process at once (SIGKILL) and waits until the supervisor has started it again and it is ready.
     pub(crate) async fn kill(&self, process: &str) {
+        self.end(process, "KILL").await;
+    }
+
+    /// Asks a process to end (SIGTERM), and waits likewise.
+    pub(crate) async fn restart(&self, process: &str) {
+        self.end(process, "TERM").await;
+    }
+
+    /// Sets the wall clock of a service off by so many milliseconds.
+    pub(crate) fn shift_clock(&self, service: &str, millis: &str) {
+        fs::write(self.root().join("run/clocks").join(service), millis).unwrap();
+    }
+
+    async fn end(&self, process: &str, signal: &str) {
         let old = self.pid(process);
-        sotto_testkit::process::signal(old, "KILL");
+        sotto_testkit::process::signal(old, signal);
         eventually(BOUND, &format!("{process} to be started again"), async || {
             self.told().is_some_and(|told| {
                 told["processes"][process].as_u64().is_some_and(|new| new != u64::from(old))

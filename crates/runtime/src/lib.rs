@@ -10,6 +10,7 @@
 //! under way drains within the grace time, and the labels that still hold the process are logged; a second signal
 //! cuts it short. Telemetry is flushed in every case. No process leaves a core file: its memory holds secrets.
 
+mod clock;
 pub mod config;
 mod failpoint;
 pub mod fuse;

@@ -1,11 +1,9 @@
 //! The one `main` of every service.
 
-use std::{
-    collections::BTreeMap, io::Write as _, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
-};
+use std::{collections::BTreeMap, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use serde::de::DeserializeOwned;
-use sotto_core::{Classified, SystemClock};
+use sotto_core::Classified;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
@@ -188,7 +186,7 @@ async fn supervise<S: Service>(config: S::Config, instance: String) -> ExitCode 
     tracing::info!(service = S::NAME, version = S::VERSION, instance, "starting");
     let stop = Stop::default();
     let context = Context {
-        clock: Arc::new(SystemClock),
+        clock: crate::clock::clock(S::NAME),
         tasks: Tasks::new(stop.clone()),
         ready: Readiness::default(),
         info: Info::new(S::NAME, S::VERSION, &instance),

@@ -22,6 +22,7 @@ use crate::wait::must;
 enum Mode {
     Pass,
     Slow(Duration),
+    Uneven(Duration),
     Cut,
     Stall,
 }
@@ -81,6 +82,11 @@ impl ChaosProxy {
         self.orders.send_modify(|order| order.mode = Mode::Slow(delay));
     }
 
+    /// Passes bytes, those of every second connection later by `delay`: what is sent on one is overtaken on another.
+    pub fn uneven(&self, delay: Duration) {
+        self.orders.send_modify(|order| order.mode = Mode::Uneven(delay));
+    }
+
     /// Drops all connections and every new one.
     pub fn cut(&self) {
         self.orders.send_modify(|order| *order = Order { mode: Mode::Cut, era: order.era + 1 });
@@ -111,6 +117,7 @@ async fn accept(
     open: TaskTracker,
     end: CancellationToken,
 ) {
+    let mut late = true;
     loop {
         let Ok((client, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -121,17 +128,36 @@ async fn accept(
             continue;
         }
         let backend = *backend.lock().unwrap_or_else(PoisonError::into_inner);
-        open.spawn(end.clone().run_until_cancelled_owned(connection(
-            client,
-            backend,
-            orders.clone(),
-            order.era,
-        )));
+        late = !late;
+        let path = Path { orders: orders.clone(), late };
+        open.spawn(end.clone().run_until_cancelled_owned(connection(client, backend, path, order.era)));
     }
 }
 
-async fn connection(client: TcpStream, backend: SocketAddr, mut orders: watch::Receiver<Order>, era: u64) {
-    if passing(&mut orders).await.is_none() {
+/// The way of one connection.
+#[derive(Clone, Debug)]
+struct Path {
+    orders: watch::Receiver<Order>,
+    /// Whether it is one of those that are late where not all are.
+    late: bool,
+}
+
+impl Path {
+    /// Waits while stalled, and as long as a slow path takes; `None` when the proxy is gone.
+    async fn passing(&mut self) -> Option<()> {
+        let passes = |order: &Order| matches!(order.mode, Mode::Pass | Mode::Slow(_) | Mode::Uneven(_));
+        let mode = self.orders.wait_for(passes).await.ok()?.mode;
+        match mode {
+            Mode::Slow(delay) => tokio::time::sleep(delay).await,
+            Mode::Uneven(delay) if self.late => tokio::time::sleep(delay).await,
+            Mode::Uneven(_) | Mode::Pass | Mode::Cut | Mode::Stall => {}
+        }
+        Some(())
+    }
+}
+
+async fn connection(client: TcpStream, backend: SocketAddr, mut path: Path, era: u64) {
+    if path.passing().await.is_none() {
         return;
     }
     let Ok(server) = TcpStream::connect(backend).await else { return };
@@ -140,35 +166,25 @@ async fn connection(client: TcpStream, backend: SocketAddr, mut orders: watch::R
     let (client_in, client_out) = client.into_split();
     let (server_in, server_out) = server.into_split();
     let ended = async {
-        let mut orders = orders.clone();
+        let mut orders = path.orders.clone();
         let _closed = orders.wait_for(|order| order.era != era).await;
     };
     tokio::select! {
         () = ended => {}
         ((), ()) = async {
             tokio::join!(
-                copy(client_in, server_out, orders.clone()),
-                copy(server_in, client_out, orders.clone()),
+                copy(client_in, server_out, path.clone()),
+                copy(server_in, client_out, path.clone()),
             )
         } => {}
     }
 }
 
-/// Waits while stalled, and as long as a slow path takes; `None` when the proxy is gone.
-async fn passing(orders: &mut watch::Receiver<Order>) -> Option<()> {
-    let passes = |order: &Order| matches!(order.mode, Mode::Pass | Mode::Slow(_));
-    let mode = orders.wait_for(passes).await.ok()?.mode;
-    if let Mode::Slow(delay) = mode {
-        tokio::time::sleep(delay).await;
-    }
-    Some(())
-}
-
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut orders: watch::Receiver<Order>) {
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut path: Path) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let Ok(read) = from.read(&mut buffer).await else { return };
-        if passing(&mut orders).await.is_none() {
+        if path.passing().await.is_none() {
             return;
         }
         let Some(bytes) = buffer.get(..read) else { return };

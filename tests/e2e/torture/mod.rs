@@ -32,7 +32,7 @@ use self::{
     traffic::{Sent, Traffic, WORD},
 };
 use crate::{
-    cell::{BOUND, Cell, with_token, write_durably},
+    cell::{BOUND, Cell, SERVICES, with_token, write_durably},
     load::states,
 };
 
@@ -49,6 +49,9 @@ const CLOSED: Duration = Duration::from_secs(300);
 
 /// How long what a fault was aimed at may take to be hit before the next one comes.
 const AIMED: Duration = Duration::from_secs(5);
+
+/// How far a clock jumps: within what clocks of a cell may differ by (an access token is good 30 s early and late).
+const JUMP: Duration = Duration::from_secs(20);
 
 /// How often a token is renewed.
 const RENEW: Duration = Duration::from_secs(240);
@@ -110,7 +113,9 @@ impl Torture {
             Some(carriers)
         })
         .await;
-        fs::create_dir_all(cell.root().join("run/failpoints")).unwrap();
+        for folder in ["run/failpoints", "run/clocks"] {
+            fs::create_dir_all(cell.root().join(folder)).unwrap();
+        }
         let mut traffic = Traffic::start(&cell).await;
         traffic.reach(20).await;
         Self { cell, smsc: smsc.unwrap(), traffic, struck: Vec::new() }
@@ -182,6 +187,24 @@ impl Torture {
                 self.smsc.slow();
                 sleep(hold).await;
                 self.smsc.proxy.pass();
+            }
+            Kind::Uneven => {
+                self.smsc.uneven();
+                sleep(hold).await;
+                self.smsc.proxy.pass();
+            }
+            Kind::Clock(process) => {
+                for sign in ["", "-"] {
+                    self.cell.shift_clock(process, &format!("{sign}{}", JUMP.as_millis()));
+                    sleep(hold / 2).await;
+                }
+                self.cell.shift_clock(process, "0");
+            }
+            Kind::Roll => {
+                for service in SERVICES {
+                    self.cell.running(service).await;
+                    self.cell.restart(service).await;
+                }
             }
         }
         true

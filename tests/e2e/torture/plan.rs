@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
+use crate::cell::SERVICES;
+
 /// The processes of a cell, without the carrier.
 const PROCESSES: [&str; 8] =
     ["privacy", "identity", "audit", "routing", "carrier", "ingress", "nats-server", "redis-server"];
@@ -48,6 +50,12 @@ pub(crate) enum Kind {
     HalfOpen,
     /// Each piece between cell and carrier is late.
     Slow,
+    /// What goes over one of the binds is late, and is overtaken on the other.
+    Uneven,
+    /// The wall clock of a service jumps ahead, then behind, and back to the right time.
+    Clock(&'static str),
+    /// Every service is restarted, one after the other, as in an upgrade.
+    Roll,
 }
 
 impl Kind {
@@ -62,10 +70,13 @@ impl Kind {
             Self::Cut,
             Self::HalfOpen,
             Self::Slow,
+            Self::Uneven,
+            Self::Roll,
         ];
         all.extend(PROCESSES.map(Self::Kill));
         all.extend(PROCESSES.map(Self::Stop));
         all.extend(FAILPOINTS.map(Self::DieAt));
+        all.extend(SERVICES.map(Self::Clock));
         all
     }
 
@@ -73,13 +84,14 @@ impl Kind {
     /// is late. A carrier that dies also forgets the receipts that it owes for what it has answered just now.
     pub(crate) fn explains(self) -> usize {
         match self {
-            Self::Kill(process) | Self::Terminate(process) | Self::Stop(process) => {
+            Self::Kill(process) | Self::Terminate(process) | Self::Stop(process) | Self::Clock(process) => {
                 usize::from(process == "carrier")
             }
             Self::DieAt(place) => usize::from(place.starts_with("carrier.")),
-            Self::Flush => 0,
+            // A connector that is told to end waits for its answers.
+            Self::Flush | Self::Roll => 0,
             Self::KillCarrier => 2,
-            Self::StopCarrier | Self::DropLinks | Self::Cut | Self::HalfOpen | Self::Slow => 1,
+            Self::StopCarrier | Self::DropLinks | Self::Cut | Self::HalfOpen | Self::Slow | Self::Uneven => 1,
         }
     }
 }
@@ -98,6 +110,9 @@ impl fmt::Display for Kind {
             Self::Cut => f.write_str("cut the link"),
             Self::HalfOpen => f.write_str("half-open link"),
             Self::Slow => f.write_str("slow link"),
+            Self::Uneven => f.write_str("uneven links"),
+            Self::Clock(process) => write!(f, "clock of {process} jumps"),
+            Self::Roll => f.write_str("restart all, one by one"),
         }
     }
 }
@@ -125,13 +140,20 @@ pub(crate) fn plan(seed: u64, length: Duration) -> Vec<Fault> {
         let after = draw.millis(500, 3_000);
         let hold = draw.millis(500, 7_000);
         let lasts = match kind {
-            Kind::Stop(_) | Kind::StopCarrier | Kind::Cut | Kind::HalfOpen | Kind::Slow => hold,
+            Kind::Stop(_)
+            | Kind::StopCarrier
+            | Kind::Cut
+            | Kind::HalfOpen
+            | Kind::Slow
+            | Kind::Uneven
+            | Kind::Clock(_) => hold,
             Kind::Kill(_)
             | Kind::Terminate(_)
             | Kind::DieAt(_)
             | Kind::Flush
             | Kind::KillCarrier
-            | Kind::DropLinks => Duration::ZERO,
+            | Kind::DropLinks
+            | Kind::Roll => Duration::ZERO,
         };
         at += after + lasts;
         if at > length {

@@ -16,7 +16,10 @@ use crate::{
     tokens,
 };
 
-/// Places in the window of the account.
+/// Binds of the account: what goes over one may overtake what goes over another.
+const BINDS: usize = 2;
+
+/// Places in the windows of the account.
 pub(crate) const WINDOW: usize = 20;
 
 /// By how much a slow path is late, each way.
@@ -51,8 +54,10 @@ impl Smsc {
         let (process, port, admin) =
             crate::cell::simulator(&outside.join("carrier.log"), arguments.clone()).await;
         let proxy = ChaosProxy::start(SocketAddr::from(([127, 0, 0, 1], port))).await;
-        let keys =
-            format!("window = {WINDOW}\ntps = 500\nresponse_timeout = \"5 s\"\nreceipt_wait = \"1 m\"\n");
+        let keys = format!(
+            "binds = {BINDS}\nwindow = {}\ntps = 500\nresponse_timeout = \"5 s\"\nreceipt_wait = \"1 m\"\n",
+            WINDOW / BINDS
+        );
         let file = carriers_file(root, proxy.address().port(), &keys);
         // Again at the addresses that it got.
         arguments.extend(["--listen".to_owned(), format!("127.0.0.1:{port}")]);
@@ -82,6 +87,10 @@ impl Smsc {
 
     pub(crate) fn slow(&self) {
         self.proxy.slow(LATE);
+    }
+
+    pub(crate) fn uneven(&self) {
+        self.proxy.uneven(LATE);
     }
 
     /// Every part that any of its lives took.

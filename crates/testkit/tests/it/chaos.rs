@@ -52,6 +52,15 @@ async fn passes_stalls_delays_cuts_and_retargets() {
     assert_eq!(tokio::time::timeout(BOUND, answer).await.unwrap().unwrap(), b'1', "passes late");
     proxy.pass();
 
+    let mut second_stream = TcpStream::connect(proxy.address()).await.unwrap();
+    assert_eq!(ask(&mut second_stream).await.unwrap(), b'1');
+    proxy.uneven(BOUND);
+    second_stream.write_u8(b'?').await.unwrap();
+    assert_eq!(ask(&mut stream).await.unwrap(), b'1', "the first connection is not late");
+    let late = tokio::time::timeout(Duration::from_millis(20), second_stream.read_u8()).await;
+    assert!(late.is_err(), "and overtakes the second");
+    proxy.pass();
+
     proxy.cut();
     assert!(tokio::time::timeout(BOUND, ask(&mut stream)).await.unwrap().is_err(), "cut");
     let mut refused = TcpStream::connect(proxy.address()).await.unwrap();
