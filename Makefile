@@ -4,7 +4,7 @@
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.tools/bin:$(PATH)
 
 .PHONY: help setup demo build release test fmt lint unit e2e interop soak torture power-loss bench bench-peers bench-soak \
-	bench-micro bench-compare compose-test clean
+	bench-micro bench-compare mutants compose-test clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ bench-micro: ## nanoseconds of the pure code that every message passes (ARGS=smp
 
 bench-compare: ## the same, beside another revision on this machine (BASE=main)
 	@deploy/tools/bench-compare.sh "$(BASE)" $(ARGS)
+
+mutants: ## what of a crate can be changed without a test that notices (CRATE=sotto-crypto ARGS="--shard 0/4")
+	@deploy/tools/mutants.sh "$${CRATE:-sotto-crypto}" $(ARGS)
 
 power-loss: setup build ## cut the power of a broker's and of a whole cell's disk (needs root and loop devices)
 	cargo nextest run --workspace --locked --profile power-loss

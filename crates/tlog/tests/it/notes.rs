@@ -87,6 +87,10 @@ fn what_is_no_note_is_refused() {
     }
     assert_eq!(Note::parse(b"te\xffxt\n\n"), Err(NoteError::Text));
     assert_eq!(Note::parse(&vec![b'a'; 1 << 20]), Err(NoteError::TooLong));
+    // Of exactly the most bytes it is read, and then has no signature.
+    let longest = 160 * 1024;
+    assert_eq!(Note::parse(&vec![b'a'; longest]), Err(NoteError::Form));
+    assert_eq!(Note::parse(&vec![b'a'; longest + 1]), Err(NoteError::TooLong));
     let lines = |count| format!("text\n\n{}", "\u{2014} a AAAAAAA=\n".repeat(count));
     assert_eq!(Note::parse(lines(64).as_bytes()).unwrap().signatures().len(), 64);
     assert_eq!(Note::parse(lines(65).as_bytes()), Err(NoteError::TooLong));
