@@ -17,7 +17,7 @@ use crate::{
 
 const ACCOUNTS: usize = 20;
 
-/// Twenty accounts, and a hundred routes of which the longest prefix that fits is the last but one.
+/// Twenty accounts, and a route for each block of Vietnamese mobile numbers from 8481 on.
 fn table() -> RouteTable {
     let mut file = String::new();
     for n in 0..ACCOUNTS {
@@ -28,7 +28,7 @@ fn table() -> RouteTable {
         )
         .unwrap();
     }
-    for prefix in 8400..8500 {
+    for prefix in (8481..8500).filter(|prefix| *prefix != 8495) {
         let (first, second, last) = (prefix % ACCOUNTS, (prefix + 1) % ACCOUNTS, (prefix + 2) % ACCOUNTS);
         write!(
             file,
@@ -44,7 +44,7 @@ pub(crate) fn benches(criterion: &mut Criterion) {
     let table = table();
     let item = WorkItem::accepted(facts(1), Envelope(Bytes::new()));
     assert!(matches!(decide(&table, &item, NOW), Decision::Send { attempt: 1, .. }));
-    criterion.bench_function("route/decide, 100 routes", |bench| {
+    criterion.bench_function("route/decide, 18 routes", |bench| {
         bench.iter(|| decide(black_box(&table), black_box(&item), NOW));
     });
 }
