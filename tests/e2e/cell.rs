@@ -89,7 +89,8 @@ impl Cell {
         // For somebody who must look at what a failed run left.
         folder.disable_cleanup(std::env::var_os("SOTTO_KEEP").is_some());
         let root = folder.path().join("cell");
-        let init = sotto(&root, ["init", "--id", "vn"]).await;
+        // More than `sotto init` makes by itself: what works with some works with one.
+        let init = sotto(&root, ["init", "--id", "vn", "--shards", "4"]).await;
         assert!(init.status.success(), "{}", text(&init.stderr));
         let carriers = prepare(&root).await;
         let up = launch(folder.path(), &root, carriers.as_ref());

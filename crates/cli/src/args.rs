@@ -36,8 +36,9 @@ pub(crate) enum Command {
         /// Name of the cell (a-z, 0-9, -), part of every subject
         #[arg(long, default_value = "vn")]
         id: CellId,
-        /// Number of shards, 1 to 64; fixed for the cell's life
-        #[arg(long, default_value = "4", value_parser = shards)]
+        /// Number of shards, 1 to 64; fixed for the cell's life. More for a Redis cluster, or where one processor
+        /// does not fold the log; each makes batches smaller
+        #[arg(long, default_value = "1", value_parser = shards)]
         shards: Shards,
         /// DNS name or IP address by which clients on other machines reach the cell; repeat for several. The first is
         /// also the token issuer's: https://HOST:7444

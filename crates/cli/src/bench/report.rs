@@ -11,6 +11,7 @@ use super::{
     percentile,
     rounds::Rounds,
     soak::Soak,
+    stage::SHARDS,
 };
 use crate::{CliError, Output};
 
@@ -136,7 +137,7 @@ impl Report {
                 "durability": "D1: fsync before accepted", "seconds": asked.seconds, "way": way, "keyed": asked.keyed,
                 "rate": asked.rate, "class": "transactional", "text_characters": 115, "receipt_ms": asked.receipt_ms,
                 "answer_ms": asked.answer_ms, "carriers": asked.carriers, "window": asked.window, "tps": asked.tps,
-                "binds": asked.connectors, "connectors": asked.connectors, "carrier_tls": true, "shards": 4,
+                "binds": asked.connectors, "connectors": asked.connectors, "carrier_tls": true, "shards": SHARDS.count(),
                 "scenario": scenario,
             }),
             fsync_p50_us: 0,

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// What `sotto init` makes unless it is told otherwise.
-const SHARDS: Shards = Shards::new(NonZeroU16::MIN.saturating_add(3));
+pub(super) const SHARDS: Shards = Shards::new(NonZeroU16::MIN);
 
 /// The client's name, its tenant's, and the cell's.
 const CLIENT: &str = "bench";
