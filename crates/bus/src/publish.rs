@@ -52,7 +52,7 @@ pub struct PublisherConfig {
 }
 
 impl PublisherConfig {
-    /// For what is told of and nobody waits for: batches lie further apart, so that the broker, and whoever folds and tells
+    /// For what is told of and nothing that is urgent waits for: batches lie further apart, so that the broker, and whoever folds and tells
     /// them, is asked less often.
     pub fn relaxed() -> Self {
         Self { linger: Duration::from_millis(15), ..Self::default() }

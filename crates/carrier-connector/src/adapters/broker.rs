@@ -11,7 +11,7 @@ use sotto_bus::{
     Act as BusAct, AuditCategory, AuditTrail, Bus, PublishError, Publisher, PublisherConfig, ReadError,
     StreamReader, Subject,
 };
-use sotto_core::{AccountId, Classified, Lane, MessageId, Shards, Timestamp};
+use sotto_core::{AccountId, Classified, Lane, MessageId, Shards, Timestamp, delivery::EventKind};
 use sotto_crypto::hash::Sha256;
 use sotto_proto::{
     Batch as _, InboundDelivery, LogEvent, WorkDelivery,
@@ -28,6 +28,8 @@ const BYTES_AT_A_TIME: usize = 256 * 1024;
 #[derive(Debug)]
 pub(crate) struct Broker {
     bus: Bus,
+    /// What must be stored before a part is written: it is waited for.
+    intents: Publisher<EventBatch>,
     events: Publisher<EventBatch>,
     work: Publisher<WorkBatch>,
     inbound: Publisher<InboundBatch>,
@@ -38,6 +40,7 @@ impl Broker {
     pub(crate) fn new(bus: &Bus) -> Self {
         Self {
             bus: bus.clone(),
+            intents: Publisher::new(bus, PublisherConfig::default()),
             events: Publisher::new(bus, PublisherConfig::relaxed()),
             work: Publisher::new(bus, PublisherConfig::default()),
             inbound: Publisher::new(bus, PublisherConfig::default()),
@@ -106,13 +109,18 @@ where
     move |error| LogError { what, class: error.class(), source: error.into() }
 }
 
+const fn is_intent(event: &LogEvent) -> bool {
+    matches!(event, LogEvent::Delivery(event) if matches!(event.kind, EventKind::Submitting { .. }))
+}
+
 impl Log for Broker {
     fn events(&self, events: Vec<LogEvent>) -> BoxFuture<'_, Result<(), LogError>> {
+        let publisher = if events.iter().any(is_intent) { &self.intents } else { &self.events };
         let mut by_subject: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for event in events {
             by_subject.entry(self.subject(&event)).or_default().push(event);
         }
-        Self::publish(&self.events, by_subject).map(|result| result.map_err(failed("events"))).boxed()
+        Self::publish(publisher, by_subject).map(|result| result.map_err(failed("events"))).boxed()
     }
 
     fn inbound(&self, messages: Vec<InboundDelivery>) -> BoxFuture<'_, Result<(), LogError>> {

@@ -30,7 +30,9 @@ impl Open {
         self.accepted |= matches!(event.kind, EventKind::Accepted(_));
         // A rebuild may have read further than this consumer has come.
         if self.before.is_some_and(|version| version > sequence) {
-            return Ok(());
+            // Whether it is one of this message does not depend on what came later: who folded it may have died before it
+            // could say so.
+            return self.journal.clone().take(event.clone(), sequence).map(drop);
         }
         if self.journal.take(event.clone(), sequence)? {
             self.changed = Some(sequence);

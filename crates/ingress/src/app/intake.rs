@@ -310,7 +310,6 @@ impl Intake {
         }
         let guard = UnderWay { intake: self.clone(), id };
         let tenant = caller.tenant.clone();
-        // In a box: it is large, and would be copied wherever it is handed on.
         let accepting = Box::pin(async move {
             let result = guard.intake.accept(tenant, &request, id, keyed, times).await;
             tell.send_replace(Some(result));

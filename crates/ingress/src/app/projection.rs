@@ -16,6 +16,7 @@ use sotto_core::{
     delivery::{Event, Illegal},
 };
 use sotto_proto::{Batch as _, LogEvent, pipeline::v1::EventBatch};
+use sotto_runtime::telemetry::chain;
 
 use crate::{
     adapters::store::{self, Loaded, Saved, Store, Write},
@@ -169,7 +170,13 @@ impl Projection {
         let alone = delivery.pending == 0 || delivery.delivery_count > 1;
         let Some(log) = self.log.as_ref().filter(|_| !alone) else { return Vec::new() };
         let read = log.after(&delivery.subject, delivery.stream_sequence).await;
-        let Ok(batches) = read else { return Vec::new() };
+        let batches = match read {
+            Ok(batches) => batches,
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "what lies behind a batch cannot be read now");
+                return Vec::new();
+            }
+        };
         let mut behind = Vec::new();
         let mut events = 0;
         for stored in batches {

@@ -8,7 +8,7 @@ use sotto_bus::{
 };
 use sotto_core::{
     Facts,
-    delivery::{EventKind, Stage},
+    delivery::{EventKind, Illegal, Stage},
 };
 use sotto_ingress::{adapters::store::Store, app::projection::Projection, ports::Records as _};
 use sotto_proto::{Batch, WireError, pipeline::v1::EventBatch};
@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use crate::{
     cell::{self, BOUND},
     rebuild::{World, first, routed, stage},
-    store::make_ready,
+    store::{event, make_ready},
 };
 
 /// A batch of a service whose protocol nobody knows.
@@ -135,6 +135,29 @@ async fn what_is_wrong_behind_a_batch_is_kept_aside_once_and_holds_nothing_up() 
         assert!(worker.stop(BOUND).await);
     }
     assert_eq!(quarantine.count().await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_told_again_after_a_death_although_more_was_folded() {
+    let world = World::start().await;
+    let store = world.store();
+    make_ready(&store).await;
+    let facts = world.facts(1);
+    let shard = cell::shards().of(&facts.message);
+    let (attempt, account) = (1, "one".parse().unwrap());
+    let foreign = EventKind::Submitted { attempt, account, part: 2, carrier_id: String::new() };
+    let [accepted, wrong, routed] = [first(&facts), foreign, routed()].map(|kind| event(&facts, kind));
+    let batches = [(1, vec![&accepted]), (2, vec![&wrong]), (3, vec![&routed])];
+    let told =
+        |verdicts: Vec<Vec<Result<(), Illegal>>>| verdicts.iter().map(|v| v[0].is_err()).collect::<Vec<_>>();
+    let fold = async |batches| {
+        // A process that knows nothing from before.
+        let projection = Projection::new(store.clone(), Arc::new(Notify::new()));
+        told(projection.fold(shard, batches).await.unwrap())
+    };
+    assert_eq!(fold(&batches).await, [false, true, false]);
+    assert_eq!(fold(&batches[1..]).await, [true, false]);
+    assert_eq!(store.folded(shard).await, Ok(3));
 }
 
 #[tokio::test]
