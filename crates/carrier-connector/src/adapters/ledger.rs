@@ -36,7 +36,7 @@ use sotto_runtime::redis::{self, Cmd, Redis, RedisError, Script, cmd};
 
 pub(crate) use asks::Question;
 pub(crate) use claims::{Answer, Ask, CANCELLATIONS, CLAIMS, Claimed, Ended, Fence, Intent, Mark, Parts};
-pub(crate) use ids::{Match, Tie};
+pub(crate) use ids::{Match, Recorded, Tie};
 
 /// Why Redis did not do what was asked. What it did is unknown.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +99,7 @@ struct Scripts {
     claim: Script,
     intend: Script,
     note: Script,
+    done: Script,
     release: Script,
     unmark: Script,
     tie: Script,
@@ -127,6 +128,7 @@ impl Store {
             claim: Script::new(include_str!("ledger/claim.lua")),
             intend: Script::new(include_str!("ledger/intend.lua")),
             note: Script::new(include_str!("ledger/note.lua")),
+            done: Script::new(include_str!("ledger/done.lua")),
             release: Script::new(include_str!("ledger/release.lua")),
             unmark: Script::new(include_str!("ledger/unmark.lua")),
             tie: Script::new(ids::TIE),
@@ -150,10 +152,14 @@ impl Store {
 
     /// Whether what a scope holds can be relied on.
     pub(crate) async fn is_ready(&self, scope: &Scope) -> Result<bool, LedgerError> {
+        self.mark(scope).await.map(|mark| !mark.is_empty())
+    }
+
+    /// Stands for this Redis and what the scope holds; empty if that cannot be relied on.
+    async fn mark(&self, scope: &Scope) -> Result<String, LedgerError> {
         let mut call = self.scripts.ready.prepare_invoke();
         call.key(scope.key("ready"));
-        let ready: i64 = call.invoke_async(&mut self.redis.connection()).await.map_err(LedgerError::Redis)?;
-        Ok(ready == 1)
+        call.invoke_async(&mut self.redis.connection()).await.map_err(LedgerError::Redis)
     }
 
     /// Takes the right to rebuild a scope.

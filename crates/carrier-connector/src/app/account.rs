@@ -30,7 +30,7 @@ use super::{
     tally::Tally,
 };
 use crate::{
-    adapters::ledger::{Ended, Ledger, LedgerError, Match, Parts},
+    adapters::ledger::{Ended, Ledger, LedgerError, Match, Parts, Recorded},
     domain::{
         claim::PartEnd,
         receipt::{Said, Submitted},
@@ -212,12 +212,12 @@ impl Account {
     }
 
     /// Stores everything that follows from ends which are already recorded: events, then moves, then the note that
-    /// it is done. `early`: receipts that came before their id was known.
+    /// it is done.
     pub(super) async fn conclude(
         &self,
         token: &str,
         conclusions: Vec<Conclusion>,
-        early: Vec<Match>,
+        recorded: Recorded,
     ) -> Result<(), ConcludeError> {
         let (mut events, mut back, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for conclusion in conclusions {
@@ -225,14 +225,21 @@ impl Account {
             back.extend(conclusion.back);
             ends.extend(conclusion.ends);
         }
-        events.extend(early.iter().map(|early| self.matched(early)));
+        events.extend(recorded.early.iter().map(|early| self.matched(early)));
         if !events.is_empty() {
             self.shared.log.events(events).await.map_err(ConcludeError::Log)?;
         }
         if !back.is_empty() {
             self.shared.log.back(back).await.map_err(ConcludeError::Log)?;
         }
-        if ends.is_empty() { Ok(()) } else { self.finish(token, &ends, early).await }
+        // Where Redis does not say that it is noted, it is finished with as if nothing were there.
+        if ends.is_empty() {
+            return Ok(());
+        }
+        if recorded.early.is_empty() && self.ledger.done(&recorded, &ends).await.unwrap_or(false) {
+            return Ok(());
+        }
+        self.finish(token, &ends, recorded.early).await
     }
 
     /// Notes that what follows from ends is stored, and tells the receipts that turn up only now: Redis may have been
@@ -324,10 +331,10 @@ impl Account {
         let ends: Vec<_> =
             conclusions.iter().flat_map(|conclusion| conclusion.ends.iter().cloned()).collect();
         match self.ledger.record(token, self.lease(), &ends).await {
-            Ok(early) => {
+            Ok(recorded) => {
                 failpoint("carrier.recorded");
                 join_all(conclusions.iter().map(|conclusion| self.unmark(conclusion))).await;
-                return Ok(self.conclude(token, conclusions, early).await?);
+                return Ok(self.conclude(token, conclusions, recorded).await?);
             }
             Err(error) => {
                 tracing::warn!(account = %self.settings.id, %error, "Redis does not take an end; the log first");
@@ -336,12 +343,12 @@ impl Account {
         let all = conclusions.clone();
         // Nothing is noted as done before it was recorded: early receipts would not be looked for.
         conclusions.iter_mut().for_each(|conclusion| conclusion.ends.clear());
-        self.conclude(token, conclusions, Vec::new())
+        self.conclude(token, conclusions, Recorded::default())
             .await
             .map_err(|error| Unconcluded { error, kept_nowhere: Some(all) })?;
-        let early =
+        let recorded =
             self.persist(&ends, RECORD_TRIES, || self.ledger.record(token, self.lease(), &ends)).await?;
-        Ok(self.conclude(token, vec![Conclusion { ends, ..Conclusion::default() }], early).await?)
+        Ok(self.conclude(token, vec![Conclusion { ends, ..Conclusion::default() }], recorded).await?)
     }
 
     /// A message that goes back to routing with nothing of it at the carrier may be cancelled again.

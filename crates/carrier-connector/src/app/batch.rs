@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use sotto_bus::Outcome;
 use sotto_core::{
     Timestamp, WorkItem,
@@ -13,14 +13,14 @@ use sotto_crypto::AeadKey;
 use sotto_proto::{LogEvent, WorkDelivery};
 use sotto_runtime::{failpoint, telemetry::chain};
 use sotto_smpp::Link;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     account::{Account, Conclusion, PASSING},
     line::{Admission, Place},
 };
 use crate::{
-    adapters::ledger::{Answer, Ask, Claimed, Fence, Intent, Parts},
+    adapters::ledger::{Answer, Ask, Claimed, Fence, Intent, Parts, Recorded},
     domain::{
         claim::{Claim, ClaimState, PartEnd, Standing, judge},
         receipt::About,
@@ -33,6 +33,8 @@ use crate::{
 const HAND_BACK: usize = 100;
 /// How long what is stopped is left alone before it is looked at again.
 const HELD: Duration = Duration::from_secs(5);
+/// How long the first answer waits for others of its batch.
+const MOMENT: Duration = Duration::from_millis(3);
 /// How often a process that holds claims looks whether a lost Redis is rebuilt.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -248,7 +250,7 @@ impl Account {
         if conclusions.is_empty() {
             return Vec::new();
         }
-        let outcome = self.outcome(self.conclude(token, conclusions, Vec::new()).await);
+        let outcome = self.outcome(self.conclude(token, conclusions, Recorded::default()).await);
         indexes.into_iter().map(|index| (index, outcome.clone())).collect()
     }
 
@@ -263,7 +265,7 @@ impl Account {
             events: cancel(&job.delivery.item, &self.settings.id, now).events,
             ..Conclusion::default()
         });
-        let outcome = self.outcome(self.conclude(token, conclusions.collect(), Vec::new()).await);
+        let outcome = self.outcome(self.conclude(token, conclusions.collect(), Recorded::default()).await);
         jobs.into_iter().map(|job| (job.index, outcome.clone())).collect()
     }
 
@@ -344,22 +346,24 @@ impl Account {
             }
         }
         done.extend(self.release_cancelled(token, cancelled, now).await);
-        // Answers that come while others are being concluded are concluded together: Redis and the log are asked once for
-        // all of them. The first waits for nothing.
+        // Answers that come within a moment, or while others are being concluded, are concluded together: Redis and the log
+        // are asked once for all of them.
         let (mut answered, mut concluding) = (Vec::new(), FuturesUnordered::new());
+        let mut since = Instant::now();
         loop {
-            if concluding.is_empty() && !answered.is_empty() {
-                concluding.push(self.conclude_answered(token, std::mem::take(&mut answered)));
-            }
+            let until = if running.is_empty() { since } else { since + MOMENT };
             tokio::select! {
                 biased;
                 Some(one) = running.next() => {
-                    answered.push(one);
-                    while let Some(Some(another)) = running.next().now_or_never() {
-                        answered.push(another);
+                    if answered.is_empty() {
+                        since = Instant::now();
                     }
+                    answered.push(one);
                 }
                 Some(concluded) = concluding.next() => done.extend(concluded),
+                () = sleep_until(until), if concluding.is_empty() && !answered.is_empty() => {
+                    concluding.push(self.conclude_answered(token, std::mem::take(&mut answered)));
+                }
                 else => return done,
             }
         }

@@ -11,7 +11,7 @@ use sotto_runtime::Stop;
 use sotto_smpp::{Link, WindowPermit};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use super::gate::{Gate, Pass};
@@ -24,6 +24,16 @@ use crate::domain::{
 
 /// Batches that are handed back at a time while there is no link.
 const HAND_BACK: usize = 4;
+
+/// What is not urgent and goes on with others waits for so much of the window, but not longer than this: each admission costs
+/// two questions to Redis and a record in the log, however few it lets in.
+const TOGETHER: Share = Share { of_window: 8, wait: Duration::from_millis(5) };
+
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    of_window: usize,
+    wait: Duration,
+}
 
 /// One bind that is up.
 #[derive(Clone, Debug)]
@@ -368,7 +378,7 @@ impl Line {
             }
             let first = sizes.first().copied().unwrap_or(1);
             let gathered = tokio::select! {
-                gathered = self.gather(&current, first) => gathered,
+                gathered = self.gather(&current, first, self.together(lane, &sizes, room)) => gathered,
                 _ = state.changed() => continue,
                 () = self.stop.requested() => continue,
                 // The next place is theirs.
@@ -394,8 +404,19 @@ impl Line {
         admission
     }
 
-    /// Places for the first item on one bind, all of its parts if the window is as large.
-    async fn gather(&self, state: &State, parts: usize) -> Gathered {
+    /// How many places are worth waiting for a little.
+    fn together(&self, lane: Lane, sizes: &[usize], room: usize) -> usize {
+        match lane {
+            Lane::Otp => 0,
+            Lane::Transactional | Lane::Promotional => {
+                sizes.iter().sum::<usize>().min(room).min(self.window / TOGETHER.of_window)
+            }
+        }
+    }
+
+    /// Places for the first item on one bind, all of its parts if the window is as large; and up to `together`, if they are free
+    /// soon.
+    async fn gather(&self, state: &State, parts: usize, together: usize) -> Gathered {
         let mut permits = Vec::new();
         let bind = match state.freest().filter(|bind| bind.link.free() > 0) {
             Some(bind) => bind.clone(),
@@ -409,6 +430,14 @@ impl Line {
             let Ok(permit) = bind.link.reserve().await else { return Gathered::Closing };
             permits.push(permit);
         }
+        let until = Instant::now() + TOGETHER.wait;
+        while permits.len() < together {
+            match timeout_at(until, bind.link.reserve()).await {
+                Ok(Ok(permit)) => permits.push(permit),
+                Ok(Err(_)) => return Gathered::Closing,
+                Err(_) => break,
+            }
+        }
         Gathered::Places(bind, permits)
     }
 
@@ -416,18 +445,21 @@ impl Line {
     fn fill(
         self: &Arc<Self>,
         bind: &Bind,
-        first: Vec<WindowPermit>,
+        mut gathered: Vec<WindowPermit>,
         sizes: &[usize],
         room: usize,
         lane: Lane,
     ) -> Vec<Place> {
-        let mut left = room.saturating_sub(sizes.first().copied().unwrap_or(1));
-        let mut places = vec![self.place(bind, sizes.first().copied().unwrap_or(1), first)];
+        let first = sizes.first().copied().unwrap_or(1);
+        let mut left = room.saturating_sub(first);
+        let mut more = gathered.split_off(first.min(gathered.len())).into_iter();
+        let mut places = vec![self.place(bind, first, gathered)];
         for parts in sizes.iter().skip(1).copied() {
             if parts > left || self.gate.is_wanted_by_more_urgent(lane) {
                 break;
             }
-            let permits: Vec<_> = std::iter::from_fn(|| bind.link.try_reserve()).take(parts).collect();
+            let free = std::iter::from_fn(|| more.next().or_else(|| bind.link.try_reserve()));
+            let permits: Vec<_> = free.take(parts).collect();
             if permits.len() < parts {
                 break;
             }

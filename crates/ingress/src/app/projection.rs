@@ -17,6 +17,7 @@ use sotto_core::{
 };
 use sotto_proto::{Batch as _, LogEvent, pipeline::v1::EventBatch};
 use sotto_runtime::telemetry::chain;
+use tokio::time::{Instant, sleep_until};
 
 use crate::{
     adapters::store::{self, Loaded, Saved, Store, Write},
@@ -32,6 +33,10 @@ const TRIES: usize = 5;
 
 /// How long a batch waits while Redis is away or being rebuilt.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// From the start of a fold to the next, unless more lies there than is folded together: a message's events come one after the
+/// other, and its journal is written once for all that came.
+const APART: Duration = Duration::from_millis(25);
 
 /// Events after which nothing more is folded with them.
 const TOGETHER: usize = 2_000;
@@ -166,8 +171,8 @@ impl Projection {
 
     /// What lies behind a batch in the log. Only a part of it if it cannot be read now: it is delivered anyway. A batch that
     /// comes again is folded alone: what made it fail may lie behind it.
-    async fn behind(&self, delivery: &Delivery<EventBatch>) -> Vec<(u64, Vec<LogEvent>)> {
-        let alone = delivery.pending == 0 || delivery.delivery_count > 1;
+    async fn behind(&self, delivery: &Delivery<EventBatch>, waited: bool) -> Vec<(u64, Vec<LogEvent>)> {
+        let alone = (delivery.pending == 0 && !waited) || delivery.delivery_count > 1;
         let Some(log) = self.log.as_ref().filter(|_| !alone) else { return Vec::new() };
         let read = log.after(&delivery.subject, delivery.stream_sequence).await;
         let batches = match read {
@@ -201,9 +206,17 @@ impl Projection {
         if let Some(said) = said {
             return Ok(said);
         }
-        let behind = self.behind(delivery).await;
+        let next = recent.next_fold();
+        let waited = next > Instant::now();
+        if waited {
+            sleep_until(next).await;
+        }
+        let begun = Instant::now();
+        let behind = self.behind(delivery, waited).await;
         let mut batches: Vec<Numbered<'_>> = vec![(sequence, about_messages(&delivery.items).collect())];
         batches.extend(behind.iter().map(|(sequence, items)| (*sequence, about_messages(items).collect())));
+        let count: usize = batches.iter().map(|(_, events)| events.len()).sum();
+        recent.set_next_fold(if count < TOGETHER { begun + APART } else { begun });
         let mut verdicts = self.fold(shard, &batches).await?.into_iter();
         let first = verdicts.next().unwrap_or_default();
         for ((sequence, _), verdicts) in behind.into_iter().zip(verdicts) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use sotto_core::{MessageId, ShardId, delivery::Illegal};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{adapters::store::Version, domain::journal::Journal};
 
@@ -35,6 +35,8 @@ struct State {
     old: HashMap<MessageId, Known>,
     /// What was said of batches that were folded before they were delivered.
     ahead: BTreeMap<u64, Vec<Result<(), Illegal>>>,
+    /// When to fold next, at the earliest.
+    next: Option<Instant>,
 }
 
 impl Recent {
@@ -82,6 +84,15 @@ impl Shard {
     pub(super) fn forget(&self) {
         *self.state() = State::default();
         self.folded.send_replace(0);
+    }
+
+    /// When to fold next, at the earliest.
+    pub(super) fn next_fold(&self) -> Instant {
+        self.state().next.unwrap_or_else(Instant::now)
+    }
+
+    pub(super) fn set_next_fold(&self, at: Instant) {
+        self.state().next = Some(at);
     }
 
     pub(super) fn said(&self, sequence: u64, verdicts: Vec<Result<(), Illegal>>) {

@@ -385,18 +385,20 @@ impl Ledger {
         try_join_all(calls).await.map(drop)
     }
 
-    /// Writes the ends of parts into their claims, whatever stands there; `done`: all that follows is stored.
+    /// Writes the ends of parts into their claims, whatever stands there; `done`: all that follows is stored. Returns the marks
+    /// of their shards, empty where one is not ready.
     pub(super) async fn note(
         &self,
         token: &str,
         lease: Duration,
         ends: &[Ended],
         done: bool,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<Vec<(Scope, String)>, LedgerError> {
         let groups = by_shard(&self.store, ends, |ended| (ended.part.message, ()));
-        let calls = groups.into_values().map(async |places| {
+        let calls = groups.into_iter().map(async |((shard, ()), places)| {
+            let scope = Scope::Shard(shard);
             let mut call = self.store.scripts.note.prepare_invoke();
-            call.arg(token).arg(millis(lease));
+            call.key(scope.key("ready")).arg(token).arg(millis(lease));
             for Ended { part, end, keep } in places.iter().filter_map(|place| ends.get(*place)) {
                 let end = end.clone();
                 let state = if done { ClaimState::Done(end) } else { ClaimState::Ended(end) };
@@ -407,8 +409,28 @@ impl Ledger {
                     .arg(millis(*keep));
             }
             let mut connection = self.store.redis.connection();
-            call.invoke_async::<()>(&mut connection).await.map_err(LedgerError::Redis)
+            let mark = call.invoke_async(&mut connection).await.map_err(LedgerError::Redis)?;
+            Ok((scope, mark))
         });
-        try_join_all(calls).await.map(drop)
+        try_join_all(calls).await
+    }
+
+    /// Notes those ends of a shard as done, if its mark is still this one.
+    pub(super) async fn note_done(
+        &self,
+        shard: ShardId,
+        mark: &str,
+        ends: &[Ended],
+    ) -> Result<bool, LedgerError> {
+        let mut call = self.store.scripts.done.prepare_invoke();
+        call.key(Scope::Shard(shard).key("ready")).arg(mark);
+        for Ended { part, .. } in ends {
+            if self.store.shards.of(&part.message) == shard {
+                call.key(self.store.claim_key(&part.message, part.attempt, part.part));
+            }
+        }
+        let noted: i64 =
+            call.invoke_async(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)?;
+        Ok(noted == 1)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::future::try_join;
+use futures::future::{try_join, try_join_all};
 use sotto_runtime::redis::{cmd, pipe};
 
 use super::{Ended, Ledger, LedgerError, Scope, millis, one};
@@ -32,6 +32,18 @@ pub(crate) struct Match {
     pub(crate) id: CarrierId,
 }
 
+/// Ends that were recorded.
+#[derive(Debug, Default)]
+pub(crate) struct Recorded {
+    /// Receipts that came before their id was known.
+    pub(crate) early: Vec<Match>,
+    /// The marks of all scopes that were written to; empty where one was not ready.
+    marks: Vec<(Scope, String)>,
+}
+
+/// The mark of the account, if there was anything to tie, and the receipts that were found.
+type Tied = (Option<(Scope, String)>, Vec<Match>);
+
 /// What the log tells of ids.
 #[derive(Clone, Debug)]
 pub(crate) enum Tie {
@@ -54,25 +66,42 @@ impl Ledger {
         self.own_key(&format!("parked:{}", id.as_str()))
     }
 
-    /// Notes ends before anything follows from them, ties ids to their parts, and returns early receipts.
+    /// Notes ends before anything follows from them, and ties ids to their parts.
     pub(crate) async fn record(
         &self,
         token: &str,
         lease: Duration,
         ends: &[Ended],
-    ) -> Result<Vec<Match>, LedgerError> {
-        try_join(self.note(token, lease, ends, false), self.tie(ends)).await.map(|((), early)| early)
+    ) -> Result<Recorded, LedgerError> {
+        let (mut marks, (tied, early)) =
+            try_join(self.note(token, lease, ends, false), self.tie(ends)).await?;
+        marks.extend(tied);
+        Ok(Recorded { early, marks })
+    }
+
+    /// Notes that all that follows from recorded ends is stored. False if Redis was lost since, or had been lost then: they
+    /// are to be [finished](Self::finish).
+    pub(crate) async fn done(&self, recorded: &Recorded, ends: &[Ended]) -> Result<bool, LedgerError> {
+        let calls = recorded.marks.iter().map(async |(scope, mark)| match scope {
+            _ if mark.is_empty() => Ok(false),
+            Scope::Account(_) => Ok(self.store.mark(scope).await? == *mark),
+            Scope::Shard(shard) => self.note_done(*shard, mark, ends).await,
+        });
+        let noted = try_join_all(calls).await?;
+        Ok(!noted.is_empty() && noted.into_iter().all(|noted| noted))
     }
 
     /// Notes that all that follows from these ends is stored. Claims and ids are written again, whatever is there:
     /// Redis may have been lost since [`Self::record`], and rebuilt from a log that did not tell of them yet. Returns
     /// the receipts that are parked under their ids.
     pub(crate) async fn finish(&self, token: &str, ends: &[Ended]) -> Result<Vec<Match>, LedgerError> {
-        try_join(self.note(token, Duration::ZERO, ends, true), self.tie(ends)).await.map(|((), found)| found)
+        try_join(self.note(token, Duration::ZERO, ends, true), self.tie(ends))
+            .await
+            .map(|(_, (_, found))| found)
     }
 
-    /// Ties ids to their parts and returns the receipts that are parked under them.
-    async fn tie(&self, ends: &[Ended]) -> Result<Vec<Match>, LedgerError> {
+    /// Ties ids to their parts and returns the account's mark and the receipts that are parked under them.
+    async fn tie(&self, ends: &[Ended]) -> Result<Tied, LedgerError> {
         let ids: Vec<_> = ends.iter().filter_map(|ended| Some((ended.part, ended.carrier_id()?))).collect();
         // Receipts are looked for at least as long as the message may be at work.
         let wait = ends.iter().map(|ended| ended.keep).fold(self.receipt_wait, Duration::max);
@@ -81,19 +110,15 @@ impl Ledger {
 
     /// Ties ids that are known by their receipts.
     pub(crate) async fn tie_ids(&self, ids: &[(Submitted, CarrierId)]) -> Result<Vec<Match>, LedgerError> {
-        self.tie_for(self.receipt_wait, ids).await
+        self.tie_for(self.receipt_wait, ids).await.map(|(_, found)| found)
     }
 
-    async fn tie_for(
-        &self,
-        wait: Duration,
-        ids: &[(Submitted, CarrierId)],
-    ) -> Result<Vec<Match>, LedgerError> {
+    async fn tie_for(&self, wait: Duration, ids: &[(Submitted, CarrierId)]) -> Result<Tied, LedgerError> {
         if ids.is_empty() {
-            return Ok(Vec::new());
+            return Ok((None, Vec::new()));
         }
         let mut call = self.store.scripts.tie.prepare_invoke();
-        call.arg(millis(wait));
+        call.key(self.own_key("ready")).arg(millis(wait));
         for (part, id) in ids {
             let (of, number) = part.to_halves();
             call.key(self.id_key(id)).key(self.parked_key(id)).arg(of).arg(number);
@@ -101,6 +126,7 @@ impl Ledger {
         let answer: Vec<String> =
             call.invoke_async(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)?;
         let mut answer = answer.into_iter();
+        let mark = answer.next().ok_or(LedgerError::Entry("receipts"))?;
         let mut early = Vec::new();
         for (part, id) in ids {
             let count: usize =
@@ -110,7 +136,7 @@ impl Ledger {
                 early.push(Match { part: *part, said, id: id.clone() });
             }
         }
-        Ok(early)
+        Ok((Some((Scope::Account(self.account.clone()), mark)), early))
     }
 
     /// Which of these ids stand for parts.
@@ -159,7 +185,8 @@ impl Ledger {
                 Tie::Id(id, part) => {
                     let (of, number) = part.to_halves();
                     let mut tie = one("EVAL", TIE);
-                    tie.arg(2).arg(self.id_key(id)).arg(self.parked_key(id)).arg(&wait).arg(of).arg(number);
+                    tie.arg(3).arg(self.own_key("ready")).arg(self.id_key(id)).arg(self.parked_key(id));
+                    tie.arg(&wait).arg(of).arg(number);
                     pipeline.add_command(tie);
                 }
                 Tie::Receipt(id, said) => {
@@ -179,8 +206,8 @@ impl Ledger {
             pipeline.query_async(&mut self.store.redis.connection()).await.map_err(LedgerError::Redis)?;
         let mut matches = Vec::new();
         for (tie, answer) in ties.iter().zip(answers) {
-            // The answer to a tie begins with the number of receipts.
-            let skip = usize::from(matches!(tie, Tie::Id(..)));
+            // The answer to a tie begins with the mark and the number of receipts.
+            let skip = if matches!(tie, Tie::Id(..)) { 2 } else { 0 };
             for text in answer.into_iter().skip(skip).flatten() {
                 match tie {
                     Tie::Id(id, part) => {

@@ -210,9 +210,13 @@ async fn another_accounts_attempt_is_left_to_it() {
     assert!(matches!(held, Standing::Held { .. }), "as long as it is at work: {held:?}");
     assert_eq!(standing(&b, "b", id(1)).await, Standing::Finished, "its time is over, and it is a's");
     assert_eq!(standing(&a, "a", id(1)).await, Standing::Abandoned(vec![(1, PartEnd::NoResponse)]));
-    a.record(&ours, LEASE, &[submitted(id(1), 1, "7")]).await.unwrap();
+    let ends = [submitted(id(1), 1, "7")];
+    let recorded = a.record(&ours, LEASE, &ends).await.unwrap();
     assert_eq!(standing(&b, "b", id(1)).await, Standing::Finished);
-    a.finish(&ours, &[submitted(id(1), 1, "7")]).await.unwrap();
+    assert_ne!(standing(&a, "a", id(1)).await, Standing::Finished, "what follows is still to be stored");
+    assert!(a.done(&recorded, &ends).await.unwrap());
+    assert_eq!(standing(&a, "a", id(1)).await, Standing::Finished);
+    a.finish(&ours, &ends).await.unwrap();
     assert_eq!(standing(&b, "b", id(1)).await, Standing::Finished);
 }
 
@@ -413,7 +417,7 @@ async fn receipts_and_ids_always_meet() {
         let asked = [(id_of.clone(), said(ReceiptState::Delivered))];
         let (token, ties, receipts) = (token("a", *seed), &ties, &receipts);
         let (early, found) = tokio::join!(ties.record(&token, LEASE, &ends), receipts.receipts(&asked));
-        (early.unwrap().len(), !found.unwrap().unwrap()[0].is_empty())
+        (early.unwrap().early.len(), !found.unwrap().unwrap()[0].is_empty())
     });
     for (seed, (early, found)) in join_all(meet).await.into_iter().enumerate() {
         assert_eq!(early + usize::from(found), 1, "receipt {seed}");
@@ -433,7 +437,7 @@ async fn a_repeated_early_receipt_is_one_and_their_number_is_bounded() {
         assert!(a.receipts(asked).await.unwrap().unwrap().iter().all(Vec::is_empty));
     }
     let ends = [submitted(id(1), 1, "7"), submitted(id(1), 2, "8")];
-    let early = a.record(&token("a", 1), LEASE, &ends).await.unwrap();
+    let early = a.record(&token("a", 1), LEASE, &ends).await.unwrap().early;
     let of = |number| early.iter().filter(|found| found.part == part(id(1), number)).count();
     assert_eq!((of(1), of(2)), (16, 1));
     // Another account's id of the same name is another id.
@@ -448,10 +452,16 @@ async fn finish_relies_on_nothing_that_was_there() {
     let ours = token("a", 1);
     won(&a, &ours, id(1)).await;
     let ends = [submitted(id(1), 1, "7")];
-    assert!(a.record(&ours, LEASE, &ends).await.unwrap().is_empty());
+    let recorded = a.record(&ours, LEASE, &ends).await.unwrap();
+    assert!(recorded.early.is_empty());
+    assert!(!a.done(&Recorded::default(), &ends).await.unwrap(), "of what was not recorded nothing is known");
     // Lost, and rebuilt from a log that does not have the end; a receipt comes meanwhile.
     redis.server.flush_all().await;
+    assert!(!a.done(&recorded, &ends).await.unwrap());
+    let lost = a.record(&ours, LEASE, &ends).await.unwrap();
+    redis.server.flush_all().await;
     make_ready(&store).await;
+    assert!(!a.done(&recorded, &ends).await.unwrap() && !a.done(&lost, &ends).await.unwrap());
     let receipt = said(ReceiptState::Delivered);
     assert_eq!(a.receipts(&[(carrier("7"), receipt.clone())]).await.unwrap(), Some(vec![Vec::new()]));
     let found = a.finish(&ours, &ends).await.unwrap();
@@ -503,7 +513,7 @@ async fn the_log_is_put_back_in_its_order() {
     let found: Vec<_> = found.unwrap().into_iter().map(|found| (found.part.part, found.id)).collect();
     assert_eq!(found, [(1, carrier("7")), (2, carrier("8"))]);
     // The one whose part is not known yet still waits.
-    let early = a.record(&token("a", 1), LEASE, &[submitted(id(1), 3, "9")]).await.unwrap();
+    let early = a.record(&token("a", 1), LEASE, &[submitted(id(1), 3, "9")]).await.unwrap().early;
     assert_eq!(early.len(), 1);
 }
 

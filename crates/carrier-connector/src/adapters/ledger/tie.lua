@@ -1,13 +1,15 @@
 -- Ties ids to their parts, and finds receipts that came early. An id that stands for parts of the same attempt already
 -- stands for all of them: they went in one submit.
--- KEYS: for each part: the carrier's id, the receipts parked under it.
+-- KEYS: ready; for each part: the carrier's id, the receipts parked under it.
 -- ARGV: time to keep ids in ms; for each part: what its id stands for, as far as its part number, and that.
--- Returns for each part the number of early receipts and the receipts.
-local out = {}
+-- Returns the mark ('' when not ready), and for each part the number of early receipts and the receipts.
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+local mark = redis.call('GET', KEYS[1])
+local out = {mark and string.sub(mark, 1, #run) == run and mark or ''}
 -- All that is to be read, in two questions; written[key] is what this script put there since.
 local ids, parked, written = {}, {}, {}
-for index = 1, #KEYS / 2 do
-  ids[index], parked[index] = KEYS[2 * index - 1], KEYS[2 * index]
+for index = 1, (#KEYS - 1) / 2 do
+  ids[index], parked[index] = KEYS[2 * index], KEYS[2 * index + 1]
 end
 local values, some_parked = {}, false
 for from = 1, #ids, 4000 do
