@@ -5,6 +5,7 @@
 //! escape pair or a surrogate pair. The text passes through without an intermediate copy, and the parts wipe
 //! themselves when dropped.
 
+mod code;
 mod gsm7;
 mod refused;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use unicode_normalization::{IsNormalized, Recompositions, UnicodeNormalization, 
 
 use crate::{Classified, ErrorClass, Sensitive};
 
+pub use code::carries_code;
 pub use transliterate::transliterate;
 
 /// The most parts one message may have. A text beyond it is refused, never cut short.

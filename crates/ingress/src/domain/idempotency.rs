@@ -88,12 +88,13 @@ pub fn message_id<T: Tagger>(
 
 /// The tag of all that must be the same for a request to be a repeat.
 pub fn content_tag<T: Tagger>(tagger: &T, request: &Checked) -> Result<[u8; 32], T::Error> {
-    let validity = u64::try_from(request.validity.as_millis()).unwrap_or(u64::MAX).to_be_bytes();
+    let (class, validity) = request.wish;
+    let validity = u64::try_from(validity.as_millis()).unwrap_or(u64::MAX).to_be_bytes();
     let mut fields = vec![
         request.to.digits().as_bytes(),
         request.from.expose().as_bytes(),
         request.text.expose().as_bytes(),
-        request.class.name().as_bytes(),
+        class.name().as_bytes(),
         &validity,
     ];
     let send_at = request.send_at.map(|at| at.unix_millis().to_be_bytes());

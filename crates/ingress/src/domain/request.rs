@@ -101,6 +101,8 @@ pub struct Checked {
     pub class: MessageClass,
     /// For how long, from acceptance or from when it is to be sent.
     pub validity: Duration,
+    /// Class and validity as they were asked for: a repeat is known by these, whatever a release makes of them.
+    pub wish: (MessageClass, Duration),
     /// When it is to be sent; none: at once.
     pub send_at: Option<Timestamp>,
     /// The idempotency key.
@@ -144,6 +146,7 @@ pub fn check(
     let count = keep(&mut violations, count(text.expose()));
     let class = keep(&mut violations, known(class));
     // The bounds of another class would mislead: without a class the validity is judged by the widest.
+    let unspecified = validity.is_none();
     let bounds = class.map_or(validities.other, |class| validities.of(class));
     let validity = keep(&mut violations, within(validity, bounds));
     let send_at = keep(&mut violations, at(send_at, class, now));
@@ -151,9 +154,25 @@ pub fn check(
     match (to, sender, count, class, validity, send_at, key) {
         (Some(to), Some(()), Some(count), Some(class), Some(validity), Some(send_at), Some(key)) => {
             let text = normal(&text);
-            Ok(Checked { to, from, text, transliterated, count, class, validity, send_at, key })
+            let wish = (class, validity);
+            let (class, validity) = if is_mislabelled(class, send_at, &text) {
+                let Validity { default, max } = validities.otp;
+                (MessageClass::Otp, if unspecified { default } else { validity.min(max) })
+            } else {
+                wish
+            };
+            Ok(Checked { to, from, text, transliterated, count, class, validity, wish, send_at, key })
         }
         (_, _, _, _, _, _, _) => Err(violations),
+    }
+}
+
+/// Whether a service notice carries a one-time code: it is taken as one, so that it is kept no longer than one. What is to be
+/// sent later is none, and advertisements have codes of their own.
+fn is_mislabelled(class: MessageClass, send_at: Option<Timestamp>, text: &Sensitive<String>) -> bool {
+    match class {
+        MessageClass::Transactional => send_at.is_none() && text::carries_code(text.expose()),
+        MessageClass::Otp | MessageClass::Promotional | MessageClass::AdInvite => false,
     }
 }
 

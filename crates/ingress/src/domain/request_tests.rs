@@ -158,3 +158,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_notice_that_carries_a_code_lives_as_long_as_one() {
+    let notice = || Asked { class: Some(MessageClass::Transactional), ..asked() };
+    let code = judge(notice()).unwrap();
+    assert_eq!((code.class, code.validity), (MessageClass::Otp, Duration::from_secs(300)));
+    assert_eq!(
+        code.wish,
+        (MessageClass::Transactional, Duration::from_secs(86_400)),
+        "a repeat is known by its wish"
+    );
+    for (asked_for, valid) in [(60, 60), (7_200, 900)] {
+        let code = judge(Asked { validity: Some((asked_for, 0)), ..notice() }).unwrap();
+        assert_eq!((code.class, code.validity.as_secs()), (MessageClass::Otp, valid));
+    }
+    let order = Sensitive::new("Ma don hang 482913 da duoc giao".to_owned());
+    assert_eq!(judge(Asked { text: order, ..notice() }).unwrap().class, MessageClass::Transactional);
+    let later = Some((NOW.unix_millis() / 1_000 + 3_600, 0));
+    assert_eq!(judge(Asked { send_at: later, ..notice() }).unwrap().class, MessageClass::Transactional);
+}
