@@ -81,6 +81,7 @@ plan() {
     have bearerbox || [ -x /usr/sbin/bearerbox ] || package kannel "an SMS gateway in C: binds to our simulator"
   fi
   tests || return 0
+  have softhsm2-util || package softhsm2 "an HSM in software: tests of keys that never leave a token"
   if ! grpc_ready || ! have buf; then
     need "buf, grpcio, smpp.pdu3" "lint of the protocol files; a gRPC client and an SMPP codec that are not ours" "PyPI, pinned by hash, into .tools/"
     steps+=(install_python_packages)

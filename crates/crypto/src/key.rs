@@ -94,6 +94,13 @@ impl MacKey {
         })
     }
 
+    /// The bytes that [`MacKey::mac`] makes the HMAC-SHA-256 of, for a key that is used elsewhere (an HSM).
+    #[must_use]
+    pub fn input(label: &str, fields: &[&[u8]]) -> Zeroizing<Vec<u8>> {
+        let fields: Vec<_> = std::iter::once(label.as_bytes()).chain(fields.iter().copied()).collect();
+        Zeroizing::new(canonical::encode(&fields))
+    }
+
     /// Tells, in constant time, whether `tag` is the tag of `fields` under `label`.
     #[must_use]
     pub fn verify(&self, label: &str, fields: &[&[u8]], tag: &[u8]) -> bool {

@@ -40,7 +40,9 @@ pub struct WrapBinding<'a> {
 }
 
 impl WrapBinding<'_> {
-    fn context(&self) -> Vec<u8> {
+    /// The additional authenticated data of a wrap.
+    #[must_use]
+    pub fn context(&self) -> Vec<u8> {
         canonical::encode(&[
             LABEL,
             self.cell.as_bytes(),
@@ -73,11 +75,19 @@ pub fn wrap_key(
     session: &AeadKey,
 ) -> Result<[u8; WRAPPED_LEN], CryptoError> {
     let sealed = aead::seal(bucket, &binding.context(), session.expose())?;
+    let mut rest = [0; WRAPPED_LEN - HEADER.len()];
+    rest.copy_from_slice(&sealed);
+    Ok(framed(&rest))
+}
+
+/// Puts the header before nonce, ciphertext and tag, for a bucket key that is used elsewhere (an HSM).
+#[must_use]
+pub fn framed(sealed: &[u8; WRAPPED_LEN - HEADER.len()]) -> [u8; WRAPPED_LEN] {
     let mut out = [0; WRAPPED_LEN];
     let (header, rest) = out.split_at_mut(HEADER.len());
     header.copy_from_slice(&HEADER);
-    rest.copy_from_slice(&sealed);
-    Ok(out)
+    rest.copy_from_slice(sealed);
+    out
 }
 
 /// Unwraps a session key.
@@ -89,6 +99,18 @@ pub fn unwrap_key(
     binding: &WrapBinding<'_>,
     wrapped: &[u8],
 ) -> Result<AeadKey, UnwrapError> {
+    let opened =
+        aead::open(bucket, &binding.context(), sealed(wrapped)?).map_err(|_| UnwrapError::Refused)?;
+    let mut session = Zeroizing::new([0; KEY_LEN]);
+    session.copy_from_slice(&opened);
+    Ok(AeadKey::from_bytes(*session))
+}
+
+/// Nonce, ciphertext and tag of a wrap of this version and suite.
+///
+/// # Errors
+/// All of [`UnwrapError`] but [`UnwrapError::Refused`].
+pub fn sealed(wrapped: &[u8]) -> Result<&[u8; WRAPPED_LEN - HEADER.len()], UnwrapError> {
     let [version, suite, sealed @ ..] = wrapped else { return Err(UnwrapError::Length) };
     if *version != VERSION {
         return Err(UnwrapError::Version(*version));
@@ -96,13 +118,7 @@ pub fn unwrap_key(
     if *suite != SUITE_AES_256_GCM {
         return Err(UnwrapError::Suite(*suite));
     }
-    if wrapped.len() != WRAPPED_LEN {
-        return Err(UnwrapError::Length);
-    }
-    let opened = aead::open(bucket, &binding.context(), sealed).map_err(|_| UnwrapError::Refused)?;
-    let mut session = Zeroizing::new([0; KEY_LEN]);
-    session.copy_from_slice(&opened);
-    Ok(AeadKey::from_bytes(*session))
+    sealed.try_into().map_err(|_| UnwrapError::Length)
 }
 
 /// A session key could not be unwrapped.

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use sotto_bus::ConnectError;
 use sotto_core::{Classified, ErrorClass};
 use sotto_crypto::CryptoError;
-use sotto_keystore::KeystoreError;
+use sotto_keystore::{KeystoreError, Remedy};
 use sotto_runtime::{grpc::GrpcError, redis, tls::TlsError};
 
 use crate::{
@@ -152,26 +152,9 @@ impl Classified for ClientsError {
 
 /// What may be done about a keystore's error.
 pub(crate) fn keystore_class(error: &KeystoreError) -> ErrorClass {
-    match error {
-        KeystoreError::Io { .. } | KeystoreError::InUse { .. } => {
-            ErrorClass::Retry { after: Duration::from_secs(1) }
-        }
-        KeystoreError::Mode { .. }
-        | KeystoreError::Exists { .. }
-        | KeystoreError::Format { .. }
-        | KeystoreError::Refused { .. } => ErrorClass::Reject,
-        KeystoreError::Name
-        | KeystoreError::UnknownKey
-        | KeystoreError::Kind
-        | KeystoreError::NextExists
-        | KeystoreError::NoNext
-        | KeystoreError::Current
-        | KeystoreError::BucketUnknown
-        | KeystoreError::BucketDestroyed
-        | KeystoreError::BucketTime
-        | KeystoreError::WrapLimit
-        | KeystoreError::Unwrap(_)
-        | KeystoreError::Crypto(_)
-        | KeystoreError::Sign(_) => ErrorClass::Bug,
+    match error.remedy() {
+        Remedy::Wait => ErrorClass::Retry { after: Duration::from_secs(1) },
+        Remedy::SetRight => ErrorClass::Reject,
+        Remedy::Mend => ErrorClass::Bug,
     }
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Wraps are counted on disk by blocks of this many: a restart wastes what is left of one, and never counts too few.
-const WRAP_BLOCK: u64 = 1 << 16;
+pub(crate) const WRAP_BLOCK: u64 = 1 << 16;
 
 const LIVING: u8 = 1;
 const DESTROYED: u8 = 2;

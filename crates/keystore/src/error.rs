@@ -6,8 +6,8 @@ use sotto_crypto::{CryptoError, sign::SignError, wrap::UnwrapError};
 
 /// An operation on a keystore failed and had no effect in this process.
 ///
-/// After [`KeystoreError::Io`] the file holds the state before the change or the one after it, whole: repeat a
-/// bucket's change; reload a slot before repeating one.
+/// After [`KeystoreError::Io`], [`KeystoreError::Away`] and [`KeystoreError::Device`] file or token hold the state before the
+/// change or the one after it, whole: repeat a bucket's change; reload a slot before repeating one.
 #[derive(Debug, thiserror::Error)]
 pub enum KeystoreError {
     /// The operating system refused an operation on a file.
@@ -55,6 +55,103 @@ pub enum KeystoreError {
         /// The file.
         path: PathBuf,
     },
+    /// The file belongs to somebody else, who could change or read it.
+    #[error("{} belongs to user {owner}: chown it to the user that this service runs as", path.display())]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
+    /// The HSM's library cannot be used.
+    #[error("the PKCS#11 module {} cannot be used: put the path of the HSM's library into keystore.pkcs11.module", path.display())]
+    Module {
+        /// The library.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: DeviceError,
+    },
+    /// This process uses the module for another keystore.
+    #[error("this process uses the PKCS#11 module {} already", path.display())]
+    ModuleInUse {
+        /// The library.
+        path: PathBuf,
+    },
+    /// No slot of the module has a token of this label, or more than one.
+    #[error(
+        "the module has {found} tokens labelled {label:?}: put the label of exactly one into keystore.pkcs11.token"
+    )]
+    Token {
+        /// The label that was looked for.
+        label: String,
+        /// How many have it.
+        found: usize,
+    },
+    /// The token cannot do what this keystore needs.
+    #[error("the token {label:?} lacks the mechanism {mechanism}: use a token that has it")]
+    Mechanism {
+        /// The token.
+        label: String,
+        /// The mechanism's name in PKCS#11.
+        mechanism: String,
+    },
+    /// The token does not take the PIN. It is not tried again, so that the token does not lock itself.
+    #[error(
+        "the token {label:?} refused the PIN: put its user PIN into the file that keystore.pkcs11.pin_file names and \
+         restart; it is not tried again before"
+    )]
+    Pin {
+        /// The token.
+        label: String,
+        /// What it said.
+        #[source]
+        source: DeviceError,
+    },
+    /// The token holds nothing of this slot.
+    #[error(
+        "the token {label:?} holds no keystore {slot:?}: make it with `sotto init --hsm`, or name the right token"
+    )]
+    Slot {
+        /// The token.
+        label: String,
+        /// The slot.
+        slot: String,
+    },
+    /// What the token holds contradicts itself.
+    #[error("the token {label:?} is not sound: {reason}")]
+    Unsound {
+        /// The token.
+        label: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The token is gone, or its sessions are. It comes back by itself.
+    #[error("the token {label:?} is away")]
+    Away {
+        /// The token.
+        label: String,
+        /// The last that was heard of it.
+        #[source]
+        source: Option<Box<KeystoreError>>,
+    },
+    /// Every session of the token is in use, for longer than a caller waits.
+    #[error("the token {label:?} is busy: no session was free in time")]
+    Busy {
+        /// The token.
+        label: String,
+    },
+    /// The token was asked for something and did not do it.
+    #[error("the token {label:?} cannot {operation}")]
+    Device {
+        /// The token.
+        label: String,
+        /// What was asked.
+        operation: &'static str,
+        /// What it said.
+        #[source]
+        source: DeviceError,
+    },
     /// A label, slot or bucket id is empty, too long or not plain ASCII.
     #[error("a name has 1 to 64 visible ASCII characters")]
     Name,
@@ -96,7 +193,69 @@ pub enum KeystoreError {
     Sign(#[source] SignError),
 }
 
+/// What a PKCS#11 module said, by its name in the standard. Nothing of keys or data.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct DeviceError(String);
+
+impl From<&cryptoki::error::Error> for DeviceError {
+    fn from(error: &cryptoki::error::Error) -> Self {
+        match error {
+            cryptoki::error::Error::Pkcs11(code, function) => Self(format!("{function:?} said {code:?}")),
+            other => Self(other.to_string()),
+        }
+    }
+}
+
+/// What may be done about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// The same may work in a moment.
+    Wait,
+    /// A person has to set something right.
+    SetRight,
+    /// The caller did what it must not.
+    Mend,
+}
+
 impl KeystoreError {
+    /// What may be done about it.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Io { .. }
+            | Self::InUse { .. }
+            | Self::Away { .. }
+            | Self::Busy { .. }
+            | Self::Device { .. } => Remedy::Wait,
+            Self::Mode { .. }
+            | Self::Owner { .. }
+            | Self::Exists { .. }
+            | Self::Format { .. }
+            | Self::Refused { .. }
+            | Self::Module { .. }
+            | Self::Token { .. }
+            | Self::Mechanism { .. }
+            | Self::Pin { .. }
+            | Self::Slot { .. }
+            | Self::Unsound { .. } => Remedy::SetRight,
+            Self::ModuleInUse { .. }
+            | Self::Name
+            | Self::UnknownKey
+            | Self::Kind
+            | Self::NextExists
+            | Self::NoNext
+            | Self::Current
+            | Self::BucketUnknown
+            | Self::BucketDestroyed
+            | Self::BucketTime
+            | Self::WrapLimit
+            | Self::Unwrap(_)
+            | Self::Crypto(_)
+            | Self::Sign(_) => Remedy::Mend,
+        }
+    }
+
     pub(crate) fn io(operation: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { operation, path, source }

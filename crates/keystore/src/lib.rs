@@ -1,10 +1,11 @@
 //! Private keys behind two traits: named keys of a service ([`Keystore`]) and buckets that die ([`BucketKeystore`]).
 //!
-//! Keys are used by operation and never handed out, so that an HSM can stand behind the same traits. The software
-//! form is one encrypted file a slot and a separate one for the buckets, in `docs/formats/keystore.md`.
+//! Keys are used by operation and never handed out, so that a file and an HSM stand behind the same traits. The software
+//! form is one encrypted file a slot and a separate one for the buckets, in `docs/formats/keystore.md`. The other one is a
+//! token of an HSM (PKCS#11), in `docs/adr/0014-hsm.md`.
 //!
-//! Promises: a key is used only while its file says so (every change is on disk before it shows); a destroyed
-//! bucket never comes back under its name; nothing here prints a key. Calls may wait for the disk, and
+//! Promises: a key is used only while its file or token says so (every change is there before it shows); a destroyed
+//! bucket never comes back under its name; nothing here prints a key. Calls may wait for the disk or the HSM, and
 //! bucket calls for one another: async callers use `spawn_blocking`. Times are unix milliseconds, given by the caller.
 
 #![warn(missing_docs)]
@@ -13,6 +14,7 @@ mod buckets;
 mod codec;
 mod error;
 mod file;
+mod pkcs11;
 mod secret;
 mod slot;
 
@@ -26,7 +28,8 @@ use sotto_crypto::{
 };
 
 pub use buckets::SoftBuckets;
-pub use error::KeystoreError;
+pub use error::{DeviceError, KeystoreError, Remedy};
+pub use pkcs11::{MacHome, Pkcs11Buckets, Pkcs11Keystore, Token, TokenSettings, prepare_token};
 pub use secret::UnlockSecret;
 pub use slot::SoftKeystore;
 
@@ -66,6 +69,20 @@ pub trait Keystore: fmt::Debug + Send + Sync {
     fn current(&self, label: &str) -> Result<KeyInfo, KeystoreError> {
         let keys = self.keys(label)?;
         keys.into_iter().find(|key| key.role == KeyRole::Current).ok_or(KeystoreError::UnknownKey)
+    }
+
+    /// Takes up what another process changed. When it fails, the keys stay as they were.
+    ///
+    /// # Errors
+    /// When file or token cannot be read.
+    fn reload(&self) -> Result<(), KeystoreError>;
+
+    /// Whether the keys can be used now. A file that was read needs nothing more.
+    ///
+    /// # Errors
+    /// [`KeystoreError::Away`], [`KeystoreError::Busy`].
+    fn check(&self) -> Result<(), KeystoreError> {
+        Ok(())
     }
 
     /// Signs `message` by Ed25519 (RFC 8032) with the key of this id.
@@ -123,6 +140,14 @@ pub trait BucketKeystore: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`KeystoreError::BucketUnknown`].
     fn destroy_bucket(&self, bucket: &str, now_ms: i64) -> Result<Destruction, KeystoreError>;
+
+    /// Whether the bucket keys can be used now. A file that was read needs nothing more.
+    ///
+    /// # Errors
+    /// [`KeystoreError::Away`], [`KeystoreError::Busy`].
+    fn check(&self) -> Result<(), KeystoreError> {
+        Ok(())
+    }
 
     /// The living buckets, by id.
     ///

@@ -26,7 +26,7 @@ const MAX_ENTRY: usize = 1 + 1 + 2 * (1 + MAX_NAME) + 8 + 32;
 /// The software keystore of one slot.
 ///
 /// Any number of processes may use a slot; a change locks the file, starts from what it says and shows in the others
-/// after [`SoftKeystore::reload`].
+/// after [`Keystore::reload`].
 pub struct SoftKeystore {
     file: KeyFile,
     state: Mutex<State>,
@@ -85,18 +85,6 @@ impl SoftKeystore {
         }
         drop(lock);
         Ok(Self { file, state: Mutex::new(state) })
-    }
-
-    /// Takes up what another process changed.
-    ///
-    /// # Errors
-    /// Those of [`SoftKeystore::open`]; the keys stay as they were.
-    pub fn reload(&self) -> Result<(), KeystoreError> {
-        let lock = self.file.lock_to_read()?;
-        let state = State::load(&self.file)?;
-        *self.state() = state;
-        drop(lock);
-        Ok(())
     }
 
     fn change<T>(
@@ -179,6 +167,14 @@ impl Keystore for SoftKeystore {
             self.state().keys.iter().rev().filter(|entry| entry.label == label).map(Entry::info).collect();
         ring.sort_by_key(|info| info.role);
         Ok(ring)
+    }
+
+    fn reload(&self) -> Result<(), KeystoreError> {
+        let lock = self.file.lock_to_read()?;
+        let state = State::load(&self.file)?;
+        *self.state() = state;
+        drop(lock);
+        Ok(())
     }
 
     fn sign(&self, key_id: &str, message: &[u8]) -> Result<[u8; SIGNATURE_LEN], KeystoreError> {

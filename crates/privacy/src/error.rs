@@ -5,7 +5,7 @@ use std::time::Duration;
 use sotto_bus::{ConnectError, topology::TopologyError};
 use sotto_core::{Classified, ErrorClass};
 use sotto_crypto::CryptoError;
-use sotto_keystore::KeystoreError;
+use sotto_keystore::{KeystoreError, Remedy};
 use sotto_runtime::{grpc::GrpcError, tls::TlsError};
 
 use crate::domain::retention::SpanError;
@@ -122,26 +122,11 @@ impl Classified for KeyError {
 }
 
 fn keystore_class(error: &KeystoreError) -> ErrorClass {
-    match error {
-        // A full disk, a process that still ends, a bucket that died meanwhile or a clock that went back: passing.
-        KeystoreError::Io { .. }
-        | KeystoreError::InUse { .. }
-        | KeystoreError::BucketDestroyed
-        | KeystoreError::BucketTime
-        | KeystoreError::WrapLimit => ErrorClass::Retry { after: LATER },
-        KeystoreError::Mode { .. }
-        | KeystoreError::Exists { .. }
-        | KeystoreError::Format { .. }
-        | KeystoreError::Refused { .. } => ErrorClass::Reject,
-        KeystoreError::Name
-        | KeystoreError::UnknownKey
-        | KeystoreError::Kind
-        | KeystoreError::NextExists
-        | KeystoreError::NoNext
-        | KeystoreError::Current
-        | KeystoreError::BucketUnknown
-        | KeystoreError::Unwrap(_)
-        | KeystoreError::Crypto(_)
-        | KeystoreError::Sign(_) => ErrorClass::Bug,
+    match (error, error.remedy()) {
+        // A bucket that died meanwhile, or a clock that went back: passing.
+        (KeystoreError::BucketDestroyed | KeystoreError::BucketTime | KeystoreError::WrapLimit, _)
+        | (_, Remedy::Wait) => ErrorClass::Retry { after: LATER },
+        (_, Remedy::SetRight) => ErrorClass::Reject,
+        (_, Remedy::Mend) => ErrorClass::Bug,
     }
 }

@@ -75,7 +75,7 @@ impl Process {
         self.wait(bound).await
     }
 
-    /// Sends a signal by its name (`TERM`, `INT`, `HUP`, `STOP`, `CONT`). Nothing happens after its end.
+    /// Sends a signal by its name (`TERM`, `INT`, `HUP`, `STOP`, `CONT`, `SEGV`, `ABRT`). Nothing happens after its end.
     ///
     /// # Panics
     /// When there is no such signal.
@@ -189,6 +189,8 @@ pub fn signal(id: u32, name: &str) {
         "INT" => Signal::INT,
         "HUP" => Signal::HUP,
         "KILL" => Signal::KILL,
+        "SEGV" => Signal::SEGV,
+        "ABRT" => Signal::ABORT,
         "STOP" => Signal::STOP,
         "CONT" => Signal::CONT,
         other => panic!("no signal {other}"),

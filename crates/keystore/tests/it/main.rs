@@ -5,7 +5,11 @@
 mod buckets;
 mod files;
 mod format;
+mod hsm;
+mod pkcs11;
 mod slots;
+mod soft;
+mod suite;
 
 use std::{
     fs,
