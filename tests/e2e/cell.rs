@@ -80,9 +80,22 @@ impl Cell {
         Self::start_in(&std::env::temp_dir(), prepare).await
     }
 
+    /// As [`Cell::start`], with its keys in tokens of SoftHSM2.
+    pub(crate) async fn start_with_hsm() -> Self {
+        Self::start_as(&std::env::temp_dir(), &["--hsm"], async |_| None).await
+    }
+
     /// The same, with the cell's folder in `parent`.
     pub(crate) async fn start_in(
         parent: &Path,
+        prepare: impl AsyncFnOnce(&Path) -> Option<Carriers>,
+    ) -> Self {
+        Self::start_as(parent, &[], prepare).await
+    }
+
+    async fn start_as(
+        parent: &Path,
+        options: &[&str],
         prepare: impl AsyncFnOnce(&Path) -> Option<Carriers>,
     ) -> Self {
         let mut folder = TempDir::with_prefix_in("sotto-e2e-", parent).unwrap();
@@ -90,7 +103,8 @@ impl Cell {
         folder.disable_cleanup(std::env::var_os("SOTTO_KEEP").is_some());
         let root = folder.path().join("cell");
         // More than `sotto init` makes by itself: what works with some works with one.
-        let init = sotto(&root, ["init", "--id", "vn", "--shards", "4"]).await;
+        let init = ["init", "--id", "vn", "--shards", "4"];
+        let init = sotto(&root, init.iter().chain(options)).await;
         assert!(init.status.success(), "{}", text(&init.stderr));
         let carriers = prepare(&root).await;
         let up = launch(folder.path(), &root, carriers.as_ref());
@@ -232,6 +246,14 @@ impl Cell {
         })
         .await;
         self.wait_until_ready().await;
+    }
+
+    /// Whether a service says that it is ready.
+    pub(crate) async fn is_ready(&self, service: &str) -> bool {
+        let address =
+            fs::read_to_string(self.root().join(format!("run/{service}.admin"))).unwrap_or_default();
+        let Ok(address) = address.parse() else { return false };
+        http_get(address, "/ready").await.is_ok_and(|(status, _)| status == 200)
     }
 
     /// Waits until every service says that it is ready.

@@ -14,6 +14,7 @@ mod demo;
 mod edge;
 mod faults;
 mod foreign;
+mod hsm;
 mod inbound;
 mod interop;
 mod journey;

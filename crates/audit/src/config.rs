@@ -4,10 +4,11 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 use sotto_bus::NatsConfig;
+use sotto_keystore::TokenSettings;
 use sotto_runtime::{
     config::{
-        AdminConfig, CellConfig, ConfigDuration, ConfigError, ConfigErrors, KeyPath, ShutdownConfig,
-        TelemetryConfig, TlsConfig, Validate, empty_is_none,
+        AdminConfig, CellConfig, ConfigDuration, ConfigError, ConfigErrors, KeyPath, KeystoreKind,
+        Pkcs11Config, ShutdownConfig, TelemetryConfig, TlsConfig, Validate, empty_is_none,
     },
     service::ProcessConfig,
 };
@@ -56,10 +57,24 @@ pub struct LogConfig {
 /// The key that signs checkpoints.
 #[derive(Clone, Debug, Deserialize)]
 pub struct KeystoreConfig {
+    /// What keeps the keys.
+    pub kind: KeystoreKind,
     /// The slot's file.
     pub file: PathBuf,
     /// The secret that opens it: 32 bytes, not text.
     pub unlock_secret_file: PathBuf,
+    /// `[keystore.pkcs11]`
+    pub pkcs11: Pkcs11Config,
+}
+
+impl KeystoreConfig {
+    /// The token as the keystore knows it; none when a file keeps the keys.
+    pub fn token(&self) -> Option<TokenSettings> {
+        let Pkcs11Config { module, token, pin_file, sessions, wait, sync_folder } = self.pkcs11.clone();
+        let settings =
+            TokenSettings { module, label: token, pin_file, sessions, wait: wait.get(), sync_folder };
+        (self.kind == KeystoreKind::Pkcs11).then_some(settings)
+    }
 }
 
 /// Where proofs are served.
@@ -113,6 +128,10 @@ impl Validate for LogConfig {
 
 impl Validate for KeystoreConfig {
     fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
+        if self.kind == KeystoreKind::Pkcs11 {
+            self.pkcs11.validate(&at.key("pkcs11"), errors);
+            return;
+        }
         for (key, path) in [("file", &self.file), ("unlock_secret_file", &self.unlock_secret_file)] {
             let named = !path.as_os_str().is_empty();
             errors.require(at, key, named, "must not be empty", "name the file (sotto init makes it)");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sotto_bus::{Bus, BusOptions, Service, Topology, Worker, WorkerConfig, topology::Cell};
 use sotto_core::{Classified, ErrorClass};
 use sotto_crypto::MacKey;
-use sotto_keystore::{SoftKeystore, UnlockSecret};
+use sotto_keystore::{Keystore, KeystoreError, MacHome, Pkcs11Keystore, SoftKeystore, Token, UnlockSecret};
 use sotto_proto::{audit::v1::audit_service_server::AuditServiceServer, pipeline::v1::AuditBatch};
 use sotto_runtime::{
     Context,
@@ -26,7 +26,7 @@ use crate::{
         folder::Folder,
         keystore::KeystoreSigner,
     },
-    config::{Config, DEFAULT_TOML},
+    config::{Config, DEFAULT_TOML, KeystoreConfig},
     domain::{Act, Category},
     error::AuditError,
     ports::{Disk, Signer},
@@ -112,13 +112,20 @@ async fn open(config: &Config, context: &Context) -> Result<Opened, AuditError> 
     let clock = Arc::clone(&context.clock);
     let opened = spawn_blocking(move || {
         let disk = Folder::open(&folder).map_err(AuditError::Log)?;
-        let secret = UnlockSecret::read(&keys.unlock_secret_file).map_err(AuditError::Keystore)?;
-        let keystore = SoftKeystore::open(&keys.file, secret, SLOT).map_err(AuditError::Keystore)?;
-        let signer = KeystoreSigner::new(Arc::new(keystore), &origin, clock).map_err(AuditError::Signer)?;
+        let keystore = open_keys(&keys).map_err(AuditError::Keystore)?;
+        let signer = KeystoreSigner::new(keystore, &origin, clock).map_err(AuditError::Signer)?;
         let opened: Opened = (Arc::new(disk), Arc::new(signer));
         Ok(opened)
     });
     opened.await.unwrap_or(Err(AuditError::Interrupted))
+}
+
+fn open_keys(config: &KeystoreConfig) -> Result<Arc<dyn Keystore>, KeystoreError> {
+    if let Some(settings) = config.token() {
+        return Ok(Arc::new(Pkcs11Keystore::open(Token::open(settings)?, SLOT, MacHome::Token)?));
+    }
+    let secret = UnlockSecret::read(&config.unlock_secret_file)?;
+    Ok(Arc::new(SoftKeystore::open(&config.file, secret, SLOT)?))
 }
 
 /// The broker may start after us.

@@ -51,6 +51,10 @@ pub(crate) enum Command {
         /// made already is only put there again
         #[arg(long, value_name = "DIR")]
         containers: Option<PathBuf>,
+        /// Keep the services' keys in tokens of SoftHSM2 inside the cell's folder instead of files: what an HSM does, on
+        /// one machine
+        #[arg(long, conflicts_with = "containers")]
+        hsm: bool,
     },
     /// Set up the broker's streams of a cell in containers
     Provision {

@@ -10,6 +10,7 @@ mod cell;
 mod commands;
 mod credentials;
 mod error;
+mod hsm;
 mod http;
 mod init;
 mod ledger;
@@ -63,16 +64,17 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
     let dir = CellDir::new(args.cell);
     let clock: &dyn Clock = &SystemClock;
     match args.command {
-        Command::Init { id, shards, hosts, issuer, containers: Some(folder) } => {
-            let new = NewCell { id, shards, hosts, issuer, layout: Layout::Containers };
+        Command::Init { id, shards, hosts, issuer, containers: Some(folder), hsm } => {
+            let new = NewCell { id, shards, hosts, issuer, layout: Layout::Containers, hsm };
             commands::containers::prepare(&dir, &new, &folder, clock, output)
         }
-        Command::Init { id, shards, hosts, issuer, containers: None } => {
-            let new = NewCell { id, shards, hosts, issuer, layout: Layout::Machine };
+        Command::Init { id, shards, hosts, issuer, containers: None, hsm } => {
+            let new = NewCell { id, shards, hosts, issuer, layout: Layout::Machine, hsm };
             init::init(&dir, &new, clock)?;
             output.json(&serde_json::json!({ "cell": dir.root(), "id": new.id, "shards": new.shards }))?;
             output.line(format!("cell {} made in {}", new.id, dir.root().display()))?;
-            output.line("keep ca/ca.key and secrets/ safe; keystore/buckets.sks must never be backed up")?;
+            let never = if new.hsm { "hsm/" } else { "keystore/buckets.sks" };
+            output.line(format!("keep ca/ca.key and secrets/ safe; {never} must never be backed up"))?;
             output.line(format!("next: sotto up --cell {}", dir.root().display()))
         }
         Command::Provision { carriers } => commands::provision::provision(&dir, carriers, output).await,

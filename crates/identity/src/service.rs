@@ -5,9 +5,11 @@ use std::{sync::Arc, time::Duration};
 use sotto_bus::{BusOptions, Topology, topology::Cell};
 use sotto_core::Clock;
 use sotto_crypto::MacKey;
-use sotto_keystore::{KeyKind, Keystore, KeystoreError, SoftKeystore, UnlockSecret};
+use sotto_keystore::{
+    KeyKind, Keystore, KeystoreError, MacHome, Pkcs11Keystore, SoftKeystore, Token, UnlockSecret,
+};
 use sotto_runtime::{
-    Context, Service, Stop,
+    Condition, Context, Service, Stop,
     grpc::{GrpcServer, ServerLimits},
     listener::TlsListener,
     redis::Redis,
@@ -124,7 +126,7 @@ pub async fn serve(
     context.info.bound("grpc", grpc.local_addr());
 
     let stop = &context.stop;
-    context.tasks.spawn_critical("key rotation", rotate(keys, clock, stop.clone()));
+    context.tasks.spawn_critical("key rotation", rotate(keys, clock, stop.clone(), rotated));
     context.tasks.spawn_critical("token endpoint", https::serve(listener, Arc::new(tokens), stop.clone()));
     listening.set(true);
     let service = ClientServer::service(Arc::new(clients));
@@ -144,10 +146,15 @@ fn bus_options(config: &Config, context: &Context) -> Result<BusOptions, Identit
     })
 }
 
-async fn open(files: KeystoreConfig, clock: Arc<dyn Clock>) -> Result<Arc<dyn Keystore>, IdentityError> {
+async fn open(config: KeystoreConfig, clock: Arc<dyn Clock>) -> Result<Arc<dyn Keystore>, IdentityError> {
     let open = move || {
-        let secret = UnlockSecret::read(&files.unlock_secret_file)?;
-        let keystore = SoftKeystore::open(&files.slot_file, secret, SLOT)?;
+        let keystore: Arc<dyn Keystore> = match config.token() {
+            Some(settings) => Arc::new(Pkcs11Keystore::open(Token::open(settings)?, SLOT, MacHome::Token)?),
+            None => {
+                let secret = UnlockSecret::read(&config.unlock_secret_file)?;
+                Arc::new(SoftKeystore::open(&config.slot_file, secret, SLOT)?)
+            }
+        };
         match keystore.current(SECRETS_RING) {
             Ok(_) => {}
             Err(KeystoreError::UnknownKey) => {
@@ -158,11 +165,10 @@ async fn open(files: KeystoreConfig, clock: Arc<dyn Clock>) -> Result<Arc<dyn Ke
         Ok(keystore)
     };
     let opened = tokio::task::spawn_blocking(open).await;
-    let keystore = opened.map_err(IdentityError::Blocking)?.map_err(IdentityError::Keystore)?;
-    Ok(Arc::new(keystore))
+    opened.map_err(IdentityError::Blocking)?.map_err(IdentityError::Keystore)
 }
 
-async fn rotate(keys: TokenKeys, clock: Arc<dyn Clock>, stop: Stop) {
+async fn rotate(keys: TokenKeys, clock: Arc<dyn Clock>, stop: Stop, usable: Condition) {
     let mut tick = interval(ROTATION_TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
@@ -172,6 +178,7 @@ async fn rotate(keys: TokenKeys, clock: Arc<dyn Clock>, stop: Stop) {
             () = stop.requested() => return,
         }
         let rotated = keys.rotate(clock.now()).await;
+        usable.set(rotated.is_ok());
         if let Err(error) = &rotated
             && !failing
         {

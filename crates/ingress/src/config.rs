@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use serde::Deserialize;
 use sotto_bus::NatsConfig;
 use sotto_core::{TenantId, Timestamp};
+use sotto_keystore::TokenSettings;
 use sotto_runtime::{
     config::{
-        AdminConfig, CellConfig, ConfigDuration, ConfigError, ConfigErrors, KeyPath, RedisConfig,
-        ShutdownConfig, TelemetryConfig, TlsConfig, Validate,
+        AdminConfig, CellConfig, ConfigDuration, ConfigError, ConfigErrors, KeyPath, KeystoreKind,
+        Pkcs11Config, RedisConfig, ShutdownConfig, TelemetryConfig, TlsConfig, Validate,
     },
     service::ProcessConfig,
 };
@@ -106,10 +107,24 @@ pub struct TokensConfig {
 /// Where the idempotency keys are.
 #[derive(Clone, Debug, Deserialize)]
 pub struct KeystoreConfig {
+    /// What keeps the keys.
+    pub kind: KeystoreKind,
     /// The keystore.
     pub file: PathBuf,
     /// The secret that opens it: 32 bytes, not text.
     pub unlock_secret_file: PathBuf,
+    /// `[keystore.pkcs11]`
+    pub pkcs11: Pkcs11Config,
+}
+
+impl KeystoreConfig {
+    /// The token as the keystore knows it; none when a file keeps the keys.
+    pub fn token(&self) -> Option<TokenSettings> {
+        let Pkcs11Config { module, token, pin_file, sessions, wait, sync_folder } = self.pkcs11.clone();
+        let settings =
+            TokenSettings { module, label: token, pin_file, sessions, wait: wait.get(), sync_folder };
+        (self.kind == KeystoreKind::Pkcs11).then_some(settings)
+    }
 }
 
 /// Where session keys come from.
@@ -302,6 +317,10 @@ impl Validate for TokensConfig {
 
 impl Validate for KeystoreConfig {
     fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
+        if self.kind == KeystoreKind::Pkcs11 {
+            self.pkcs11.validate(&at.key("pkcs11"), errors);
+            return;
+        }
         for (key, path) in [("file", &self.file), ("unlock_secret_file", &self.unlock_secret_file)] {
             errors.require(at, key, path.is_file(), "must name a file", "sotto init makes it");
         }

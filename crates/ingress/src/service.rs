@@ -13,7 +13,7 @@ use sotto_core::{
     Classified as _, ErrorClass, ShardId,
     carriers::{CarriersFile, RouteTable},
 };
-use sotto_keystore::{Keystore, SoftKeystore, UnlockSecret};
+use sotto_keystore::{Keystore, MacHome, Pkcs11Keystore, SoftKeystore, Token, UnlockSecret};
 use sotto_proto::message::v1::message_service_server::MessageServiceServer;
 use sotto_runtime::{
     Condition, Context, Readiness, Service, Stop,
@@ -90,7 +90,6 @@ impl Service for Ingress {
 
         let keystore = open(&config.keystore)?;
         context.tasks.spawn_background("keystore", reload(Arc::clone(&keystore), context.stop.clone()));
-        let keystore: Arc<dyn Keystore> = keystore;
         let tls = Tls::load(&config.tls).map_err(IngressError::Tls)?;
         tls.watch(&context);
         let bus = connect(&config, &context, &keystore, "").await?;
@@ -365,17 +364,27 @@ impl Parts {
     }
 }
 
-fn open(config: &KeystoreConfig) -> Result<Arc<SoftKeystore>, IngressError> {
-    let secret = UnlockSecret::read(&config.unlock_secret_file).map_err(IngressError::Keystore)?;
-    let keystore = SoftKeystore::open(&config.file, secret, SLOT).map_err(IngressError::Keystore)?;
+fn open(config: &KeystoreConfig) -> Result<Arc<dyn Keystore>, IngressError> {
+    let keystore: Arc<dyn Keystore> = match config.token() {
+        Some(settings) => {
+            let token = Token::open(settings).map_err(IngressError::Keystore)?;
+            // Every message needs tags: they are not made by calls to an HSM.
+            let keystore = Pkcs11Keystore::open(token, SLOT, MacHome::Process);
+            Arc::new(keystore.map_err(IngressError::Keystore)?)
+        }
+        None => {
+            let secret = UnlockSecret::read(&config.unlock_secret_file).map_err(IngressError::Keystore)?;
+            Arc::new(SoftKeystore::open(&config.file, secret, SLOT).map_err(IngressError::Keystore)?)
+        }
+    };
     // Without keys no keyed send could ever be accepted, and nothing over the broker: say so now.
     keystore.current(IDEMPOTENCY_RING).map_err(IngressError::Keystore)?;
     keystore.current(INTAKE_RING).map_err(IngressError::Keystore)?;
-    Ok(Arc::new(keystore))
+    Ok(keystore)
 }
 
 /// Takes up rotations of the ring. A file that cannot be read leaves the keys as they are.
-async fn reload(keystore: Arc<SoftKeystore>, stop: Stop) {
+async fn reload(keystore: Arc<dyn Keystore>, stop: Stop) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(RELOAD_EVERY) => {}

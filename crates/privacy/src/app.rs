@@ -460,6 +460,8 @@ impl Inner {
     }
 
     fn sweep(&self) -> Result<usize, KeyError> {
+        // Also when nothing is due: a token that came back is found again, and one that is away is told.
+        self.deps.keys.check().map_err(KeyError::Keystore)?;
         let Now { at: now, ahead } = self.now();
         let mut destroyed = 0;
         let mut failed = None;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sotto_keystore::{SoftBuckets, UnlockSecret};
+use sotto_keystore::{BucketKeystore, KeystoreError, Pkcs11Buckets, SoftBuckets, Token, UnlockSecret};
 use sotto_runtime::{
     Condition, Context, Service, Stop,
     grpc::{GrpcServer, ServerLimits},
@@ -86,7 +86,7 @@ pub async fn serve(
         retention: config.retention(),
         policy: config.policy(),
         bound: config.bound(),
-        keys: Arc::new(buckets),
+        keys: buckets,
         clock: Arc::clone(&context.clock),
         steady,
         audit,
@@ -113,10 +113,13 @@ pub async fn serve(
     served.map_err(PrivacyError::Serve)
 }
 
-async fn open(files: KeystoreConfig) -> Result<SoftBuckets, PrivacyError> {
-    let open = move || {
-        let secret = UnlockSecret::read(&files.unlock_secret_file)?;
-        SoftBuckets::open(&files.buckets_file, secret, SLOT)
+async fn open(config: KeystoreConfig) -> Result<Arc<dyn BucketKeystore>, PrivacyError> {
+    let open = move || -> Result<Arc<dyn BucketKeystore>, KeystoreError> {
+        if let Some(settings) = config.token() {
+            return Ok(Arc::new(Pkcs11Buckets::open(Token::open(settings)?, SLOT)?));
+        }
+        let secret = UnlockSecret::read(&config.unlock_secret_file)?;
+        Ok(Arc::new(SoftBuckets::open(&config.buckets_file, secret, SLOT)?))
     };
     let opened = tokio::task::spawn_blocking(open).await;
     opened.map_err(PrivacyError::Blocking)?.map_err(PrivacyError::Open)

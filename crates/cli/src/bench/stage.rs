@@ -62,6 +62,7 @@ impl Stage {
             hosts: Vec::new(),
             issuer: None,
             layout: Layout::Machine,
+            hsm: false,
         };
         init::init(&dir, &new, clock)?;
         // One client stands for all of a cell's: it gets the rate of all.

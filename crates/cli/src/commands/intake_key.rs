@@ -3,14 +3,19 @@
 use std::time::Duration;
 
 use sotto_core::{Clock, Timestamp};
-use sotto_keystore::{KeyInfo, KeyKind, KeyRole, Keystore, KeystoreError, SoftKeystore, UnlockSecret};
+use sotto_keystore::{
+    KeyInfo, KeyKind, KeyRole, Keystore, KeystoreError, MacHome, Pkcs11Keystore, SoftKeystore, Token,
+    UnlockSecret,
+};
 
 use crate::{
     CliError, Output, Tone,
     cell::CellDir,
     error::at,
+    hsm,
     init::{
         files,
+        hsm::token_of,
         keys::{INTAKE_KEY, INTAKE_RING, intake_jwk},
     },
 };
@@ -93,13 +98,19 @@ fn client_folders(dir: &CellDir) -> Result<Vec<std::path::PathBuf>, CliError> {
     Ok(folders)
 }
 
-fn open(dir: &CellDir) -> Result<SoftKeystore, CliError> {
-    dir.open()?;
+fn open(dir: &CellDir) -> Result<Box<dyn Keystore>, CliError> {
+    let cell = dir.open()?;
+    if hsm::conf(dir).exists() {
+        hsm::enter(dir)?;
+        let settings = hsm::token(dir, token_of("ingress", &cell.id), dir.path("secrets/pin-ingress"))?;
+        let token = Token::open(settings).map_err(failed)?;
+        return Ok(Box::new(Pkcs11Keystore::open(token, "ingress", MacHome::Process).map_err(failed)?));
+    }
     let secret = UnlockSecret::read(&dir.path("secrets/unlock-ingress")).map_err(failed)?;
     // In containers a link stands there, and what replaces the file must stand where it leads.
     let path = dir.path("keystore/ingress.sks");
     let path = std::fs::canonicalize(&path).map_err(at(&path))?;
-    SoftKeystore::open(&path, secret, "ingress").map_err(failed)
+    Ok(Box::new(SoftKeystore::open(&path, secret, "ingress").map_err(failed)?))
 }
 
 fn failed(error: KeystoreError) -> CliError {

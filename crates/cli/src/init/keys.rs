@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use sotto_core::{CellId, Timestamp};
 use sotto_crypto::{hash::sha256, hpke::SealingKey, random::random_array, sign::PublicKey};
-use sotto_keystore::{KeyKind, Keystore as _, KeystoreError, SoftBuckets, SoftKeystore, UnlockSecret};
+use sotto_keystore::{KeyKind, Keystore, KeystoreError, SoftBuckets, SoftKeystore, UnlockSecret};
 use sotto_tlog::VerifierKey;
 
 use super::{files, hex, services::log_origin};
@@ -50,35 +50,47 @@ pub(super) fn nats(dir: &CellDir) -> Result<BTreeMap<String, Vec<String>>, CliEr
 
 /// Makes the keystores: a slot each for ingress, identity and audit, and privacy's buckets.
 pub(super) fn keystores(dir: &CellDir, cell: &CellId, now: Timestamp) -> Result<(), CliError> {
-    let slots = [
-        ("ingress", &[("idempotency", KeyKind::HmacSha256), (INTAKE_RING, KeyKind::X25519)][..]),
-        (
-            "identity",
-            &[
-                ("token", KeyKind::Ed25519),
-                ("client-secrets", KeyKind::HmacSha256),
-                ("client-store", KeyKind::HmacSha256),
-            ][..],
-        ),
-        ("audit", &[("checkpoint", KeyKind::Ed25519)][..]),
-    ];
-    for (slot, keys) in slots {
+    for slot in SLOTS {
         let secret = unlock_secret(dir, slot)?;
         let path = dir.path(format!("keystore/{slot}.sks"));
         let keystore = SoftKeystore::create(&path, secret, slot).map_err(failed)?;
-        for (label, kind) in keys {
-            let key = keystore.generate(label, *kind, now.unix_millis()).map_err(failed)?;
-            if slot == "audit" {
-                pin_log(dir, cell, key.public)?;
-            }
-            if let Some(sealing) = key.sealing {
-                files::public(&dir.path(INTAKE_KEY), intake_jwk(&sealing).as_bytes())?;
-            }
-        }
+        fill(dir, cell, slot, &keystore, now)?;
     }
     let secret = unlock_secret(dir, "privacy")?;
     // A file of its own that is never backed up: what it destroys must stay destroyed.
     SoftBuckets::create(&dir.path("keystore/buckets.sks"), secret, "privacy").map_err(failed)?;
+    Ok(())
+}
+
+/// The slots of named keys.
+pub(super) const SLOTS: [&str; 3] = ["ingress", "identity", "audit"];
+
+/// Makes the first keys of a slot, and writes down the public halves that others need.
+pub(super) fn fill(
+    dir: &CellDir,
+    cell: &CellId,
+    slot: &str,
+    keystore: &dyn Keystore,
+    now: Timestamp,
+) -> Result<(), CliError> {
+    let keys: &[(&str, KeyKind)] = match slot {
+        "ingress" => &[("idempotency", KeyKind::HmacSha256), (INTAKE_RING, KeyKind::X25519)],
+        "identity" => &[
+            ("token", KeyKind::Ed25519),
+            ("client-secrets", KeyKind::HmacSha256),
+            ("client-store", KeyKind::HmacSha256),
+        ],
+        _ => &[("checkpoint", KeyKind::Ed25519)],
+    };
+    for (label, kind) in keys {
+        let key = keystore.generate(label, *kind, now.unix_millis()).map_err(failed)?;
+        if slot == "audit" {
+            pin_log(dir, cell, key.public)?;
+        }
+        if let Some(sealing) = key.sealing {
+            files::public(&dir.path(INTAKE_KEY), intake_jwk(&sealing).as_bytes())?;
+        }
+    }
     Ok(())
 }
 
@@ -113,6 +125,6 @@ pub(super) fn invitation(dir: &CellDir, now: Timestamp) -> Result<(), CliError> 
     files::secret(&dir.path("identity/invitation.json"), record.to_string().as_bytes())
 }
 
-fn failed(error: KeystoreError) -> CliError {
+pub(super) fn failed(error: KeystoreError) -> CliError {
     CliError::caused_by("a keystore could not be made", &error)
 }

@@ -5,6 +5,7 @@
 
 mod addresses;
 pub(crate) mod files;
+pub(crate) mod hsm;
 pub(crate) mod keys;
 pub(crate) mod pki;
 mod redis;
@@ -36,6 +37,8 @@ pub(crate) struct NewCell {
     pub(crate) issuer: Option<String>,
     /// Where its processes will run.
     pub(crate) layout: Layout,
+    /// Whether tokens of SoftHSM2 keep its keys.
+    pub(crate) hsm: bool,
 }
 
 /// Makes a cell in a folder that is empty or not there yet.
@@ -46,6 +49,10 @@ pub(crate) fn init(dir: &CellDir, new: &NewCell, clock: &dyn Clock) -> Result<()
         return Err(CliError::new(format!("{} is not empty", root.display()))
             .fix("give --cell a folder that is empty or not there yet: a cell is made once"));
     }
+    if new.hsm {
+        // Before anything is made: it may begin this program anew.
+        crate::hsm::enter(dir)?;
+    }
     files::folder_of_owner(root)?;
     for folder in
         ["secrets", "keystore", "nats/nkeys", "data/nats", "data/audit", "data/identity", "run", "logs"]
@@ -55,7 +62,11 @@ pub(crate) fn init(dir: &CellDir, new: &NewCell, clock: &dyn Clock) -> Result<()
     let now = clock.now();
     pki::create(dir, &new.id, &new.hosts, now)?;
     let users = keys::nats(dir)?;
-    keys::keystores(dir, &new.id, now)?;
+    if new.hsm {
+        hsm::create(dir, &new.id, now)?;
+    } else {
+        keys::keystores(dir, &new.id, now)?;
+    }
     keys::invitation(dir, now)?;
     keys::simulator(dir)?;
     redis::create(dir, &new.id, new.layout)?;

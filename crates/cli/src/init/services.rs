@@ -130,6 +130,11 @@ fn broker(dir: &CellDir, new: &NewCell, users: &BTreeMap<String, Vec<String>>) -
 /// What only this service has.
 fn own(settings: &mut Settings, service: &str, new: &NewCell) {
     let mut keystore = |key: &str, file: &str| {
+        if new.hsm {
+            return super::hsm::settings(service, &new.id)
+                .into_iter()
+                .for_each(|(section, key, value)| settings.text(section, key, value));
+        }
         settings.text("keystore", key, file);
         settings.text("keystore", "unlock_secret_file", format!("secrets/unlock-{service}"));
     };

@@ -12,6 +12,7 @@ pub(crate) fn new_cell() -> NewCell {
         hosts: vec!["sms.example.vn".to_owned()],
         issuer: None,
         layout: Layout::Machine,
+        hsm: false,
     }
 }
 

@@ -194,6 +194,10 @@ impl Recipes {
             env("ADMIN__ADDRESS_FILE", &address_file(&self.dir, service).display().to_string()),
             env("NATS__URL", &running.nats),
         ];
+        let softhsm = crate::hsm::conf(&self.dir);
+        if softhsm.exists() {
+            environment.push((crate::hsm::VARIABLE.to_owned(), softhsm.display().to_string()));
+        }
         if ["ingress", "carrier", "identity"].contains(&service) {
             let port = running.address("redis")?.rsplit(':').next().unwrap_or_default().to_owned();
             environment.push(env("REDIS__URL", &format!("rediss://localhost:{port}")));

@@ -74,6 +74,8 @@ impl TokenKeys {
 
 impl Inner {
     fn rotate(&self, now: Timestamp) -> Result<(), KeystoreError> {
+        // Also when nothing is due: a token that is away signs nothing.
+        self.keystore.check()?;
         let mut out_of_use = lock(&self.out_of_use);
         loop {
             let keys = self.keystore.keys(TOKEN_RING)?;

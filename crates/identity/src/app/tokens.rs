@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use sotto_core::{Clock, Sensitive, Timestamp};
+use sotto_core::{Classified as _, Clock, ErrorClass, Sensitive, Timestamp};
 use sotto_crypto::{compare, random::random_array};
 use sotto_keystore::{Keystore, KeystoreError};
 use sotto_runtime::telemetry::chain;
@@ -22,6 +22,7 @@ use crate::{
         secret,
         throttle::{Limits, Throttle},
     },
+    error::keystore_class,
     ports::{Act, AuditTrail, Category, ClientStore, ReplayGuard},
 };
 
@@ -129,7 +130,7 @@ impl Tokens {
         let jti = random_array::<16>().map_err(|e| internal(&e))?;
         let lifetime = self.deps.lifetime;
         let claims = AccessClaims::new(&self.deps.parties, &client, &scopes, &jti, now, lifetime);
-        let access_token = self.deps.keys.sign(&claims).await.map_err(|e| internal(&e))?;
+        let access_token = self.deps.keys.sign(&claims).await.map_err(|e| failed(&e, e.class()))?;
         self.tell("token.issued", Some(client.id), Some(client.tenant), claims.jti, "ok", now);
         Ok(Issued { access_token: Sensitive::new(access_token), lifetime, scopes })
     }
@@ -192,7 +193,7 @@ impl Tokens {
             };
             secret_digest(keystore, &key_id, &client, &secret)
         };
-        let failed = |e: KeystoreError| internal(&e);
+        let failed = |e: KeystoreError| failed(&e, keystore_class(&e));
         super::blocking(&self.deps.keystore, |e| internal(&e), failed, work).await
     }
 
@@ -284,6 +285,17 @@ fn subject(assertion: &Sensitive<String>) -> Option<ClientId> {
 
 const fn disbelief(why: Disbelief) -> Refusal {
     Refusal::InvalidClient(why)
+}
+
+/// A keystore that may work again in a moment is worth another try.
+fn failed(error: &(dyn std::error::Error + 'static), class: ErrorClass) -> Refusal {
+    match class {
+        ErrorClass::Retry { .. } => {
+            tracing::warn!(error = chain(error), "no token can be made now");
+            Refusal::Unavailable
+        }
+        ErrorClass::Reject | ErrorClass::Poison | ErrorClass::Bug => internal(error),
+    }
 }
 
 fn internal(error: &(dyn std::error::Error + 'static)) -> Refusal {

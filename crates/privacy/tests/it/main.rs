@@ -5,5 +5,6 @@ mod broker;
 mod checks;
 mod config;
 mod destruction;
+mod hsm;
 mod wire;
 mod world;

@@ -56,6 +56,28 @@ impl SecretFile {
     }
 }
 
+/// Refuses a file that others than this process's user may use or own.
+#[cfg(unix)]
+pub(super) fn only_ours(path: &std::path::Path) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let about = fs::metadata(path).map_err(|e| format!("cannot be read: {e}"))?;
+    let mode = about.mode() & 0o777;
+    if !about.is_file() {
+        Err("must name a file".to_owned())
+    } else if mode & 0o077 != 0 {
+        Err(format!("has mode {mode:o}: others may use it"))
+    } else if about.uid() != 0 && about.uid() != rustix::process::geteuid().as_raw() {
+        Err(format!("belongs to user {}", about.uid()))
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(not(unix))]
+pub(super) fn only_ours(path: &std::path::Path) -> Result<(), String> {
+    if path.is_file() { Ok(()) } else { Err("must name a file".to_owned()) }
+}
+
 #[cfg(unix)]
 fn refuse_open_to_all(about: &fs::Metadata) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt as _;

@@ -6,7 +6,8 @@ use serde::Deserialize;
 use sotto_core::{CellId, Shards};
 
 use super::{
-    ConfigDuration, ConfigError, ConfigErrors, KeyPath, SecretFile, Validate, validate::empty_is_none,
+    ConfigDuration, ConfigError, ConfigErrors, KeyPath, SecretFile, Validate, secret::only_ours,
+    validate::empty_is_none,
 };
 
 /// Which cell this process belongs to.
@@ -136,6 +137,56 @@ impl Validate for RedisConfig {
             self.response_timeout,
             Duration::from_millis(50)..=longest,
         );
+    }
+}
+
+/// What keeps a service's keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeystoreKind {
+    /// An encrypted file.
+    Software,
+    /// A token of an HSM.
+    Pkcs11,
+}
+
+/// A token of an HSM. Looked at only where it is what keeps the keys.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Pkcs11Config {
+    /// The HSM's library.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token: String,
+    /// The file with its user PIN (mode 600).
+    pub pin_file: PathBuf,
+    /// Calls at once, 1 to 256.
+    pub sessions: usize,
+    /// How long a call waits for its turn, 100 ms to 30 s.
+    pub wait: ConfigDuration,
+    /// The folder of a token in software, synced after each change. Empty: none.
+    #[serde(default, deserialize_with = "empty_is_none")]
+    pub sync_folder: Option<PathBuf>,
+}
+
+impl Validate for Pkcs11Config {
+    fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
+        let fix = "give the path of the HSM's library (SoftHSM2: /usr/lib/softhsm/libsofthsm2.so)";
+        errors.require(at, "module", self.module.is_file(), "must name a file", fix);
+        // CK_TOKEN_INFO has 32 bytes for it.
+        let named = (1..=32).contains(&self.token.len());
+        errors.require(at, "token", named, "must have 1 to 32 characters", "give the label of the token");
+        if let Err(problem) = only_ours(&self.pin_file) {
+            let fix =
+                "write the user PIN into a file of the user that this service runs as, and chmod 600 it";
+            errors.push(ConfigError::new(at.key("pin_file"), problem).fix(fix));
+        }
+        errors.in_range(at, "sessions", self.sessions, 1..=256, "sessions");
+        let waits = Duration::from_millis(100)..=Duration::from_secs(30);
+        errors.duration_in(at, "wait", self.wait, waits);
+        if let Some(folder) = &self.sync_folder {
+            let fix = "name SoftHSM's folder of tokens, or leave it empty";
+            errors.require(at, "sync_folder", folder.is_dir(), "must name a folder", fix);
+        }
     }
 }
 

@@ -213,6 +213,47 @@ async fn no_core_file_can_be_written() {
 }
 
 #[tokio::test]
+async fn a_process_that_crashes_leaves_no_core_file_where_others_do() {
+    for (signal, number) in [("SEGV", 11), ("ABRT", 6)] {
+        let folder = TempDir::new().unwrap();
+        // Another program, with the same limit in the same place: the machine would write one.
+        let others = Command::new("/bin/sh")
+            .args(["-c", &format!("ulimit -c unlimited && kill -{signal} $$")])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(others.status.signal(), Some(number));
+        assert!(
+            others.status.core_dumped(),
+            "this machine writes no core files at all: the test proves nothing"
+        );
+        let cores = || fs::read_dir(folder.path()).unwrap().count();
+        let of_others = cores();
+
+        let inside = format!("ulimit -c unlimited && cd {} && exec \"$0\"", folder.path().display());
+        let program = binary().display().to_string();
+        let place = TempDir::new().unwrap();
+        let environment = [
+            ("SOTTO__PASSWORD_FILE", password(&place)),
+            ("SOTTO__BEHAVIOUR", "serve".to_owned()),
+            ("SOTTO__ADMIN__ADDRESS_FILE", place.path().join("admin").display().to_string()),
+        ];
+        let mut process = Process::start(
+            "/bin/sh".as_ref(),
+            ["-c", &inside, &program],
+            environment,
+            &place.path().join("log"),
+        );
+        process.wait_until_ready(BOUND, &place.path().join("admin")).await;
+        process.signal(signal);
+        let status = process.wait(BOUND).await;
+        assert_eq!(status.signal(), Some(number), "{status}");
+        assert!(!status.core_dumped(), "{status}");
+        assert_eq!(cores(), of_others);
+    }
+}
+
+#[tokio::test]
 async fn dies_with_its_parent_when_told_to() {
     let folder = TempDir::new().unwrap();
     let (log, script) = (folder.path().join("log"), r#""$0" --die-with-parent=$$ & wait"#);

@@ -10,6 +10,7 @@ use super::Finding;
 use crate::{
     cell::{CellDir, CellFile, SERVICES},
     commands::audit::{KEY_FILE, LOG_DIR},
+    hsm,
     init::pki::CLIENTS_CA,
 };
 
@@ -72,16 +73,17 @@ fn missing(dir: &CellDir) -> Vec<Finding> {
         "tls/ca.pem",
     ]
     .map(str::to_owned);
-    let buckets = "keystore/buckets.sks".to_owned();
+    // Where a token keeps them there is no such file.
+    let buckets = (!hsm::keeps_buckets(dir)).then(|| "keystore/buckets.sks".to_owned());
     let restore = "restore it from a backup";
     let mut findings: Vec<_> = configs
         .into_iter()
         .chain(files)
         .map(|file| (file, restore))
-        .chain([
-            (KEY_FILE.to_owned(), "restore it from where you published it"),
-            (buckets, "it is never backed up: what it opened is gone; see docs/formats/keystore.md"),
-        ])
+        .chain([(KEY_FILE.to_owned(), "restore it from where you published it")])
+        .chain(buckets.map(|file| {
+            (file, "it is never backed up: what it opened is gone; see docs/formats/keystore.md")
+        }))
         // In containers a link stands where another process's file is, which only that process sees.
         .filter(|(file, _)| !dir.path(file).is_file() && !dir.path(file).is_symlink())
         .map(|(file, fix)| Finding::wrong(file, "is missing", fix))

@@ -1,0 +1,55 @@
+//! The keystores of a cell in tokens of SoftHSM2, one a service, each with a PIN of its own.
+
+use std::path::Path;
+
+use sotto_core::{CellId, Timestamp};
+use sotto_crypto::random::random_array;
+use sotto_keystore::{MacHome, Pkcs11Buckets, Pkcs11Keystore, Token, prepare_token};
+
+use super::{files, hex, keys};
+use crate::{CliError, cell::CellDir, hsm};
+
+/// The token of a service. With the longest name of a cell it has 31 of the 32 characters that there are.
+pub(crate) fn token_of(service: &str, cell: &CellId) -> String {
+    format!("sotto-{cell}-{service}")
+}
+
+/// What the configuration of a service says of its token.
+pub(super) fn settings(service: &str, cell: &CellId) -> [(&'static str, &'static str, String); 5] {
+    let section = "keystore.pkcs11";
+    [
+        ("keystore", "kind", "pkcs11".to_owned()),
+        (section, "module", hsm::module().unwrap_or_else(|_| Path::new("").to_owned()).display().to_string()),
+        (section, "token", token_of(service, cell)),
+        (section, "pin_file", format!("secrets/pin-{service}")),
+        (section, "sync_folder", hsm::TOKENS.to_owned()),
+    ]
+}
+
+/// Makes the tokens and the first keys in them.
+pub(super) fn create(dir: &CellDir, cell: &CellId, now: Timestamp) -> Result<(), CliError> {
+    let officer = dir.path("secrets/pin-officer");
+    files::secret(&officer, pin()?.as_bytes())?;
+    for service in keys::SLOTS.into_iter().chain(["privacy"]) {
+        let pin_file = dir.path(format!("secrets/pin-{service}"));
+        files::secret(&pin_file, pin()?.as_bytes())?;
+        prepare_token(&hsm::module()?, &token_of(service, cell), &officer, &pin_file)
+            .map_err(keys::failed)?;
+        let token = Token::open(hsm::token(dir, token_of(service, cell), pin_file)?).map_err(keys::failed)?;
+        if service == "privacy" {
+            Pkcs11Buckets::create(token, service).map_err(keys::failed)?;
+        } else {
+            // As the services open them: ingress makes tags of every message.
+            let macs = if service == "ingress" { MacHome::Process } else { MacHome::Token };
+            let keystore = Pkcs11Keystore::create(token, service, macs).map_err(keys::failed)?;
+            keys::fill(dir, cell, service, &keystore, now)?;
+        }
+    }
+    Ok(())
+}
+
+/// 128 random bits as text.
+fn pin() -> Result<String, CliError> {
+    let random = random_array::<16>().map_err(|error| CliError::caused_by("no randomness", &error))?;
+    Ok(hex(&random))
+}

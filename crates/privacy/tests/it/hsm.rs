@@ -1,0 +1,223 @@
+//! The service on a token of an HSM, with an HSM that fails: what its callers see.
+
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, time::Duration};
+
+use sotto_keystore::{Pkcs11Buckets, Token, TokenSettings};
+use sotto_privacy::{
+    config::{Config, DEFAULT_TOML},
+    error::PrivacyError,
+    service::serve,
+};
+use sotto_proto::privacy::v1::unwrapped_key;
+use sotto_runtime::{Context, config::testing::load_text};
+use sotto_testkit::{Pki, SoftHsm, eventually, softhsm_tests};
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+use crate::{
+    config::required,
+    wire::{BOUND, ask, client, config, make, unwrap},
+    world::{MINUTE, NOW, World},
+};
+
+/// Makes the token of a cell, as `sotto init --hsm` does.
+fn prepare(hsm: &SoftHsm) {
+    hsm.make_token("privacy");
+    let settings = TokenSettings {
+        module: hsm.shim(),
+        label: "privacy".to_owned(),
+        pin_file: hsm.pin_file(),
+        sessions: 1,
+        wait: BOUND,
+        sync_folder: None,
+    };
+    Pkcs11Buckets::create(Token::open(settings).unwrap(), "privacy").unwrap();
+}
+
+fn section(hsm: &SoftHsm) -> String {
+    format!(
+        "keystore.kind = 'pkcs11'\nkeystore.pkcs11.module = '{}'\nkeystore.pkcs11.token = 'privacy'\n\
+         keystore.pkcs11.pin_file = '{}'\nkeystore.pkcs11.sessions = 2\nkeystore.pkcs11.wait = '200 ms'\n",
+        hsm.shim().display(),
+        hsm.pin_file().display(),
+    )
+}
+
+struct Served {
+    world: World,
+    context: Context,
+    pki: Pki,
+    port: String,
+}
+
+impl Served {
+    async fn start(hsm: &SoftHsm) -> Self {
+        let (world, pki) = (World::new(), Pki::new());
+        let config = config(&world, &pki, &section(hsm));
+        let context = Context::detached(world.clock.clone(), "run-1");
+        let served = serve(config, context.clone(), world.steady.clone(), world.told.clone());
+        context.tasks.spawn_critical("service", served);
+        let served = Self { world, context, pki, port: String::new() };
+        served.ready(true).await;
+        let port = served.context.info.addresses()["grpc"].rsplit(':').next().unwrap().to_owned();
+        Self { port, ..served }
+    }
+
+    /// Waits until destruction is possible, or is not.
+    async fn ready(&self, destruction: bool) {
+        let wanted: BTreeMap<_, _> = [("destruction", destruction), ("keystore", true), ("listening", true)]
+            .map(|(name, holds)| (name.to_owned(), holds))
+            .into();
+        eventually(BOUND, "the conditions", async || self.context.ready.conditions() == wanted).await;
+    }
+
+    async fn stop(self) {
+        self.context.stop.request();
+        eventually(BOUND, "the end", async || self.context.tasks.held().is_empty()).await;
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Runtime::new().unwrap().block_on(test);
+}
+
+softhsm_tests! {
+    fn keys_come_from_a_token_that_may_go_and_come_back(hsm) {
+        prepare(hsm);
+        run(async {
+            let served = Served::start(hsm).await;
+            let mut ingress = client(&served.pki, &served.port, "ingress");
+            let mut carrier = client(&served.pki, &served.port, "carrier");
+            let made = make(&mut ingress, NOW.plus(10 * MINUTE)).await;
+            let opens = async |carrier: &mut _| {
+                let opened = unwrap(carrier, &made).await?;
+                assert_eq!(opened.result, Some(unwrapped_key::Result::Key(made.key.clone())));
+                Ok::<_, tonic::Status>(())
+            };
+            opens(&mut carrier).await.unwrap();
+
+            hsm.take_away();
+            served.ready(false).await;
+            let refused = unwrap(&mut carrier, &made).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+            assert!(refused.get_details_retry_info().is_some(), "{refused:?}");
+            let refused = ingress.create_session_key(ask(NOW.plus(10 * MINUTE))).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+            // Its time comes while the token is away: it opens nothing.
+            hsm.bring_back();
+            served.ready(true).await;
+            opens(&mut carrier).await.unwrap();
+
+            hsm.take_away();
+            served.world.clock.advance(90 * MINUTE);
+            served.ready(false).await;
+            hsm.bring_back();
+            served.ready(true).await;
+            let told = served.world.told.take();
+            let deaths = told.iter().filter(|one| one.starts_with("bucket.destroyed")).count();
+            assert_eq!(deaths, 1, "{told:?}");
+            served.stop().await;
+        });
+    }
+
+    fn a_token_that_is_full_goes_on_with_what_it_has(hsm) {
+        prepare(hsm);
+        run(async {
+            let served = Served::start(hsm).await;
+            let mut ingress = client(&served.pki, &served.port, "ingress");
+            let mut carrier = client(&served.pki, &served.port, "carrier");
+            let made = make(&mut ingress, NOW.plus(10 * MINUTE)).await;
+            // CKR_DEVICE_MEMORY
+            hsm.order("closed", "31");
+            make(&mut ingress, NOW.plus(10 * MINUTE)).await;
+            unwrap(&mut carrier, &made).await.unwrap();
+            let mut other = ask(NOW.plus(10 * MINUTE));
+            other.class = sotto_proto::message::v1::MessageClass::Promotional.into();
+            let refused = ingress.create_session_key(other).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+            served.world.clock.advance(90 * MINUTE);
+            served.ready(false).await;
+            hsm.rescind("closed");
+            served.ready(true).await;
+            served.stop().await;
+        });
+    }
+
+    fn a_slow_token_makes_callers_wait_and_no_longer_than_that(hsm) {
+        prepare(hsm);
+        run(async {
+            let served = Served::start(hsm).await;
+            let mut ingress = client(&served.pki, &served.port, "ingress");
+            let carrier = client(&served.pki, &served.port, "carrier");
+            let made = make(&mut ingress, NOW.plus(10 * MINUTE)).await;
+            hsm.order("slow", "500");
+            let asked: Vec<_> = futures::future::join_all((0..6).map(async |_| unwrap(&mut carrier.clone(), &made).await)).await;
+            // Two sessions, each in use for half a second; who waits for longer than 200 ms comes again.
+            let opened = asked.iter().filter(|one| one.is_ok()).count();
+            assert_eq!(opened, 2, "{asked:?}");
+            for refused in asked.into_iter().filter_map(Result::err) {
+                assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+            }
+            hsm.rescind("slow");
+            unwrap(&mut carrier.clone(), &made).await.unwrap();
+            served.stop().await;
+        });
+    }
+
+    fn what_is_wrong_at_a_start_is_told_with_field_and_fix(hsm) {
+        prepare(hsm);
+        let folder = tempfile::TempDir::new().unwrap();
+        let base = required(folder.path());
+        let load = |section: &str| load_text::<Config>(DEFAULT_TOML, &format!("{base}{section}"));
+        let good = section(hsm);
+        load(&good).unwrap();
+        let pin_file = hsm.pin_file();
+        let told = |section: &str| {
+            let errors = load(section).unwrap_err();
+            let paths: Vec<_> = errors.iter().map(|error| error.path.clone()).collect();
+            (paths.join(","), errors.to_string())
+        };
+        let with = |key: &str, value: &str| {
+            let key = format!("keystore.pkcs11.{key} = ");
+            good.lines().filter(|line| !line.starts_with(&key)).chain([&*format!("{key}{value}")]).fold(String::new(), |text, line| format!("{text}{line}\n"))
+        };
+        for (key, value) in [
+            ("module", "'/no/such/module.so'"),
+            ("token", "''"),
+            ("pin_file", "'/no/such/file'"),
+            ("sessions", "0"),
+            ("wait", "'1 ms'"),
+            ("sync_folder", "'/no/such/folder'"),
+        ] {
+            assert_eq!(told(&with(key, value)).0, format!("keystore.pkcs11.{key}"));
+        }
+        fs::set_permissions(&pin_file, fs::Permissions::from_mode(0o640)).unwrap();
+        let (path, text) = told(&good);
+        assert_eq!(path, "keystore.pkcs11.pin_file");
+        assert!(text.contains("640") && text.contains("chmod 600"), "{text}");
+        fs::set_permissions(&pin_file, fs::Permissions::from_mode(0o600)).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&pin_file, Some(1234), None).unwrap();
+            assert!(told(&good).1.contains("belongs to user 1234"));
+            std::os::unix::fs::chown(&pin_file, Some(0), None).unwrap();
+        }
+
+        // What only the token knows.
+        let starts = async |section: &str| {
+            let (world, pki) = (World::new(), Pki::new());
+            let config = config(&world, &pki, section);
+            let context = Context::detached(world.clock.clone(), "run-1");
+            let served = serve(config, context, world.steady.clone(), world.told.clone());
+            let error = tokio::time::timeout(Duration::from_secs(20), served).await.unwrap().unwrap_err();
+            assert!(matches!(error, PrivacyError::Open(_)), "{error:?}");
+            sotto_runtime::telemetry::chain(&error)
+        };
+        run(async {
+            let missing = starts(&with("token", "'other'")).await;
+            assert!(missing.contains("\"other\"") && missing.contains("keystore.pkcs11.token"), "{missing}");
+            fs::write(&pin_file, "wrong").unwrap();
+            let wrong = starts(&good).await;
+            assert!(wrong.contains("keystore.pkcs11.pin_file"), "{wrong}");
+        });
+    }
+}
