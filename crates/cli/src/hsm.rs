@@ -39,8 +39,8 @@ pub(crate) fn module() -> Result<PathBuf, CliError> {
         "/usr/lib/aarch64-linux-gnu/softhsm",
         "/usr/lib64/pkcs11",
     ];
-    let paths = folders.iter().map(|folder| Path::new(folder).join("libsofthsm2.so"));
-    { paths }.find(|path| path.is_file()).ok_or_else(|| {
+    let mut paths = folders.iter().map(|folder| Path::new(folder).join("libsofthsm2.so"));
+    paths.find(|path| path.is_file()).ok_or_else(|| {
         CliError::new("SoftHSM2 is not installed").fix("install it: apt-get install softhsm2, or make setup")
     })
 }

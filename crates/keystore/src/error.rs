@@ -200,9 +200,10 @@ pub struct DeviceError(String);
 
 impl From<&cryptoki::error::Error> for DeviceError {
     fn from(error: &cryptoki::error::Error) -> Self {
-        match error {
-            cryptoki::error::Error::Pkcs11(code, function) => Self(format!("{function:?} said {code:?}")),
-            other => Self(other.to_string()),
+        if let cryptoki::error::Error::Pkcs11(code, function) = error {
+            Self(format!("{function:?} said {code:?}"))
+        } else {
+            Self(error.to_string())
         }
     }
 }

@@ -153,8 +153,8 @@ impl Default for SoftHsm {
 pub fn module() -> PathBuf {
     let folders =
         ["/usr/lib/softhsm", "/usr/lib/x86_64-linux-gnu/softhsm", "/usr/lib/aarch64-linux-gnu/softhsm"];
-    let paths = folders.iter().map(|folder| Path::new(folder).join("libsofthsm2.so"));
-    match { paths }.find(|path| path.is_file()) {
+    let mut paths = folders.iter().map(|folder| Path::new(folder).join("libsofthsm2.so"));
+    match paths.find(|path| path.is_file()) {
         Some(path) => path,
         None => panic!("SoftHSM2 is not installed on this machine. Install it with: make setup"),
     }

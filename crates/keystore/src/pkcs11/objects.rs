@@ -178,13 +178,10 @@ pub(super) fn bytes_of(
     kind: AttributeType,
 ) -> Result<Vec<u8>, Trouble> {
     let attributes = conn.get_attributes(handle, &[kind]).map_err(asked("read an object"))?;
-    Ok(attributes
-        .into_iter()
-        .find_map(|attribute| match attribute {
-            Attribute::Value(bytes) | Attribute::EcPoint(bytes) => Some(bytes),
-            _ => None,
-        })
-        .unwrap_or_default())
+    let bytes = attributes.into_iter().find_map(|attribute| {
+        if let Attribute::Value(bytes) | Attribute::EcPoint(bytes) = attribute { Some(bytes) } else { None }
+    });
+    Ok(bytes.unwrap_or_default())
 }
 
 /// A fact: found by its label, and never altered.

@@ -67,10 +67,11 @@ impl Token {
         let pool = Pool::new(module, settings.sessions, settings.wait);
         let token = Self(Arc::new(Inner { settings, pin, pool, _claim: claim }));
         // What is wrong at a start is told as it is; later the token is only away.
-        drop(token.connect().map_err(|error| match error {
-            KeystoreError::Away { source: Some(source), .. } => *source,
-            other => other,
-        })?);
+        match token.connect() {
+            Ok(conn) => drop(conn),
+            Err(KeystoreError::Away { source: Some(source), .. }) => return Err(*source),
+            Err(error) => return Err(error),
+        }
         Ok(token)
     }
 
