@@ -27,6 +27,7 @@ mod peer;
 mod python;
 mod quarantine;
 mod replicas;
+mod restore;
 mod schedule;
 mod simulator;
 mod tokens;

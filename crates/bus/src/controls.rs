@@ -7,6 +7,7 @@ use prost::Message as _;
 use sotto_core::{
     AccountId, Timestamp,
     control::{Control, Controls, Flow, Target},
+    restored::{Release, Restored},
 };
 use sotto_proto::pipeline::v1::{self, ControlFlow};
 use tokio::{sync::watch, time::Instant};
@@ -73,12 +74,14 @@ impl ControlRegister {
         let (stopped, flow) = match &word.control {
             Control::Stop { stopped, .. } => (*stopped, ControlFlow::Unspecified),
             Control::Flow { flow, .. } => (false, wire_flow(*flow)),
+            Control::Release { .. } => (false, ControlFlow::Unspecified),
         };
         let record = v1::ControlRecord {
             stopped,
             flow: flow.into(),
             at_ms: word.at.unix_millis(),
             reason: word.reason.clone(),
+            resend: matches!(word.control, Control::Release { how: Release::Resend, .. }),
         };
         self.0.put(&key(&word.control), record.encode_to_vec().into()).await.map(drop)
     }
@@ -118,6 +121,7 @@ fn key(control: &Control) -> String {
         Control::Stop { target: Target::Sender(mark), .. } => format!("control.stop-sender.{mark}"),
         Control::Stop { target: Target::Account(account), .. } => format!("control.stop-account.{account}"),
         Control::Flow { account, .. } => format!("control.flow.{account}"),
+        Control::Release { restored, .. } => format!("control.release.{}", restored.at.unix_millis()),
     }
 }
 
@@ -143,6 +147,10 @@ fn parse(entry: &Entry) -> Option<ControlWord> {
         "stop-sender" => stop(Target::Sender(name.parse().ok()?)),
         "stop-account" => stop(Target::Account(name.parse().ok()?)),
         "flow" => Control::Flow { account: name.parse::<AccountId>().ok()?, flow: flow(record.flow())? },
+        "release" => Control::Release {
+            restored: Restored { at: Timestamp::from_unix_millis(name.parse().ok()?) },
+            how: if record.resend { Release::Resend } else { Release::AsUnknown },
+        },
         _ => return None,
     };
     Some(ControlWord { control, at: Timestamp::from_unix_millis(record.at_ms), reason: record.reason })

@@ -7,7 +7,7 @@ use sotto_bus::NatsConfig;
 use sotto_runtime::{
     config::{
         AdminConfig, CellConfig, ConfigDuration, ConfigError, ConfigErrors, KeyPath, RedisConfig,
-        ShutdownConfig, TelemetryConfig, TlsConfig, Validate,
+        RestoredConfig, ShutdownConfig, TelemetryConfig, TlsConfig, Validate,
     },
     service::ProcessConfig,
 };
@@ -21,6 +21,7 @@ pub struct CarrierConfig {
     pub(crate) cell: CellConfig,
     pub(crate) carriers: CarriersConfig,
     pub(crate) connector: ConnectorConfig,
+    pub(crate) restored: RestoredConfig,
     pub(crate) nats: NatsConfig,
     pub(crate) redis: RedisConfig,
     pub(crate) privacy: PrivacyConfig,
@@ -65,6 +66,7 @@ impl Validate for CarrierConfig {
         let named = !self.carriers.file.as_os_str().is_empty();
         errors.require(&at.key("carriers"), "file", named, "must not be empty", "name the carriers file");
         self.connector.validate(&at.key("connector"), errors);
+        self.restored.validate(&at.key("restored"), errors);
         for fault in self.nats.faults() {
             let (key, problem) = fault.split_once(": ").unwrap_or(("", &fault));
             errors.push(ConfigError::new(at.key("nats").key(key).to_string(), problem.to_owned()));

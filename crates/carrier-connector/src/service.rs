@@ -95,6 +95,7 @@ impl Service for Carrier {
             folder: folder.clone(),
             queues: Arc::new(WaitingQueues::new(&bus).map_err(CarrierError::Waiting)?),
             words,
+            restored: config.restored.cell(),
             witness: Arc::clone(&witness),
             clock: Arc::clone(&context.clock),
         }
@@ -267,6 +268,7 @@ fn accounts(
         witness,
         reliance: Arc::default(),
         heard,
+        restored: config.restored.cell(),
         query_key: Arc::new(own_key(config, b"query")?),
         recipient_key: Arc::new(MacKey::from_bytes(*own_key(config, b"recipient")?.expose())),
         skew: config.connector.skew.get(),

@@ -87,6 +87,7 @@ impl Connector {
             witness: Arc::new(Deaf),
             reliance: Arc::new(Reliance::default()),
             heard: heard.subscribe(),
+            restored: None,
             query_key: Arc::new(AeadKey::from_bytes(key)),
             recipient_key: Arc::new(MacKey::from_bytes(key)),
             skew: SKEW,

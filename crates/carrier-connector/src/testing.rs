@@ -17,8 +17,8 @@ use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use prost::Message as _;
 use sotto_bus::Heard;
 use sotto_core::{
-    AccountId, Clock as _, ErrorClass, Facts, ManualClock, MessageClass, MessageId, Shards, SystemClock,
-    TenantId, Timestamp, WorkItem,
+    AccountId, Clock as _, ErrorClass, Facts, ManualClock, MessageClass, MessageId, Restored, Shards,
+    SystemClock, TenantId, Timestamp, WorkItem,
     carriers::{Account as Settings, CarriersFile},
     delivery::{Delivery, Event, EventKind},
     inbound::InboundWrap,
@@ -362,6 +362,8 @@ pub(crate) struct World {
     pub(crate) stop: Stop,
     /// What operators say. Courses are set by who tests them: [`Line::set_course`].
     pub(crate) heard: watch::Sender<Heard>,
+    /// Of processes that start from now on.
+    pub(crate) restored: Mutex<Option<Restored>>,
 }
 
 impl World {
@@ -373,6 +375,7 @@ impl World {
             clock: Arc::new(ManualClock::new(*NOW)),
             stop: Stop::default(),
             heard: watch::Sender::default(),
+            restored: Mutex::default(),
         }
     }
 
@@ -385,6 +388,7 @@ impl World {
             witness: Arc::new(Deaf),
             reliance: Arc::new(Reliance::default()),
             heard: self.heard.subscribe(),
+            restored: *self.restored.lock().unwrap(),
             query_key: Arc::new(AeadKey::from_bytes(KEY)),
             recipient_key: Arc::new(MacKey::from_bytes(KEY)),
             skew: Duration::from_millis(500),
@@ -431,12 +435,17 @@ pub(crate) fn body(seed: u8, parts: usize) -> String {
 
 /// An item as routing leaves it: sealed, for attempt 1 at an account.
 pub(crate) fn item(seed: u8, parts: usize, account: &str) -> WorkDelivery {
+    item_of(MessageClass::Otp, seed, parts, account)
+}
+
+/// The same of another class.
+pub(crate) fn item_of(class: MessageClass, seed: u8, parts: usize, account: &str) -> WorkDelivery {
     let body = body(seed, parts);
     let count = text::count(&body).unwrap();
     let facts = Facts {
         message: id(seed),
         tenant: "acme".parse().unwrap(),
-        class: MessageClass::Otp,
+        class,
         country: "VN".parse().unwrap(),
         operator_range: "8498".parse().unwrap(),
         encoding: count.encoding,
@@ -454,7 +463,7 @@ pub(crate) fn item(seed: u8, parts: usize, account: &str) -> WorkDelivery {
     let binding = Binding {
         cell: "vn",
         tenant: "acme",
-        class: "otp",
+        class: class.name(),
         message_id: facts.message.as_bytes(),
         schema: SCHEMA,
     };
@@ -462,7 +471,7 @@ pub(crate) fn item(seed: u8, parts: usize, account: &str) -> WorkDelivery {
     let wrap = KeyWrap {
         key_id,
         tenant: "acme".parse().unwrap(),
-        class: MessageClass::Otp,
+        class,
         bucket: "otp/2026-11-24T06".to_owned(),
         wrapped: Bytes::from_static(b"wrap"),
     };

@@ -86,6 +86,36 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
         longest_pause: Duration,
     },
+    /// Copy a cell that does not run, but for the keys that die on time and what opens the others
+    Backup {
+        /// A folder that is empty or not there yet
+        folder: PathBuf,
+        /// Also copy what opens it (secrets/, ca/), into this folder, to be kept elsewhere
+        #[arg(long, value_name = "FOLDER")]
+        secrets: Option<PathBuf>,
+    },
+    /// Put a cell back from a backup, and hold all that may have been sent since: `sotto release`
+    #[command(group(ArgGroup::new("from").required(true).args(["folder", "in_place"])))]
+    Restore {
+        /// The folder that `sotto backup` wrote. The cell's own must be empty or not there yet, but for
+        /// keystore/buckets.sks, secrets/ and ca/
+        folder: Option<PathBuf>,
+        /// The folder that `sotto backup --secrets` wrote
+        #[arg(long, value_name = "FOLDER", conflicts_with = "in_place")]
+        secrets: Option<PathBuf>,
+        /// The cell's folder and stores were put back by other means: only hold it
+        #[arg(long)]
+        in_place: bool,
+    },
+    /// Let go what a cell that was put back from a backup holds; what may have been sent already ends as unknown
+    Release {
+        /// Send it instead, as long as it is valid, and maybe for the second time; not one-time codes
+        #[arg(long)]
+        resend: bool,
+        /// Why, for those who look later (at most 200 characters, no names or numbers of people)
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
     /// The owner of the cell
     #[command(subcommand)]
     Owner(Owner),

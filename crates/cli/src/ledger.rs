@@ -47,9 +47,10 @@ impl Entry {
                 self.in_silence.extend(pending);
             }
             // Who had the message ended it, before or after silence was closed.
-            EventKind::Expired { in_silence: false } | EventKind::Rejected { .. } | EventKind::Cancelled => {
-                self.in_silence.clear()
-            }
+            EventKind::Expired { in_silence: false }
+            | EventKind::Rejected { .. }
+            | EventKind::Cancelled
+            | EventKind::Doubted => self.in_silence.clear(),
             // The carrier had the part.
             EventKind::Receipt { part, .. } | EventKind::Submitted { part, .. } => {
                 self.in_silence.remove(&usize::from(part.saturating_sub(1)));

@@ -98,6 +98,14 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
             };
             up::up(&dir, &options, output).await
         }
+        Command::Backup { folder, secrets } => {
+            commands::backup::backup(&dir, &folder, secrets.as_deref(), clock, output)
+        }
+        Command::Restore { folder: Some(folder), secrets, .. } => {
+            commands::backup::restore(&dir, &folder, secrets.as_deref(), clock, output)
+        }
+        Command::Restore { folder: None, .. } => commands::backup::restore_in_place(&dir, clock, output),
+        Command::Release { resend, reason } => commands::backup::release(&dir, resend, reason, output).await,
         Command::Owner(Owner::Claim) => commands::owner::claim(&dir, output).await,
         Command::Client(Client::Create(new)) => commands::client::create(&dir, new, clock, output).await,
         Command::Client(Client::List) => commands::client::list(&dir, clock, output).await,

@@ -8,7 +8,10 @@ use std::{
     str::FromStr,
 };
 
-use crate::{AccountId, TenantId};
+use crate::{
+    AccountId, TenantId,
+    restored::{Release, Restored},
+};
 
 /// The label of the digest that stands for a sender (docs/formats/envelope.md §3, without key).
 pub const SENDER_LABEL: &str = "sotto.control.sender";
@@ -101,6 +104,13 @@ pub enum Control {
         /// How.
         flow: Flow,
     },
+    /// What a cell that was put back from a backup holds is let go.
+    Release {
+        /// Which time.
+        restored: Restored,
+        /// How.
+        how: Release,
+    },
 }
 
 /// All that operators hold back at a moment.
@@ -108,6 +118,7 @@ pub enum Control {
 pub struct Controls {
     stopped: BTreeSet<Target>,
     flows: BTreeMap<AccountId, Flow>,
+    released: BTreeMap<Restored, Release>,
 }
 
 impl FromIterator<Control> for Controls {
@@ -124,6 +135,9 @@ impl FromIterator<Control> for Controls {
                 }
                 Control::Flow { account, flow } => {
                     controls.flows.insert(account, flow);
+                }
+                Control::Release { restored, how } => {
+                    controls.released.insert(restored, how);
                 }
             }
         }
@@ -155,6 +169,11 @@ impl Controls {
     /// How this account is run.
     pub fn flow(&self, account: &AccountId) -> Flow {
         self.flows.get(account).copied().unwrap_or_default()
+    }
+
+    /// What was decided when the cell had been put back at this time; none: it is held.
+    pub fn released(&self, restored: &Restored) -> Option<Release> {
+        self.released.get(restored).copied()
     }
 
     /// What is stopped.

@@ -307,6 +307,9 @@ impl Delivery {
                 }
                 Ok(changed)
             }
+            EventKind::Doubted => {
+                Ok(self.close_pending(|| PartState::Unknown { attempt: 0, doubt: Doubt::Restored }))
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use sotto_keystore::TokenSettings;
 use sotto_runtime::{
     config::{
         AdminConfig, CellConfig, ConfigDuration, ConfigError, ConfigErrors, KeyPath, KeystoreKind,
-        Pkcs11Config, RedisConfig, ShutdownConfig, TelemetryConfig, TlsConfig, Validate,
+        Pkcs11Config, RedisConfig, RestoredConfig, ShutdownConfig, TelemetryConfig, TlsConfig, Validate,
     },
     service::ProcessConfig,
 };
@@ -57,6 +57,8 @@ pub struct Config {
     pub publishers: PublishersConfig,
     /// `[carriers]`
     pub carriers: CarriersConfig,
+    /// `[restored]`
+    pub restored: RestoredConfig,
     /// `[projection]`
     pub projection: ProjectionConfig,
     /// `[nats]`
@@ -270,6 +272,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 impl Validate for Config {
     fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
         self.cell.validate(&at.key("cell"), errors);
+        self.restored.validate(&at.key("restored"), errors);
         self.grpc.validate(&at.key("grpc"), errors);
         self.tls.validate(&at.key("tls"), errors);
         self.tokens.validate(&at.key("tokens"), errors);

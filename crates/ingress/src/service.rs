@@ -175,6 +175,7 @@ impl Parts {
             records: Arc::new(store.clone()),
             gate: Arc::new(store.clone()),
             heard,
+            restored: config.restored.cell(),
             routes: self.routes()?,
             validities: config.validities(),
             margin: config.privacy.margin.get(),
@@ -239,7 +240,7 @@ impl Parts {
         let watched = Arc::clone(&rebuilder);
         until_stop("rebuild", Box::pin(async move { watched.watch(redis).await }));
         let every = config.projection.sweep_every.get();
-        let sweeper = Sweeper::new(store.clone(), log, Arc::clone(&context.clock));
+        let sweeper = Sweeper::new(store.clone(), log, Arc::clone(&context.clock), config.restored.cell());
         let shards: Vec<ShardId> = config.cell.shards.iter().collect();
         until_stop("deadlines", Box::pin(sweep(sweeper, shards.clone(), every)));
         let scheduler = Scheduler::new(Schedule::new(&self.bus), Arc::clone(&context.clock));

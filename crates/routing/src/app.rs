@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use sotto_core::{
-    AccountId, Clock, Lane, Timestamp, WorkItem,
+    AccountId, Clock, Lane, Restored, Timestamp, WorkItem,
     carriers::RouteTable,
     delivery::{Event, EventKind, RejectCause},
 };
@@ -31,14 +31,21 @@ pub(crate) struct Router<O> {
     table: RouteTable,
     clock: Arc<dyn Clock>,
     outbox: O,
+    restored: Option<Restored>,
 }
 
 /// A message on its way to an account, and its place in the batch.
 type Moving = (usize, WorkDelivery);
 
 impl<O: Outbox> Router<O> {
-    pub(crate) fn new(table: RouteTable, clock: Arc<dyn Clock>, outbox: O) -> Self {
-        Self { table, clock, outbox }
+    /// `restored`: the cell was put back from a backup.
+    pub(crate) fn new(
+        table: RouteTable,
+        clock: Arc<dyn Clock>,
+        outbox: O,
+        restored: Option<Restored>,
+    ) -> Self {
+        Self { table, clock, outbox, restored }
     }
 
     /// One outcome for each message.
@@ -49,7 +56,8 @@ impl<O: Outbox> Router<O> {
         let mut decided = Vec::new();
         let mut moves: BTreeMap<(Lane, AccountId), Vec<Moving>> = BTreeMap::new();
         for (place, mut delivery) in batch.into_iter().enumerate() {
-            let decision = decide(&self.table, &delivery.item, now);
+            let decision = decide(&self.table, &delivery.item, now)
+                .doubted_if(self.restored.is_some_and(|it| it.concerns(&delivery.item.facts)));
             if let Decision::Hold { until } = decision {
                 self.set(&mut outcomes, place, Outcome::Later(until.since(now)));
                 continue;
@@ -116,6 +124,7 @@ impl<O: Outbox> Router<O> {
                 table_version: self.table.version().to_owned(),
             },
             Decision::Expire => EventKind::Expired { in_silence: false },
+            Decision::Doubt => EventKind::Doubted,
             Decision::Reject(cause) => EventKind::Rejected { cause: refined(*cause, item) },
             Decision::Hold { .. } => return,
         };

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use sotto_bus::NatsConfig;
 use sotto_runtime::config::{
-    AdminConfig, CellConfig, ConfigError, ConfigErrors, KeyPath, ShutdownConfig, TelemetryConfig, Validate,
+    AdminConfig, CellConfig, ConfigError, ConfigErrors, KeyPath, RestoredConfig, ShutdownConfig,
+    TelemetryConfig, Validate,
 };
 use sotto_runtime::service::ProcessConfig;
 
@@ -19,6 +20,7 @@ pub struct RoutingConfig {
     pub(crate) nats: NatsConfig,
     pub(crate) carriers: CarriersConfig,
     pub(crate) work: WorkConfig,
+    pub(crate) restored: RestoredConfig,
     telemetry: TelemetryConfig,
     admin: AdminConfig,
     shutdown: ShutdownConfig,
@@ -37,6 +39,7 @@ pub(crate) struct WorkConfig {
 impl Validate for RoutingConfig {
     fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
         self.cell.validate(&at.key("cell"), errors);
+        self.restored.validate(&at.key("restored"), errors);
         self.telemetry.validate(&at.key("telemetry"), errors);
         self.admin.validate(&at.key("admin"), errors);
         self.shutdown.validate(&at.key("shutdown"), errors);

@@ -7,7 +7,7 @@ use sotto_bus::{
     WorkerConfig, topology::Cell,
 };
 use sotto_core::{
-    Clock, Lane,
+    Clock, Lane, Restored,
     carriers::{CarriersFile, RouteTable},
 };
 use sotto_crypto::{MacKey, hash::sha256};
@@ -60,8 +60,9 @@ impl Service for Routing {
         audit.tell(act(AuditCategory::Configuration, "routes.loaded", table.version().to_owned()));
 
         let batches = usize::from(config.work.batches);
-        let worker =
-            work(&bus, table, Arc::clone(&context.clock), batches).await.map_err(RoutingError::Work)?;
+        let worker = work(&bus, table, Arc::clone(&context.clock), batches, config.restored.cell())
+            .await
+            .map_err(RoutingError::Work)?;
         working.set(true);
 
         context.stop.requested().await;
@@ -80,8 +81,9 @@ pub(crate) async fn work(
     table: RouteTable,
     clock: Arc<dyn Clock>,
     batches: usize,
+    restored: Option<Restored>,
 ) -> Result<Worker<WorkBatch>, WorkError> {
-    let router = Arc::new(Router::new(table, clock, BrokerOutbox::new(bus)));
+    let router = Arc::new(Router::new(table, clock, BrokerOutbox::new(bus), restored));
     let consumers = Lane::ALL.map(|lane| format!("routing-{lane}"));
     let settings =
         WorkerConfig { concurrency: batches, handler_timeout: HANDLER_TIMEOUT, ..WorkerConfig::default() };

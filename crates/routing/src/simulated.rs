@@ -18,5 +18,5 @@ pub async fn start(
     table: RouteTable,
     clock: Arc<dyn Clock>,
 ) -> Result<Worker<WorkBatch>, WorkError> {
-    work(bus, table, clock, 8).await
+    work(bus, table, clock, 8, None).await
 }

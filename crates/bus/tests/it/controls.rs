@@ -5,12 +5,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use sotto_bus::{ControlRegister, ControlWord, Register, Service};
 use sotto_core::{
-    Timestamp,
+    Restored, Timestamp,
     control::{Control, Controls, Flow, SenderMark, Target},
+    restored::Release,
 };
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::cell::{BOUND, TestCell};
+
+fn release(at: i64, how: Release) -> Control {
+    Control::Release { restored: Restored { at: Timestamp::from_unix_millis(at) }, how }
+}
 
 fn word(control: Control) -> ControlWord {
     ControlWord { control, at: Timestamp::from_unix_millis(5), reason: "a test".to_owned() }
@@ -34,6 +39,8 @@ async fn a_word_of_the_connector_is_heard_by_ingress_and_connector() {
         Control::Stop { target: Target::Sender(SenderMark([7; 16])), stopped: true },
         Control::Stop { target: Target::Account("mobi".parse().unwrap()), stopped: true },
         Control::Flow { account: "mobi".parse().unwrap(), flow: Flow::Draining },
+        release(7, Release::AsUnknown),
+        release(8, Release::Resend),
     ];
     for control in all.clone() {
         says.say(&word(control)).await.unwrap();
@@ -55,8 +62,13 @@ async fn a_word_that_cannot_be_read_is_no_word() {
     let cell = TestCell::start().await;
     let bus = cell.bus(Service::Carrier).await;
     let register = Register::new(&bus, "CONTROL");
-    for key in ["control.stop-tenant.Acme", "control.other.x", "control.flow.mobi", "control.stop-sender.zz"]
-    {
+    for key in [
+        "control.stop-tenant.Acme",
+        "control.other.x",
+        "control.flow.mobi",
+        "control.stop-sender.zz",
+        "control.release.x",
+    ] {
         register.put(key, Bytes::from_static(b"")).await.unwrap();
     }
     register.put("control.stop-all.all", Bytes::from_static(b"\xff")).await.unwrap();

@@ -9,15 +9,16 @@ use futures::{
 use sotto_bus::{ControlRegister, ControlWord};
 use sotto_core::{
     AccountId, Clock,
-    control::{Control, Flow, Target},
+    control::{Control, Controls, Flow, Target},
+    restored::{Release, Restored},
     sender::SenderId,
 };
 use sotto_crypto::Zeroizing;
 use sotto_proto::ops::v1::{
     AccountFlow, AccountState, Answers, BindState, Hold, ListAccountsRequest, ListAccountsResponse,
-    ListHoldsRequest, ListHoldsResponse, QueueState, SetAccountFlowRequest, SetAccountFlowResponse,
-    SetStopRequest, SetStopResponse, TestAccountRequest, TestAccountResponse, TestMessage, TestStep,
-    TraceAccountRequest, TraceAccountResponse,
+    ListHoldsRequest, ListHoldsResponse, QueueState, ReleaseRestoredRequest, ReleaseRestoredResponse,
+    SetAccountFlowRequest, SetAccountFlowResponse, SetStopRequest, SetStopResponse, TestAccountRequest,
+    TestAccountResponse, TestMessage, TestStep, TraceAccountRequest, TraceAccountResponse,
     stop_target::Target as WireTarget,
     traffic_service_server::{TrafficService, TrafficServiceServer},
 };
@@ -51,6 +52,7 @@ pub(crate) struct Traffic {
     pub(crate) folder: PathBuf,
     pub(crate) queues: Arc<dyn Queues>,
     pub(crate) words: ControlRegister,
+    pub(crate) restored: Option<Restored>,
     pub(crate) witness: Arc<dyn Witness>,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -71,6 +73,14 @@ impl Traffic {
         found.ok_or_else(|| wrong("account", "is not in the carriers file: list them with sotto carriers"))
     }
 
+    /// When the cell was put back from a backup, if it was, and how it was released.
+    async fn held(&self) -> Result<Option<(Restored, Option<Release>)>, Status> {
+        let Some(restored) = self.restored else { return Ok(None) };
+        let words = self.words.all().await.map_err(|error| unavailable(&error))?;
+        let controls: Controls = words.into_iter().map(|word| word.control).collect();
+        Ok(Some((restored, controls.released(&restored))))
+    }
+
     /// Stores an operator's word and tells it to audit.
     async fn say(&self, control: Control, reason: String) -> Result<(), Status> {
         if reason.chars().count() > REASON || reason.contains(char::is_control) {
@@ -87,6 +97,9 @@ impl Traffic {
             Control::Stop { target, stopped: false } => (Act::Released, target.to_string()),
             Control::Flow { account, flow: Flow::Running } => (Act::Released, format!("carrier={account}")),
             Control::Flow { account, flow } => (Act::Held, format!("carrier={account},{}", flow.name())),
+            Control::Release { restored, how } => {
+                (Act::Released, format!("restored={},{}", restored.at, how.name()))
+            }
         };
         let word = ControlWord { control, at: self.clock.now(), reason };
         let said = self.words.say(&word).await;
@@ -101,7 +114,8 @@ fn same_thing(one: &Control, other: &Control) -> bool {
     match (one, other) {
         (Control::Stop { target: one, .. }, Control::Stop { target: other, .. }) => one == other,
         (Control::Flow { account: one, .. }, Control::Flow { account: other, .. }) => one == other,
-        (Control::Stop { .. }, Control::Flow { .. }) | (Control::Flow { .. }, Control::Stop { .. }) => false,
+        (Control::Release { restored: one, .. }, Control::Release { restored: other, .. }) => one == other,
+        (Control::Stop { .. } | Control::Flow { .. } | Control::Release { .. }, _) => false,
     }
 }
 
@@ -199,13 +213,38 @@ impl TrafficService for Traffic {
         Ok(Response::new(SetStopResponse {}))
     }
 
+    async fn release_restored(
+        &self,
+        request: Request<ReleaseRestoredRequest>,
+    ) -> Result<Response<ReleaseRestoredResponse>, Status> {
+        operator(&request)?;
+        let ReleaseRestoredRequest { resend, reason } = request.into_inner();
+        let Some((restored, None)) = self.held().await? else {
+            return Err(Status::failed_precondition(
+                "the cell is not held: it was not put back from a backup, or was released since",
+            ));
+        };
+        let how = if resend { Release::Resend } else { Release::AsUnknown };
+        self.say(Control::Release { restored, how }, reason).await?;
+        Ok(Response::new(ReleaseRestoredResponse {}))
+    }
+
     async fn list_holds(
         &self,
         request: Request<ListHoldsRequest>,
     ) -> Result<Response<ListHoldsResponse>, Status> {
         operator(&request)?;
         let words = self.words.all().await.map_err(|error| unavailable(&error))?;
-        Ok(Response::new(ListHoldsResponse { holds: words.into_iter().filter_map(hold).collect() }))
+        let mut holds: Vec<_> = words.into_iter().filter_map(hold).collect();
+        if let Some((restored, None)) = self.held().await? {
+            holds.push(Hold {
+                what: "restored".to_owned(),
+                how: "held".to_owned(),
+                since_ms: restored.at.unix_millis(),
+                reason: "put back from a backup".to_owned(),
+            });
+        }
+        Ok(Response::new(ListHoldsResponse { holds }))
     }
 
     async fn test_account(
@@ -322,7 +361,9 @@ fn hold(word: ControlWord) -> Option<Hold> {
     let ControlWord { control, at, reason } = word;
     let carrier = |account: &AccountId| Target::Account(account.clone()).to_string();
     let (what, how) = match &control {
-        Control::Stop { stopped: false, .. } | Control::Flow { flow: Flow::Running, .. } => return None,
+        Control::Stop { stopped: false, .. }
+        | Control::Flow { flow: Flow::Running, .. }
+        | Control::Release { .. } => return None,
         Control::Stop { target, stopped: true } => (target.to_string(), "stopped"),
         Control::Flow { account, flow } => (carrier(account), flow.name()),
     };

@@ -9,9 +9,10 @@ use std::{
 use futures::future::join_all;
 use sotto_bus::Heard;
 use sotto_core::{
-    CellId, Clock, Lane, Timestamp, WorkItem, cancel,
+    CellId, Clock, Lane, Restored, Timestamp, WorkItem, cancel,
     carriers::Account as Settings,
     delivery::{Event, EventKind},
+    restored::Trust,
 };
 use sotto_crypto::{AeadKey, MacKey};
 use sotto_proto::{LogEvent, WorkDelivery};
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) reliance: Arc<Reliance>,
     /// What operators hold back.
     pub(crate) heard: watch::Receiver<Heard>,
+    /// That the cell was put back from a backup.
+    pub(crate) restored: Option<Restored>,
     /// Seals questions after parts in Redis.
     pub(crate) query_key: Arc<AeadKey>,
     /// Marks recipients in Redis.
@@ -192,6 +195,14 @@ impl Account {
 
     pub(super) fn now(&self) -> Timestamp {
         self.shared.clock.now()
+    }
+
+    /// What may be done with an item, if the cell was put back from a backup.
+    pub(super) fn trust(&self, item: &WorkItem, now: Timestamp) -> Trust {
+        self.shared.restored.map_or(Trust::Sure, |restored| {
+            let released = self.shared.heard.borrow().controls.released(&restored);
+            restored.trust(&item.facts, released, now)
+        })
     }
 
     /// The claims of an item.

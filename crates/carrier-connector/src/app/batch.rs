@@ -7,6 +7,7 @@ use sotto_bus::Outcome;
 use sotto_core::{
     Timestamp, WorkItem,
     delivery::{Event, EventKind, RejectCause},
+    restored::Trust,
     work::AttemptEnd,
 };
 use sotto_crypto::AeadKey;
@@ -24,7 +25,7 @@ use crate::{
     domain::{
         claim::{Claim, ClaimState, PartEnd, Standing, judge},
         receipt::About,
-        settle::{Settled, cancel, expire, reject, settle},
+        settle::{Settled, cancel, doubt, expire, reject, settle},
     },
     ports::Unwrapped,
 };
@@ -51,6 +52,8 @@ enum Purpose {
     Submit(Arc<AeadKey>),
     /// Its validity is over.
     Expire,
+    /// It may have been sent in the time that a restored cell lost.
+    Doubt,
     /// It can be submitted by nobody.
     Reject(RejectCause),
     /// It goes back to routing.
@@ -63,7 +66,7 @@ impl Purpose {
     fn state(&self) -> ClaimState {
         let end = match self {
             Self::Submit(_) => return ClaimState::Claimed,
-            Self::Expire | Self::Reject(_) => AttemptEnd::NotAllowed,
+            Self::Expire | Self::Doubt | Self::Reject(_) => AttemptEnd::NotAllowed,
             Self::Back(end) => *end,
         };
         ClaimState::Ended(PartEnd::Unsent { end })
@@ -193,7 +196,7 @@ impl Account {
     fn set_aside(&self, jobs: Vec<Job>, purposes: Vec<Purpose>, held: &mut Done) -> (Vec<Job>, Vec<Purpose>) {
         let stays = |job: &Job, purpose: &Purpose| match purpose {
             Purpose::Submit(key) => self.is_held(&job.delivery.item, key),
-            Purpose::Expire | Purpose::Reject(_) | Purpose::Back(_) => false,
+            Purpose::Expire | Purpose::Doubt | Purpose::Reject(_) | Purpose::Back(_) => false,
         };
         let (kept, goes): (Vec<_>, Vec<_>) =
             jobs.into_iter().zip(purposes).partition(|(job, purpose)| stays(job, purpose));
@@ -201,8 +204,23 @@ impl Account {
         goes.into_iter().unzip()
     }
 
-    /// What is to become of an item that nobody else holds.
+    /// What is to become of an item that nobody else holds. Of what may have been sent in the time that a restored cell lost
+    /// nobody may say that it was not.
     fn purpose(
+        &self,
+        delivery: &WorkDelivery,
+        linked: bool,
+        keys: &HashMap<[u8; 16], Unwrapped>,
+        now: Timestamp,
+    ) -> Purpose {
+        let purpose = self.purpose_if_sure(delivery, linked, keys, now);
+        match (self.trust(&delivery.item, now), purpose) {
+            (Trust::Doubted, _) | (Trust::Again, Purpose::Expire | Purpose::Reject(_)) => Purpose::Doubt,
+            (Trust::Sure | Trust::Held | Trust::Again, purpose) => purpose,
+        }
+    }
+
+    fn purpose_if_sure(
         &self,
         delivery: &WorkDelivery,
         linked: bool,
@@ -238,6 +256,7 @@ impl Account {
                 // Never the case: what is submitted does not leave.
                 Purpose::Submit(_) => continue,
                 Purpose::Expire => (AttemptEnd::NotAllowed, expire(item, &self.settings.id, now)),
+                Purpose::Doubt => (AttemptEnd::NotAllowed, doubt(item, &self.settings.id, now)),
                 Purpose::Reject(cause) => {
                     (AttemptEnd::NotAllowed, reject(item, &self.settings.id, cause, now))
                 }

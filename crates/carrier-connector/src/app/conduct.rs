@@ -21,7 +21,12 @@ pub(crate) async fn conduct(accounts: Vec<Arc<Account>>, mut heard: watch::Recei
         let fresh = now_heard.is_fresh(Instant::now(), STALE);
         for account in &accounts {
             account.wipe_seals();
-            let course = Course::of(&now_heard.controls, fresh, &account.settings.id);
+            let course = Course::of(
+                &now_heard.controls,
+                fresh,
+                &account.settings.id,
+                account.shared.restored.as_ref(),
+            );
             if account.line.set_course(course) {
                 tracing::info!(account = %account.settings.id, ?course, "operators' words are heeded");
             }

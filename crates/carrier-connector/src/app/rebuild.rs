@@ -300,7 +300,8 @@ impl<'a> Work<'a> {
             | EventKind::Routed { .. }
             | EventKind::Expired { .. }
             | EventKind::Rejected { .. }
-            | EventKind::ClosedUnknown => return,
+            | EventKind::ClosedUnknown
+            | EventKind::Doubted => return,
         };
         self.note_claims(message, attempt, &account, &parts, &state, at);
     }

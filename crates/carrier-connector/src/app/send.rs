@@ -7,6 +7,7 @@ use sotto_core::{
     WorkItem,
     control::SenderMark,
     delivery::{Event, EventKind, RejectCause},
+    restored::Trust,
     work::AttemptEnd,
 };
 use sotto_crypto::{
@@ -109,6 +110,9 @@ impl Account {
 
     /// Whether operators stopped what this item is, wherever it goes.
     fn is_stopped(&self, item: &WorkItem, sender: Option<SenderMark>) -> bool {
+        if self.trust(item, self.now()) == Trust::Held {
+            return true;
+        }
         let heard = self.shared.heard.borrow();
         let tenant = &item.facts.tenant;
         sender

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sotto_core::{
-    AccountId,
+    AccountId, Restored,
     control::{Controls, Flow},
 };
 
@@ -15,6 +15,8 @@ pub(crate) const STALE: Duration = Duration::from_secs(4);
 pub(crate) enum Course {
     /// It goes out.
     Run,
+    /// It waits: the cell was put back from a backup, and nobody has let it go.
+    Restored,
     /// It waits: traffic is stopped.
     Stopped,
     /// It waits: what operators say was not heard for too long.
@@ -27,9 +29,17 @@ pub(crate) enum Course {
 
 impl Course {
     /// As operators want it; `fresh`: their words were heard lately.
-    pub(crate) fn of(controls: &Controls, fresh: bool, account: &AccountId) -> Self {
+    pub(crate) fn of(
+        controls: &Controls,
+        fresh: bool,
+        account: &AccountId,
+        restored: Option<&Restored>,
+    ) -> Self {
         if !fresh {
             return Self::Unheard;
+        }
+        if restored.is_some_and(|restored| controls.released(restored).is_none()) {
+            return Self::Restored;
         }
         if controls.stop_account(account) {
             return Self::Stopped;
@@ -44,7 +54,7 @@ impl Course {
     /// Whether messages stay where they are.
     pub(crate) const fn holds(self) -> bool {
         match self {
-            Self::Stopped | Self::Unheard => true,
+            Self::Restored | Self::Stopped | Self::Unheard => true,
             Self::Run | Self::Paused | Self::Draining => false,
         }
     }
@@ -53,7 +63,7 @@ impl Course {
     pub(crate) const fn hands_back(self) -> bool {
         match self {
             Self::Paused | Self::Draining => true,
-            Self::Run | Self::Stopped | Self::Unheard => false,
+            Self::Run | Self::Restored | Self::Stopped | Self::Unheard => false,
         }
     }
 }
@@ -83,6 +93,7 @@ impl Circumstances {
     /// The first bound that counts, in one word.
     pub(crate) const fn bound_by(self) -> &'static str {
         match self.course {
+            Course::Restored => return "restored",
             Course::Stopped => return "stopped",
             Course::Unheard => return "unheard",
             Course::Paused => return "paused",
@@ -111,7 +122,11 @@ impl Circumstances {
 
 #[cfg(test)]
 mod tests {
-    use sotto_core::control::{Control, Target};
+    use sotto_core::{
+        Timestamp,
+        control::{Control, Target},
+        restored::Release,
+    };
 
     use super::*;
 
@@ -131,13 +146,34 @@ mod tests {
             (vec![stop(Target::Tenant("acme".parse().unwrap()))], Course::Run, Course::Run),
         ] {
             let controls: Controls = words.into_iter().collect();
-            assert_eq!(Course::of(&controls, true, &account), expected);
-            assert_eq!(Course::of(&controls, true, &other), of_other);
-            assert_eq!(Course::of(&controls, false, &account), Course::Unheard);
+            assert_eq!(Course::of(&controls, true, &account, None), expected);
+            assert_eq!(Course::of(&controls, true, &other, None), of_other);
+            assert_eq!(Course::of(&controls, false, &account, None), Course::Unheard);
         }
-        for course in [Course::Run, Course::Stopped, Course::Unheard, Course::Paused, Course::Draining] {
+        for course in [
+            Course::Run,
+            Course::Restored,
+            Course::Stopped,
+            Course::Unheard,
+            Course::Paused,
+            Course::Draining,
+        ] {
             assert!(!(course.holds() && course.hands_back()));
         }
+    }
+
+    #[test]
+    fn a_restored_cell_waits_for_the_release_of_this_restoration() {
+        let account: AccountId = "vina".parse().unwrap();
+        let (this, before) = [2, 1].map(|at| Restored { at: Timestamp::from_unix_seconds(at) }).into();
+        let release = |restored| Control::Release { restored, how: Release::AsUnknown };
+        let course =
+            |words: Vec<Control>| Course::of(&words.into_iter().collect(), true, &account, Some(&this));
+        assert_eq!(course(vec![]), Course::Restored);
+        assert_eq!(course(vec![release(before)]), Course::Restored);
+        assert_eq!(course(vec![release(this)]), Course::Run);
+        let stop = Control::Stop { target: Target::All, stopped: true };
+        assert_eq!(course(vec![release(this), stop]), Course::Stopped);
     }
 
     #[test]
@@ -163,6 +199,7 @@ mod tests {
             (Circumstances { redis: false, privacy: false, ..free }, "redis"),
             (Circumstances { course: Course::Paused, redis: false, ..free }, "paused"),
             (Circumstances { course: Course::Draining, ..free }, "draining"),
+            (Circumstances { course: Course::Restored, ..free }, "restored"),
             (Circumstances { course: Course::Stopped, ..free }, "stopped"),
             (Circumstances { course: Course::Unheard, ..free }, "unheard"),
         ] {

@@ -130,6 +130,11 @@ pub(crate) fn expire(item: &WorkItem, account: &AccountId, now: Timestamp) -> Se
     end(item, account, EventKind::Expired { in_silence: false }, now)
 }
 
+/// What follows when a message may have been sent in the time that a restored cell lost, and is not sent any more.
+pub(crate) fn doubt(item: &WorkItem, account: &AccountId, now: Timestamp) -> Settled {
+    end(item, account, EventKind::Doubted, now)
+}
+
 /// What follows when a message was cancelled before submit.
 pub(crate) fn cancel(item: &WorkItem, account: &AccountId, now: Timestamp) -> Settled {
     end(item, account, EventKind::Cancelled, now)

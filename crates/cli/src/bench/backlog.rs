@@ -21,9 +21,6 @@ use crate::CliError;
 /// How often it is looked whether a code has arrived.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// When every connector has heard a stop.
-const HEARD: Duration = Duration::from_secs(6);
-
 /// One-time codes that overtake.
 #[derive(Debug, Serialize)]
 pub(super) struct Behind {
@@ -146,7 +143,6 @@ impl Runs<'_> {
     ) -> Result<Drained, CliError> {
         let before = self.stage.counters().await?;
         self.stage.hold(true).await?;
-        sleep(HEARD).await;
         self.heard.begin(false);
         let taken = self.send(self.advertisements(advertisements), false).await?;
         let codes = Load {

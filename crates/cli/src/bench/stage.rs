@@ -26,6 +26,7 @@ use crate::{
     cell::{CellDir, Layout},
     commands::{self, carriers::Stopped, client::NewClient},
     error::at,
+    http,
     init::{self, NewCell},
     up::{Contract, simulator_account},
 };
@@ -46,6 +47,8 @@ pub(super) struct Stage {
     simulators: Vec<Simulator>,
     /// Connectors beside the cell's own.
     connectors: Vec<Child>,
+    /// Where these are asked.
+    addresses: Vec<String>,
     nats: Option<Nats>,
     /// Removed at the end.
     folder: TempDir,
@@ -79,7 +82,8 @@ impl Stage {
         command.args(["up", "--listen", "127.0.0.1:0", "--token-listen", "127.0.0.1:0", "--carriers"]);
         command.arg(carriers).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
         let up = process::start(&mut command, "the cell")?;
-        let mut stage = Self { dir, up, simulators, connectors: Vec::new(), nats: None, folder };
+        let (connectors, addresses) = (Vec::new(), Vec::new());
+        let mut stage = Self { dir, up, simulators, connectors, addresses, nats: None, folder };
         stage.come_up(asked, clock).await?;
         Ok(stage)
     }
@@ -99,14 +103,15 @@ impl Stage {
             self.nats = Some(Nats::connect(&self.dir, CLIENT, CLIENT, clock).await?);
         }
         for number in 2..=asked.connectors {
-            let connector = self.connector(number).await?;
+            let (connector, address) = self.connector(number).await?;
             self.connectors.push(connector);
+            self.addresses.push(address);
         }
         Ok(())
     }
 
-    /// Another connector with the surroundings of the cell's own, once it is bound to each carrier.
-    async fn connector(&self, number: u8) -> Result<Child, CliError> {
+    /// Another connector with the surroundings of the cell's own, once it is bound to each carrier; and where it is asked.
+    async fn connector(&self, number: u8) -> Result<(Child, String), CliError> {
         let name = format!("carrier-{number}");
         let own = self.dir.running()?.processes.get("carrier").copied().unwrap_or_default();
         let environment = PathBuf::from(format!("/proc/{own}/environ"));
@@ -118,7 +123,8 @@ impl Stage {
         command.args(["--config", "config/carrier.toml"]);
         command.arg(format!("--die-with-parent={}", std::process::id())).current_dir(self.dir.root());
         command.env_clear().envs(environment.split('\0').filter_map(|pair| pair.split_once('=')));
-        command.env_remove("SOTTO__ADMIN__ADDRESS_FILE").env("SOTTO__CONNECTOR__REPLICA", &name);
+        let told = self.dir.path(format!("run/{name}.admin"));
+        command.env("SOTTO__ADMIN__ADDRESS_FILE", &told).env("SOTTO__CONNECTOR__REPLICA", &name);
         command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
         let connector = process::start(&mut command, &name)?;
         process::wait(&name, async || {
@@ -126,7 +132,12 @@ impl Stage {
             (log.matches("bound account=").count() >= self.simulators.len()).then_some(())
         })
         .await?;
-        Ok(connector)
+        let admin = std::fs::read_to_string(&told).map_err(at(&told))?;
+        let (_, info) = http::get(&admin, "/info").await?;
+        let info: Value = serde_json::from_slice(&info)
+            .map_err(|error| CliError::caused_by(format!("{name} tells nonsense of itself"), &error))?;
+        let address = info.pointer("/addresses/grpc").and_then(Value::as_str).unwrap_or_default();
+        Ok((connector, address.to_owned()))
     }
 
     pub(super) const fn dir(&self) -> &CellDir {
@@ -174,12 +185,23 @@ impl Stage {
         simulator::post(&self.simulators, "/behaviour", patch).await
     }
 
-    /// Stops what goes to each carrier, as an operator does, or lifts that.
+    /// Stops what goes to each carrier, as an operator does, once every connector says so; or lifts that.
     pub(super) async fn hold(&self, stopped: bool) -> Result<(), CliError> {
         for number in 1..=self.simulators.len() {
             let account = Stopped::Carrier(account(number));
             let unheard = Output::unheard();
             commands::carriers::stop(&self.dir, account, !stopped, CLIENT.to_owned(), &unheard).await?;
+        }
+        if !stopped {
+            return Ok(());
+        }
+        let own = self.dir.running()?.address("carrier.grpc")?.to_owned();
+        for address in std::iter::once(&own).chain(&self.addresses) {
+            process::wait("the stop to be heeded", async || {
+                let bounds = commands::carriers::bounds(&self.dir, address).await.ok()?;
+                bounds.iter().all(|bound| bound == "stopped").then_some(())
+            })
+            .await?;
         }
         Ok(())
     }

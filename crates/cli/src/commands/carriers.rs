@@ -9,7 +9,7 @@ use sotto_proto::ops::v1::{
 use tonic::transport::Channel;
 
 use super::{
-    channel_to, refused,
+    channel_at, channel_to, refused,
     send::{content, standard_input},
 };
 use crate::{CliError, Output, Tone, cell::CellDir};
@@ -21,6 +21,7 @@ fn client(dir: &CellDir) -> Result<TrafficServiceClient<Channel>, CliError> {
 /// What bounds an account, for people.
 fn explained(bound_by: &str) -> &'static str {
     match bound_by {
+        "restored" => "held since the cell was put back from a backup: nothing goes out (sotto release)",
         "stopped" => "stopped by an operator: messages wait (sotto stop --list)",
         "unheard" => "the operators' words cannot be read from the broker: nothing goes out",
         "paused" => "paused by an operator: messages go to other accounts",
@@ -51,6 +52,14 @@ pub(crate) async fn list(dir: &CellDir, output: &Output) -> Result<(), CliError>
         tell(account, output)?;
     }
     Ok(())
+}
+
+/// What bounds each account at the replica at this address.
+pub(crate) async fn bounds(dir: &CellDir, address: &str) -> Result<Vec<String>, CliError> {
+    let mut client = TrafficServiceClient::new(channel_at(dir, "carrier", address)?);
+    let failed = |status: tonic::Status| refused("the connector did not tell", &status);
+    let told = client.list_accounts(ListAccountsRequest {}).await.map_err(failed)?.into_inner();
+    Ok(told.accounts.into_iter().map(|account| account.bound_by).collect())
 }
 
 fn as_json(replica: &str, account: &AccountState) -> serde_json::Value {

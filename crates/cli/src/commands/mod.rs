@@ -1,6 +1,7 @@
 //! What people ask of a running cell, one file a command.
 
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod carriers;
 pub(crate) mod client;
 pub(crate) mod containers;
@@ -36,7 +37,12 @@ pub(crate) fn channel(dir: &CellDir, service: &str) -> Result<Channel, CliError>
 
 /// The same to another of its listeners.
 pub(crate) fn channel_to(dir: &CellDir, service: &str, listener: &str) -> Result<Channel, CliError> {
-    let address = https_address(dir.running()?.address(&format!("{service}.{listener}"))?);
+    channel_at(dir, service, dir.running()?.address(&format!("{service}.{listener}"))?)
+}
+
+/// The same to the one at this address.
+pub(crate) fn channel_at(dir: &CellDir, service: &str, address: &str) -> Result<Channel, CliError> {
+    let address = https_address(address);
     let tls = tls(dir, "operator")?;
     grpc::channel(&format!("https://{address}"), &tls, &format!("{service}.sotto.internal"), CONNECT)
         .map_err(|error| CliError::caused_by(format!("{service} cannot be reached"), &error))

@@ -24,6 +24,19 @@ use crate::{
 /// Where tokens are served unless an operator says otherwise.
 const TOKEN_PORT: u16 = 7444;
 
+/// Folders of a cell, also those that are empty at first.
+pub(crate) const FOLDERS: [&str; 9] = [
+    "secrets",
+    "keystore",
+    "nats/nkeys",
+    "data/nats",
+    "data/audit",
+    "data/identity",
+    "data/redis",
+    "run",
+    "logs",
+];
+
 /// What a new cell is like.
 #[derive(Clone, Debug)]
 pub(crate) struct NewCell {
@@ -54,9 +67,7 @@ pub(crate) fn init(dir: &CellDir, new: &NewCell, clock: &dyn Clock) -> Result<()
         crate::hsm::enter(dir)?;
     }
     files::folder_of_owner(root)?;
-    for folder in
-        ["secrets", "keystore", "nats/nkeys", "data/nats", "data/audit", "data/identity", "run", "logs"]
-    {
+    for folder in FOLDERS {
         files::folder_of_owner(&dir.path(folder))?;
     }
     let now = clock.now();

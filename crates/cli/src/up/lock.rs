@@ -9,7 +9,7 @@ use crate::{CliError, cell::CellDir, error::at};
 
 /// The lock, held.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub(crate) struct Lock(File);
 
 /// A process of a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(crate) struct Holder {
 
 impl Lock {
     /// Takes it, or says who holds it.
-    pub(super) fn take(dir: &CellDir) -> Result<Self, CliError> {
+    pub(crate) fn take(dir: &CellDir) -> Result<Self, CliError> {
         let path = dir.path("run/lock");
         let mut options = File::options();
         // Readable, so that a child which reads its standard input finds its end and no error.

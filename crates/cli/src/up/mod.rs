@@ -9,7 +9,7 @@ mod memory;
 mod pauses;
 mod recipes;
 
-pub(crate) use lock::{Holder, holders, lives};
+pub(crate) use lock::{Holder, Lock, holders, lives};
 pub(crate) use recipes::{
     Contract, connect, https_address, read_carriers, simulator_account, simulator_carriers, tool,
 };
@@ -29,7 +29,6 @@ use tokio::{
 
 use self::{
     child::{Process, Recipe, log_file},
-    lock::Lock,
     pauses::Pauses,
 };
 use crate::{
@@ -44,6 +43,9 @@ const START: Duration = Duration::from_secs(60);
 
 /// How often readiness is looked at.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How soon a note of what runs that could not be written is written again.
+const NOTE_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long a process may take to end. Services drain within 20 seconds.
 const GRACE: Duration = Duration::from_secs(25);
@@ -86,6 +88,7 @@ pub(crate) async fn up(dir: &CellDir, options: &UpOptions, output: &Output) -> R
         recipes: recipes::Recipes::new(dir, &cell, options)?,
         longest_pause: options.longest_pause,
         slots: Vec::new(),
+        note_due: false,
         running: Running {
             supervisor: Some(std::process::id()),
             nats: String::new(),
@@ -118,6 +121,8 @@ struct Supervisor<'a> {
     /// In the order of their start.
     slots: Vec<Slot>,
     running: Running,
+    /// `run/cell.json` could not be written, and is out of date.
+    note_due: bool,
 }
 
 /// A child's place.
@@ -311,8 +316,19 @@ impl Supervisor<'_> {
                 .enumerate()
                 .map(|(index, slot)| slot.next().map(move |happening| (index, happening)))
                 .collect();
-            let Some((index, happening)) = happenings.next().await else { return Ok(()) };
+            let happened = tokio::select! {
+                happened = happenings.next() => Some(happened),
+                () = tokio::time::sleep(NOTE_AGAIN), if self.note_due => None,
+            };
             drop(happenings);
+            let (index, happening) = match happened {
+                None => {
+                    self.note_due = self.write_run_file().is_err();
+                    continue;
+                }
+                Some(None) => return Ok(()),
+                Some(Some(happened)) => happened,
+            };
             match happening {
                 Happening::Ended(status) => self.pause(index, &format!("ended by itself ({status})")),
                 Happening::Due => self.start_again(index),
@@ -350,7 +366,9 @@ impl Supervisor<'_> {
         slot.state = State::Runs(Box::new(process));
         slot.pauses.started(Instant::now());
         // What runs is worth more than the note of it: a full disk must not stop the cell.
-        if let Err(error) = self.write_run_file() {
+        let written = self.write_run_file();
+        self.note_due = written.is_err();
+        if let Err(error) = written {
             let line = format!("run/cell.json is out of date: {error}");
             let event = serde_json::json!({ "event": "note_failed", "why": error.to_string() });
             self.say(&self.output.tone(Tone::Bad, &line), &event);

@@ -189,6 +189,8 @@ pub enum EventKind {
     Cancelled,
     /// Doubt was closed at its deadline.
     ClosedUnknown,
+    /// The cell was put back from a backup: what is pending may have been sent in the time that was lost.
+    Doubted,
 }
 
 impl EventKind {
@@ -207,6 +209,7 @@ impl EventKind {
             Self::Rejected { .. } => "rejected",
             Self::Cancelled => "cancelled",
             Self::ClosedUnknown => "closed_unknown",
+            Self::Doubted => "doubted",
         }
     }
 }

@@ -9,6 +9,8 @@ pub enum Doubt {
     NoResponse,
     /// Taken by the carrier, which never told the outcome.
     NoReceipt,
+    /// The cell was put back from a backup: what became of it in the time that was lost is not known. No attempt.
+    Restored,
 }
 
 /// Where a part is. The attempt says which submit the evidence is about.
@@ -123,9 +125,10 @@ impl PartState {
                 self.become_state(Self::Submitting { attempt })
             }
             // Declared over before a submit that was already under way: the part lives again, the end stands.
-            Self::Expired | Self::Cancelled | Self::Refused { attempt: 0, .. } => {
-                self.become_state(Self::Submitting { attempt })
-            }
+            Self::Expired
+            | Self::Cancelled
+            | Self::Refused { attempt: 0, .. }
+            | Self::Unknown { doubt: Doubt::Restored, .. } => self.become_state(Self::Submitting { attempt }),
             Self::Submitting { .. }
             | Self::Submitted { .. }
             | Self::NoResponse { .. }
@@ -139,7 +142,12 @@ impl PartState {
     pub(super) fn submitted(&mut self, attempt: u16, over: u16) -> bool {
         match *self {
             Self::Pending => self.become_state(Self::Submitted { attempt }),
-            Self::Expired | Self::Cancelled | Self::Refused { attempt: 0, .. } if attempt > over => {
+            Self::Expired
+            | Self::Cancelled
+            | Self::Refused { attempt: 0, .. }
+            | Self::Unknown { doubt: Doubt::Restored, .. }
+                if attempt > over =>
+            {
                 self.become_state(Self::Submitted { attempt })
             }
             Self::Submitting { attempt: of } | Self::NoResponse { attempt: of } if of == attempt => {

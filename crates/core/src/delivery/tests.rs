@@ -107,6 +107,20 @@ fn doubt_closes_as_unknown_and_evidence_after_that_is_a_correction() {
 }
 
 #[test]
+fn what_may_have_been_sent_in_lost_time_ends_as_unknown() {
+    let (delivery, effects) = after(2, &[routed(1), submitting(1, &[1]), event(EventKind::Doubted)]);
+    assert_eq!(delivery.parts()[1], PartState::Unknown { attempt: 0, doubt: Doubt::Restored });
+    assert!(effects.is_empty(), "the first part has a word of its own to come");
+    let events = [routed(1), event(EventKind::Doubted), event(EventKind::Doubted)];
+    let (delivery, effects) = after(1, &events);
+    assert_eq!((delivery.outcome(), effects.len()), (Some(Outcome::Unknown), 1));
+    // An attempt that was under way all the same: the end stands, and the handset's word is a correction.
+    let late = [submitting(1, &[1]), submitted(1, 1), receipt(1, 1, ReceiptState::Delivered)];
+    let (delivery, _) = after(1, &[&events[..], &late].concat());
+    assert_eq!(delivery.correction(), Some(Outcome::Delivered));
+}
+
+#[test]
 fn a_receipt_before_the_response_counts_once() {
     let (delivery, effects) =
         after(1, &[routed(1), submitting(1, &[1]), receipt(1, 1, ReceiptState::Delivered), submitted(1, 1)]);
@@ -404,6 +418,7 @@ fn any_event(parts: u8) -> impl Strategy<Value = Event> {
         1 => Just(event(EventKind::Rejected { cause: RejectCause::NoRoute })),
         1 => Just(event(EventKind::Cancelled)),
         1 => Just(event(EventKind::ClosedUnknown)),
+        1 => Just(event(EventKind::Doubted)),
     ]
 }
 

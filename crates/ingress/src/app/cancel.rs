@@ -31,6 +31,9 @@ pub enum CancelError {
     /// A carrier has it, or may have.
     #[error("the message was handed to a carrier before it could be cancelled")]
     Submitted,
+    /// It may have been sent before the cell was put back from a backup.
+    #[error("the message may have been sent before the cell was put back from a backup")]
+    Doubted,
     /// It has ended otherwise.
     #[error("the message has ended: it is {}", .0.name())]
     Ended(Outcome),
@@ -45,7 +48,7 @@ pub enum CancelError {
 impl Classified for CancelError {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::Unknown | Self::Submitted | Self::Ended(_) => ErrorClass::Reject,
+            Self::Unknown | Self::Submitted | Self::Doubted | Self::Ended(_) => ErrorClass::Reject,
             Self::NotYet => StoreError::Rebuilding.class(),
             Self::Store(error) => error.class(),
             Self::Log(error) => error.class(),
@@ -90,6 +93,9 @@ impl Canceller {
             Judged::Already(at) => return Ok(at),
             Judged::May(cancelling) => cancelling,
         };
+        if journal.delivery().is_some_and(|delivery| self.intake.is_doubted(delivery.facts())) {
+            return Err(CancelError::Doubted);
+        }
         let keep = cancel::keep(keep_until, now);
         let mark = async || match self.marks.cancel(id, keep).await {
             Ok(true) => Ok(()),

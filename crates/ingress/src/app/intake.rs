@@ -10,7 +10,8 @@ use std::{
 use prost::Message as _;
 use sotto_bus::Heard;
 use sotto_core::{
-    CellId, Classified as _, Clock, Facts, MessageClass, MessageId, Shards, TenantId, Timestamp, WorkItem,
+    CellId, Classified as _, Clock, Facts, MessageClass, MessageId, Restored, Shards, TenantId, Timestamp,
+    WorkItem,
     carriers::{Outlook, RouteTable},
     control::{SENDER_LABEL, SenderMark},
     sender::SenderId,
@@ -77,6 +78,8 @@ pub struct Deps {
     pub gate: Arc<dyn Gate>,
     /// What operators hold back.
     pub heard: watch::Receiver<Heard>,
+    /// That the cell was put back from a backup.
+    pub restored: Option<Restored>,
     /// Where messages go, for those who only ask.
     pub routes: Option<Arc<RouteTable>>,
     /// Validity of each class.
@@ -260,12 +263,23 @@ impl Intake {
         })
     }
 
+    /// Whether a message may have been sent in the time that was lost when the cell was put back from a backup.
+    pub(crate) fn is_doubted(&self, facts: &Facts) -> bool {
+        self.0.deps.restored.is_some_and(|restored| restored.concerns(facts))
+    }
+
     /// Refuses what operators have stopped. What was heard last counts, however old: connectors hold by themselves what may
     /// have been stopped since.
     fn running(&self, caller: &Caller, request: &Checked) -> Result<(), Refusal> {
         let controls = Arc::clone(&self.0.deps.heard.borrow().controls);
         let sender = SenderId::parse(request.from.expose()).map_err(|_| Refusal::Internal)?;
         let mark = SenderMark(labelled_id(SENDER_LABEL, sender.address().as_bytes()));
+        if self.0.deps.restored.is_some_and(|restored| controls.released(&restored).is_none()) {
+            return Err(Refusal::Unavailable {
+                what: "the cell was put back from a backup and is held until an operator releases it",
+                after: STOPPED,
+            });
+        }
         if controls.stop(&caller.tenant, &mark) {
             return Err(Refusal::Unavailable {
                 what: "an operator has stopped this traffic",

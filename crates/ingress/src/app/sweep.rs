@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use sotto_core::{Clock, MessageId, ShardId, Timestamp, delivery::Event};
+use sotto_core::{
+    Clock, MessageId, Restored, ShardId, Timestamp,
+    delivery::{Event, EventKind},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -32,6 +35,7 @@ pub struct Sweeper {
     store: Store,
     log: Arc<dyn Log>,
     clock: Arc<dyn Clock>,
+    restored: Option<Restored>,
     closed: Arc<Mutex<HashMap<ShardId, Closed>>>,
 }
 
@@ -54,9 +58,9 @@ pub enum SweepError {
 }
 
 impl Sweeper {
-    /// A sweeper that has closed nothing yet.
-    pub fn new(store: Store, log: Arc<dyn Log>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, log, clock, closed: Arc::default() }
+    /// A sweeper that has closed nothing yet. `restored`: the cell was put back from a backup.
+    pub fn new(store: Store, log: Arc<dyn Log>, clock: Arc<dyn Clock>, restored: Option<Restored>) -> Self {
+        Self { store, log, clock, restored, closed: Arc::default() }
     }
 
     /// Closes what is due in a shard. Returns how many messages were closed.
@@ -81,7 +85,7 @@ impl Sweeper {
                 let deadline = journal.and_then(|journal| self.store.deadline(journal));
                 match (journal, deadline) {
                     (Some(journal), Some(deadline)) if deadline <= now => {
-                        closing(journal, now, &mut events);
+                        closing(journal, self.restored.as_ref(), now, &mut events);
                         closed += 1;
                         deadlines.push((*id, Some(now.plus(AGAIN))));
                     }
@@ -112,11 +116,16 @@ impl Sweeper {
 }
 
 /// The events that close a message. Where the log may not have the acceptance yet, it comes first: a message's first
-/// event is always its acceptance.
-fn closing(journal: &Journal, now: Timestamp, events: &mut Vec<Event>) {
+/// event is always its acceptance. What may have been sent in the time that a restored cell lost did not simply expire.
+fn closing(journal: &Journal, restored: Option<&Restored>, now: Timestamp, events: &mut Vec<Event>) {
     let Some(delivery) = journal.delivery() else { return };
     if journal.is_intakes_word() {
         events.push(acceptance(delivery.facts()));
     }
-    events.push(Event { message: journal.id(), at: now, kind: delivery.closing_event() });
+    let mut kind = delivery.closing_event();
+    let maybe_sent = restored.is_some_and(|restored| restored.concerns(delivery.facts()));
+    if maybe_sent && matches!(kind, EventKind::Expired { .. }) {
+        kind = EventKind::Doubted;
+    }
+    events.push(Event { message: journal.id(), at: now, kind });
 }

@@ -135,6 +135,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             .prop_map(|(part, said)| receipt(part, said)),
         Just(event(5, EventKind::Expired { in_silence: true })),
         Just(event(6, EventKind::ClosedUnknown)),
+        Just(event(6, EventKind::Doubted)),
         Just(event(6, EventKind::Rejected { cause: RejectCause::NoRoute })),
         Just(accepted(2, 1)),
     ]

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sotto_core::{
-    ManualClock, MessageClass, MessageId, cancel,
+    ManualClock, MessageClass, MessageId, Restored, cancel,
     delivery::{Delivery, Event, EventKind, Outcome},
 };
 use sotto_ingress::{
@@ -97,7 +97,9 @@ async fn what_is_over_or_under_way_is_not_cancelled() {
     assert_eq!(canceller.cancel(&world.caller, &id).await, Err(CancelError::Submitted));
     happened(&world, id, EventKind::ClosedUnknown);
     assert_eq!(canceller.cancel(&world.caller, &id).await, Err(CancelError::Ended(Outcome::Unknown)));
-    let late = sent(&world).await;
+    let (before, late) = (sent(&world).await, sent(&world).await);
+    *world.restored.lock().unwrap() = Some(Restored { at: NOW });
+    assert_eq!(world.canceller().cancel(&world.caller, &before).await, Err(CancelError::Doubted));
     world.clock.advance(Duration::from_secs(300));
     assert_eq!(canceller.cancel(&world.caller, &late).await, Err(CancelError::Ended(Outcome::Expired)));
     assert!(world.log.events.lock().unwrap().is_empty());

@@ -11,7 +11,7 @@ use std::{
 use futures::future::BoxFuture;
 use sotto_bus::Heard;
 use sotto_core::{
-    Facts, ManualClock, MessageClass, MessageId, ShardId, Shards, TenantId, Timestamp,
+    Facts, ManualClock, MessageClass, MessageId, Restored, ShardId, Shards, TenantId, Timestamp,
     delivery::Event,
     work::{KeyWrap, Need},
 };
@@ -283,6 +283,8 @@ pub(crate) struct World {
     pub(crate) gate: Arc<FakeGate>,
     /// What operators say.
     pub(crate) heard: watch::Sender<Heard>,
+    /// Of processes that start from now on.
+    pub(crate) restored: Mutex<Option<Restored>>,
     pub(crate) tasks: Tasks,
     pub(crate) caller: Caller,
 }
@@ -303,6 +305,7 @@ impl World {
             marks: Arc::default(),
             gate: Arc::new(FakeGate(Semaphore::new(1_000))),
             heard: watch::Sender::default(),
+            restored: Mutex::default(),
             tasks: Tasks::new(Stop::default()),
             caller: tokens::caller("acme", NOW),
         };
@@ -338,6 +341,7 @@ impl World {
             records: self.redis.clone(),
             gate: self.gate.clone(),
             heard: self.heard.subscribe(),
+            restored: *self.restored.lock().unwrap(),
             routes: None,
             validities: Validities { otp: validity(300, 900), other: validity(86_400, 259_200) },
             margin: Duration::from_secs(90),

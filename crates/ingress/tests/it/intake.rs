@@ -6,8 +6,9 @@ use futures::{FutureExt as _, future::join_all};
 use proptest::{prelude::*, test_runner::TestCaseError};
 use sotto_bus::Heard;
 use sotto_core::{
-    MessageClass, MessageId,
+    MessageClass, MessageId, Restored,
     control::{Control, SENDER_LABEL, SenderMark, Target},
+    restored::Release,
 };
 use sotto_crypto::hash::labelled_id;
 use sotto_ingress::{
@@ -80,6 +81,19 @@ async fn what_operators_stopped_is_refused_for_now() {
         say(target);
         send(&world, &intake, "").await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_restored_cell_takes_nothing_until_it_is_released() {
+    let world = World::new();
+    let restored = Restored { at: NOW };
+    *world.restored.lock().unwrap() = Some(restored);
+    let intake = world.intake();
+    let refused = send(&world, &intake, "").await.unwrap_err();
+    assert!(matches!(refused, Refusal::Unavailable { what, .. } if what.contains("backup")));
+    let controls = [Control::Release { restored, how: Release::AsUnknown }].into_iter().collect();
+    world.heard.send_replace(Heard { controls: Arc::new(controls), at: None });
+    send(&world, &intake, "").await.unwrap();
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use sotto_core::{
-    Facts, ManualClock, MessageClass, MessageId, ShardId, Timestamp,
+    Facts, ManualClock, MessageClass, MessageId, Restored, ShardId, Timestamp,
     delivery::{Event, EventKind},
     text::Encoding,
 };
@@ -294,13 +294,28 @@ impl Log for Closings {
 }
 
 #[tokio::test]
+async fn what_a_restored_cell_may_have_sent_does_not_simply_expire() {
+    let world = World::start().await;
+    let store = world.store();
+    make_ready(&store).await;
+    let (log, facts) = (Arc::new(Closings::default()), facts(1, false));
+    let restored = Some(Restored { at: facts.accepted_at });
+    let sweeper = Sweeper::new(store.clone(), log.clone(), world.clock.clone(), restored);
+    store.begin(&facts, None).await;
+    world.clock.set(facts.expires_at.plus(TERMS.grace));
+    assert_eq!(sweeper.sweep(shard_of(&facts)).await, Ok(1));
+    let closing: Vec<_> = log.0.lock().unwrap().iter().map(|event| event.kind.name()).collect();
+    assert_eq!(closing, ["accepted", "doubted"]);
+}
+
+#[tokio::test]
 async fn a_stuck_projection_does_not_make_silence_end_again_and_again() {
     let world = World::start().await;
     let store = world.store();
     make_ready(&store).await;
     let (log, facts) = (Arc::new(Closings::default()), facts(1, false));
     let shard = shard_of(&facts);
-    let sweeper = Sweeper::new(store.clone(), log.clone(), world.clock.clone());
+    let sweeper = Sweeper::new(store.clone(), log.clone(), world.clock.clone(), None);
     store.begin(&facts, None).await;
     assert_eq!(sweeper.sweep(shard).await, Ok(0), "its time has not come");
     world.clock.set(facts.expires_at.plus(TERMS.grace));
@@ -316,6 +331,6 @@ async fn a_stuck_projection_does_not_make_silence_end_again_and_again() {
     assert_eq!(sweeper.sweep(shard).await, Ok(1));
     world.redis.flush_all().await;
     assert_eq!(sweeper.sweep(shard).await, Ok(0), "the place is unknown: it waits");
-    let fresh = Sweeper::new(store.clone(), log, world.clock.clone());
+    let fresh = Sweeper::new(store.clone(), log, world.clock.clone(), None);
     assert_eq!(fresh.sweep(shard).await, Err(SweepError::Store(StoreError::Rebuilding)));
 }

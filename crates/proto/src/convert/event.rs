@@ -169,6 +169,7 @@ impl From<&EventKind> for Kind {
             }
             EventKind::Cancelled => Self::Cancelled(wire::CancelledEvent {}),
             EventKind::ClosedUnknown => Self::ClosedUnknown(wire::ClosedUnknownEvent {}),
+            EventKind::Doubted => Self::Doubted(wire::DoubtedEvent {}),
         }
     }
 }
@@ -266,6 +267,7 @@ fn delivery_kind(kind: Kind) -> Result<EventKind, WireError> {
         Kind::Rejected(it) => EventKind::Rejected { cause: it.cause().try_into()? },
         Kind::Cancelled(_) => EventKind::Cancelled,
         Kind::ClosedUnknown(_) => EventKind::ClosedUnknown,
+        Kind::Doubted(_) => EventKind::Doubted,
         Kind::ParkedReceipt(_) | Kind::OptOut(_) => return Err(WireError::Invalid("kind")),
     })
 }
@@ -301,7 +303,8 @@ impl TryFrom<wire::Event> for LogEvent {
             | Kind::Expired(_)
             | Kind::Rejected(_)
             | Kind::Cancelled(_)
-            | Kind::ClosedUnknown(_)) => Ok(Self::Delivery(Event {
+            | Kind::ClosedUnknown(_)
+            | Kind::Doubted(_)) => Ok(Self::Delivery(Event {
                 message: MessageId::from_bytes(&event.message_id)
                     .map_err(|_| WireError::Invalid("message_id"))?,
                 at,

@@ -121,6 +121,7 @@ fn event_kind() -> impl Strategy<Value = EventKind> {
         proptest::sample::select(RejectCause::ALL.to_vec()).prop_map(|cause| EventKind::Rejected { cause }),
         Just(EventKind::Cancelled),
         Just(EventKind::ClosedUnknown),
+        Just(EventKind::Doubted),
     ]
 }
 

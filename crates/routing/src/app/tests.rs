@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use sotto_core::{
-    Facts, ManualClock, MessageClass, MessageId,
+    Facts, ManualClock, MessageClass, MessageId, Restored,
     carriers::CarriersFile,
     text::Encoding,
     work::{Attempt, AttemptEnd, Envelope, KeyWrap},
@@ -93,7 +93,7 @@ fn message(seed: u8, range: &str, class: MessageClass) -> WorkDelivery {
 }
 
 fn router(notes: &Arc<Notes>, tps: u16) -> Router<Arc<Notes>> {
-    Router::new(table(tps), Arc::new(ManualClock::new(NOW)), Arc::clone(notes))
+    Router::new(table(tps), Arc::new(ManualClock::new(NOW)), Arc::clone(notes), None)
 }
 
 fn kinds(notes: &Notes) -> Vec<&'static str> {
@@ -149,6 +149,22 @@ async fn lanes_do_not_mix() {
     router(&notes, 100).route(batch).await;
     let lanes: Vec<_> = notes.moved.lock().unwrap().iter().map(|(_, lane, _)| *lane).collect();
     assert_eq!(lanes, [Lane::Otp, Lane::Promotional]);
+}
+
+#[tokio::test]
+async fn of_what_a_restored_cell_may_have_sent_nobody_says_that_it_was_not() {
+    let notes = Arc::new(Notes::default());
+    let clock = Arc::new(ManualClock::new(NOW));
+    let restored = Some(Restored { at: NOW });
+    let router = Router::new(table(100), clock, Arc::clone(&notes), restored);
+    let mut over = message(1, "8490", MessageClass::Otp);
+    over.item.facts.expires_at = NOW;
+    let mut since = message(2, "49", MessageClass::Otp);
+    since.item.facts.accepted_at = NOW.plus(Duration::from_millis(1));
+    let batch = vec![over, message(3, "49", MessageClass::Otp), since, message(4, "8490", MessageClass::Otp)];
+    assert_eq!(router.route(batch).await, [Outcome::Done; 4]);
+    let told = ["accepted", "doubted", "accepted", "doubted", "accepted", "rejected", "accepted", "routed"];
+    assert_eq!(kinds(&notes), told);
 }
 
 #[tokio::test]

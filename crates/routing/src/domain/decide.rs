@@ -24,8 +24,21 @@ pub(crate) enum Decision {
     },
     /// Its validity is over.
     Expire,
+    /// It goes nowhere any more, and may have been sent in the time that a restored cell lost.
+    Doubt,
     /// No carrier may or will take it.
     Reject(RejectCause),
+}
+
+impl Decision {
+    /// Of what may have been sent in the time that a restored cell lost nobody may say that it was not. Whether it is sent
+    /// again the connector decides.
+    pub(crate) fn doubted_if(self, may_have_been_sent: bool) -> Self {
+        match self {
+            Self::Expire | Self::Reject(_) if may_have_been_sent => Self::Doubt,
+            Self::Expire | Self::Reject(_) | Self::Send { .. } | Self::Hold { .. } | Self::Doubt => self,
+        }
+    }
 }
 
 /// Decides on facts and history alone.

@@ -26,7 +26,7 @@ pub use duration::{ConfigDuration, InvalidDuration};
 pub use error::{ConfigError, ConfigErrors};
 pub use secret::SecretFile;
 pub use sections::{
-    AdminConfig, CellConfig, KeystoreKind, LogFormat, Pkcs11Config, RedisConfig, ShutdownConfig,
+    AdminConfig, CellConfig, KeystoreKind, LogFormat, Pkcs11Config, RedisConfig, RestoredConfig, ShutdownConfig,
     TelemetryConfig, TlsConfig,
 };
 pub use validate::{KeyPath, Validate, empty_is_none};

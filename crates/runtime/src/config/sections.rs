@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
-use sotto_core::{CellId, Shards};
+use sotto_core::{CellId, Restored, Shards, Timestamp, clock::InvalidTime};
 
 use super::{
     ConfigDuration, ConfigError, ConfigErrors, KeyPath, SecretFile, Validate, secret::only_ours,
@@ -23,6 +23,36 @@ impl Validate for CellConfig {
     fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
         errors.in_range(at, "shards", self.shards.count(), 1..=64, "shards");
     }
+}
+
+/// Whether the cell was put back from a backup.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct RestoredConfig {
+    /// When, RFC 3339; `sotto restore` writes it. Empty: never.
+    #[serde(default, deserialize_with = "empty_is_none")]
+    at: Option<At>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct At(Timestamp);
+
+impl TryFrom<String> for At {
+    type Error = InvalidTime;
+    fn try_from(text: String) -> Result<Self, InvalidTime> {
+        text.parse().map(Self)
+    }
+}
+
+impl RestoredConfig {
+    /// That it was, and when.
+    pub fn cell(&self) -> Option<Restored> {
+        self.at.map(|At(at)| Restored { at })
+    }
+}
+
+impl Validate for RestoredConfig {
+    fn validate(&self, _: &KeyPath, _: &mut ConfigErrors) {}
 }
 
 /// How a process tells what it does.

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use sotto_bus::{Heard, Outcome};
 use sotto_core::{
+    MessageClass, Restored,
     control::{Control, Controls, SENDER_LABEL, SenderMark, Target},
     delivery::{EventKind, Outcome as End},
+    restored::Release,
     work::AttemptEnd,
 };
 use sotto_crypto::hash::labelled_id;
@@ -17,7 +19,8 @@ use super::{Process, assert_once, until_outcome};
 use crate::{
     app::conduct::conduct,
     domain::course::Course,
-    testing::{BOUND, Reply, TestCarrier, World, id, item},
+    ports::Unwrapped,
+    testing::{BOUND, NOW, Reply, TestCarrier, World, id, item, item_of},
 };
 
 fn say(world: &World, words: impl IntoIterator<Item = Control>) {
@@ -144,4 +147,56 @@ async fn words_are_heeded_and_silence_holds() {
     until(Course::Run).await;
     // Nothing more is heard.
     until(Course::Unheard).await;
+}
+
+/// A process of a cell that was put back a moment ago, with this word of an operator.
+async fn restored(carrier: &TestCarrier, word: Option<Release>) -> (World, Process) {
+    let world = World::start().await;
+    let restored = Restored { at: *NOW };
+    *world.restored.lock().unwrap() = Some(restored);
+    let process = Process::start(&world, "a", carrier).await;
+    say(&world, word.map(|how| Control::Release { restored, how }));
+    (world, process)
+}
+
+#[tokio::test]
+async fn what_a_restored_cell_may_have_sent_is_held_and_ends_as_unknown_when_released() {
+    let carrier = TestCarrier::start(|_| Reply::Ok).await;
+    let (world, process) = restored(&carrier, None).await;
+    let all = [item(1, 2, "a"), item_of(MessageClass::Transactional, 2, 1, "a")];
+    assert!(retried(&process.handle(&all).await), "held, whatever the course");
+    assert!(world.log.of(id(1)).is_empty() && world.log.of(id(2)).is_empty());
+    let (world, process) = restored(&carrier, Some(Release::AsUnknown)).await;
+    // What was accepted since is not concerned, and neither is what was not due before.
+    let mut since = item(3, 1, "a");
+    since.item.facts.accepted_at = NOW.plus(std::time::Duration::from_millis(1));
+    let mut later = item(4, 1, "a");
+    later.item.facts.send_at = Some(NOW.plus(std::time::Duration::from_secs(61)));
+    let all = [all[0].clone(), all[1].clone(), since, later];
+    assert_eq!(process.handle(&all).await, vec![Outcome::Done; 4]);
+    for item in &all[..2] {
+        until_outcome(&world, item, End::Unknown).await;
+    }
+    assert_eq!(world.log.names(id(1)), ["unsent", "doubted"]);
+    assert_once(&[&carrier], &[3, 4], 1);
+    // They come again, from wherever: nothing more happens.
+    assert_eq!(process.handle(&all[..2]).await, vec![Outcome::Done; 2]);
+    assert_once(&[&carrier], &[3, 4], 1);
+}
+
+#[tokio::test]
+async fn what_is_sent_again_on_request_is_no_code_and_does_not_end_as_if_it_had_never_been_sent() {
+    let carrier = TestCarrier::start(|_| Reply::Ok).await;
+    let (world, process) = restored(&carrier, Some(Release::Resend)).await;
+    let notice = |seed| item_of(MessageClass::Transactional, seed, 1, "a");
+    let mut over = notice(3);
+    over.item.facts.expires_at = *NOW;
+    let all = [item(1, 1, "a"), notice(2), over, notice(4)];
+    assert_eq!(process.handle(&all[..3]).await, vec![Outcome::Done; 3]);
+    *world.keys.answer.lock().unwrap() = Some(Unwrapped::Destroyed);
+    assert_eq!(process.handle(&all[3..]).await, [Outcome::Done]);
+    assert_once(&[&carrier], &[2], 1);
+    for item in [&all[0], &all[2], &all[3]] {
+        until_outcome(&world, item, End::Unknown).await;
+    }
 }

@@ -245,7 +245,8 @@ impl Ledger {
                 | EventKind::Routed { .. }
                 | EventKind::Expired { .. }
                 | EventKind::Rejected { .. }
-                | EventKind::ClosedUnknown => continue,
+                | EventKind::ClosedUnknown
+                | EventKind::Doubted => continue,
             };
             for part in parts {
                 self.restore_claim(rules, (attempt, part), account, &state, at);

@@ -1,12 +1,16 @@
 //! The cell's processes, if they run.
 
-use sotto_bus::{Service, topology};
 use std::time::Duration;
+
+use sotto_bus::{Service, topology};
+use sotto_core::Timestamp;
+use sotto_proto::ops::v1::{ListHoldsRequest, traffic_service_client::TrafficServiceClient};
 
 use super::Finding;
 use crate::{
     CliError,
     cell::{CellDir, CellFile, Running, SERVICES},
+    commands::channel_to,
     http, redis,
     up::{Holder, connect, holders, https_address, lives},
 };
@@ -37,6 +41,7 @@ pub(super) async fn look(dir: &CellDir, cell: &CellFile) -> Vec<Finding> {
     }
     findings.push(broker(dir, cell, &running).await);
     findings.push(redis(dir, &running).await);
+    findings.extend(held(dir).await);
     findings
 }
 
@@ -97,6 +102,22 @@ async fn broker(dir: &CellDir, cell: &CellFile, running: &Running) -> Finding {
     };
     let log = log(dir, running, "nats");
     Finding::of(what, result, format!("restart the cell: {again}; read {log}"))
+}
+
+/// That the cell was put back from a backup and waits for somebody to let it go. Who cannot be asked is not ready, which
+/// is told already.
+async fn held(dir: &CellDir) -> Option<Finding> {
+    let mut client = TrafficServiceClient::new(channel_to(dir, "carrier", "grpc").ok()?);
+    let holds = client.list_holds(ListHoldsRequest {}).await.ok()?.into_inner().holds;
+    let hold = holds.into_iter().find(|hold| hold.what == "restored")?;
+    let since = Timestamp::from_unix_millis(hold.since_ms);
+    Some(Finding::wrong(
+        "messages",
+        format!(
+            "all are held: the cell was put back from a backup at {since}, and what it lost is not known"
+        ),
+        "look at what waits (sotto carriers, sotto ledger check), then: sotto release (docs/OPERATIONS.md)",
+    ))
 }
 
 async fn redis(dir: &CellDir, running: &Running) -> Finding {

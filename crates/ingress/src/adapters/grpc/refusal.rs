@@ -163,6 +163,7 @@ pub(super) fn not_cancelled(id: &MessageId, error: CancelError) -> Status {
         CancelError::Unknown => Status::not_found(error.to_string()),
         CancelError::NotYet => not_yet(),
         CancelError::Submitted => because("MESSAGE_SUBMITTED"),
+        CancelError::Doubted => because("MESSAGE_IN_DOUBT"),
         CancelError::Ended(_) => because("MESSAGE_ENDED"),
         CancelError::Store(_) | CancelError::Log(_) => match error.class() {
             ErrorClass::Retry { after } => {

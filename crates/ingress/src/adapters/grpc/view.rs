@@ -123,9 +123,8 @@ const fn part_state(state: &PartState) -> WirePart {
         PartState::Submitted { .. } | PartState::Unknown { doubt: Doubt::NoReceipt, .. } => {
             WirePart::Submitted
         }
-        PartState::NoResponse { .. } | PartState::Unknown { doubt: Doubt::NoResponse, .. } => {
-            WirePart::NoResponse
-        }
+        PartState::NoResponse { .. }
+        | PartState::Unknown { doubt: Doubt::NoResponse | Doubt::Restored, .. } => WirePart::NoResponse,
         PartState::Refused { .. } => WirePart::Refused,
         PartState::Delivered { .. } => WirePart::Delivered,
         PartState::Undelivered { .. } => WirePart::Undelivered,
@@ -149,7 +148,8 @@ fn carrier_error(journal: &Journal, about: u8) -> String {
         | EventKind::Expired { .. }
         | EventKind::Rejected { .. }
         | EventKind::Cancelled
-        | EventKind::ClosedUnknown => None,
+        | EventKind::ClosedUnknown
+        | EventKind::Doubted => None,
     });
     said.unwrap_or_default()
 }
@@ -227,7 +227,8 @@ fn told(recorded: &Recorded, delivery: &Delivery) -> Vec<JourneyStep> {
         EventKind::Accepted(_)
         | EventKind::Expired { .. }
         | EventKind::Cancelled
-        | EventKind::ClosedUnknown => {
+        | EventKind::ClosedUnknown
+        | EventKind::Doubted => {
             vec![step(recorded)]
         }
     }

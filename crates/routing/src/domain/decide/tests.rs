@@ -107,7 +107,9 @@ fn tried(mut item: WorkItem, attempts: &[(&str, AttemptEnd)]) -> WorkItem {
 fn sent_to(decision: &Decision) -> &str {
     match decision {
         Decision::Send { account, .. } => account.as_str(),
-        Decision::Hold { .. } | Decision::Expire | Decision::Reject(_) => panic!("{decision:?}"),
+        Decision::Hold { .. } | Decision::Expire | Decision::Doubt | Decision::Reject(_) => {
+            panic!("{decision:?}")
+        }
     }
 }
 
@@ -189,7 +191,9 @@ fn an_outage_uses_up_no_route() {
                 item.not_before = Some(now.plus(item.back_off()));
             }
             Decision::Hold { until } => now = until,
-            Decision::Expire | Decision::Reject(_) => panic!("it ended after {:?}", now.since(NOW)),
+            Decision::Expire | Decision::Doubt | Decision::Reject(_) => {
+                panic!("it ended after {:?}", now.since(NOW))
+            }
         }
     }
     assert!(item.attempt > 200, "{}", item.attempt);
