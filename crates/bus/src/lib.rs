@@ -24,7 +24,7 @@ mod register;
 mod requests;
 mod schedule;
 mod service;
-#[cfg(feature = "simulated")]
+#[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
 mod subject;
 pub mod topology;

@@ -4,11 +4,13 @@
 //! It does what JetStream does: delivers again after `ack_wait`, out of the order of the stream; takes an acknowledgement of an
 //! earlier delivery for the newest; knows a publish id for a while, and forgets them all in a restart if told so; keeps
 //! what is not acknowledged over a restart; refuses when full; keeps a pull unanswered while too much is
-//! unacknowledged. And it does to a process what networks and machines do ([`Fault`]). `tests/world/contract.rs` holds it
-//! against a nats-server.
+//! unacknowledged. And it does to a process what networks and machines do ([`Fault`]). `contract.rs` holds it against a
+//! nats-server.
 //!
 //! Not here: permissions, clusters, slow consumers.
 
+#[cfg(test)]
+mod contract;
 mod jetstream;
 
 use std::{

@@ -6,14 +6,14 @@ use async_nats::{
 use bytes::Bytes;
 use futures::StreamExt as _;
 
-#[cfg(feature = "simulated")]
+#[cfg(any(test, feature = "simulated"))]
 use crate::simulated;
 
 /// What requests, publishes and subscribes.
 #[derive(Clone, Debug)]
 pub(crate) enum Wire {
     Nats(Client),
-    #[cfg(feature = "simulated")]
+    #[cfg(any(test, feature = "simulated"))]
     Simulated(simulated::Session),
 }
 
@@ -21,7 +21,7 @@ pub(crate) enum Wire {
 #[derive(Debug)]
 pub(crate) enum Subscription {
     Nats(Subscriber),
-    #[cfg(feature = "simulated")]
+    #[cfg(any(test, feature = "simulated"))]
     Simulated(simulated::Inbox),
 }
 
@@ -29,7 +29,7 @@ impl Wire {
     pub(crate) fn new_inbox(&self) -> String {
         match self {
             Self::Nats(client) => client.new_inbox(),
-            #[cfg(feature = "simulated")]
+            #[cfg(any(test, feature = "simulated"))]
             Self::Simulated(session) => session.new_inbox(),
         }
     }
@@ -37,7 +37,7 @@ impl Wire {
     pub(crate) async fn subscribe(&self, subject: String) -> Result<Subscription, SubscribeError> {
         match self {
             Self::Nats(client) => client.subscribe(subject).await.map(Subscription::Nats),
-            #[cfg(feature = "simulated")]
+            #[cfg(any(test, feature = "simulated"))]
             Self::Simulated(session) => Ok(Subscription::Simulated(session.subscribe(&subject))),
         }
     }
@@ -49,7 +49,7 @@ impl Wire {
     ) -> Result<Subscription, SubscribeError> {
         match self {
             Self::Nats(client) => client.queue_subscribe(subject, queue).await.map(Subscription::Nats),
-            #[cfg(feature = "simulated")]
+            #[cfg(any(test, feature = "simulated"))]
             Self::Simulated(session) => Ok(Subscription::Simulated(session.subscribe(&subject))),
         }
     }
@@ -57,7 +57,7 @@ impl Wire {
     pub(crate) async fn publish(&self, subject: String, payload: Bytes) -> Result<(), PublishError> {
         match self {
             Self::Nats(client) => client.publish(subject, payload).await,
-            #[cfg(feature = "simulated")]
+            #[cfg(any(test, feature = "simulated"))]
             Self::Simulated(session) => {
                 session.publish(&subject, None, payload).await;
                 Ok(())
@@ -73,7 +73,7 @@ impl Wire {
     ) -> Result<(), PublishError> {
         match self {
             Self::Nats(client) => client.publish_with_reply(subject, reply, payload).await,
-            #[cfg(feature = "simulated")]
+            #[cfg(any(test, feature = "simulated"))]
             Self::Simulated(session) => {
                 session.publish(&subject, Some(reply), payload).await;
                 Ok(())
@@ -88,7 +88,7 @@ impl Wire {
     ) -> Result<Message, RequestError> {
         match self {
             Self::Nats(client) => client.send_request(subject, request).await,
-            #[cfg(feature = "simulated")]
+            #[cfg(any(test, feature = "simulated"))]
             Self::Simulated(session) => session.request(&subject, request).await,
         }
     }
@@ -96,13 +96,13 @@ impl Wire {
     pub(crate) fn is_connected(&self) -> bool {
         match self {
             Self::Nats(client) => client.connection_state() == State::Connected,
-            #[cfg(feature = "simulated")]
+            #[cfg(any(test, feature = "simulated"))]
             Self::Simulated(session) => session.is_connected(),
         }
     }
 
     /// Whether its process is dead: nothing comes of whatever it waits for.
-    #[cfg(feature = "simulated")]
+    #[cfg(any(test, feature = "simulated"))]
     pub(crate) fn is_dead(&self) -> bool {
         match self {
             Self::Nats(_) => false,
@@ -114,7 +114,7 @@ impl Wire {
     pub(crate) fn version(&self) -> String {
         match self {
             Self::Nats(client) => client.server_info().version,
-            #[cfg(feature = "simulated")]
+            #[cfg(any(test, feature = "simulated"))]
             Self::Simulated(_) => "2.12.0".to_owned(),
         }
     }
@@ -123,7 +123,7 @@ impl Wire {
     pub(crate) async fn drain(&self) -> bool {
         match self {
             Self::Nats(client) => client.drain().await.is_ok(),
-            #[cfg(feature = "simulated")]
+            #[cfg(any(test, feature = "simulated"))]
             Self::Simulated(_) => true,
         }
     }
@@ -134,7 +134,7 @@ impl Subscription {
     pub(crate) async fn next(&mut self) -> Option<Message> {
         match self {
             Self::Nats(subscriber) => subscriber.next().await,
-            #[cfg(feature = "simulated")]
+            #[cfg(any(test, feature = "simulated"))]
             Self::Simulated(inbox) => inbox.next().await,
         }
     }
@@ -143,7 +143,7 @@ impl Subscription {
     pub(crate) async fn drain(&mut self) -> Result<(), async_nats::UnsubscribeError> {
         match self {
             Self::Nats(subscriber) => subscriber.drain().await,
-            #[cfg(feature = "simulated")]
+            #[cfg(any(test, feature = "simulated"))]
             Self::Simulated(inbox) => {
                 inbox.leave();
                 Ok(())

@@ -1,7 +1,7 @@
 //! Streams and consumers.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -191,12 +191,13 @@ impl JetStream {
             }));
         }
         let (kind, name) = api.rsplit_once('.').unwrap_or((api, ""));
-        let Some(stream) = self.streams.iter().find(|stream| stream.spec.name == name) else {
+        let Some(stream) = self.streams.iter_mut().find(|stream| stream.spec.name == name) else {
             return refusal(404, 10_059, "stream not found");
         };
         match kind {
             "STREAM.INFO" => answer(&stream.info()),
             "DIRECT.GET" => stream.get(&request),
+            "STREAM.MSG.DELETE" => stream.delete(&request),
             _ => Vec::new(),
         }
     }
@@ -223,14 +224,15 @@ impl JetStream {
         let header =
             |name: &str| headers.and_then(|headers| headers.get(name)).map(|it| it.as_str().to_owned());
         stream.ids.retain(|_, (_, at)| now.duration_since(*at) < DUPLICATE_WINDOW);
+        let last =
+            stream.messages.iter().rev().find(|(_, kept)| kept.subject == subject).map_or(0, |it| *it.0);
+        // Before the ids: a repeat of what was stored finds its own sequence, and is a conflict.
+        if header(names::EXPECTED).is_some_and(|expected| expected != last.to_string()) {
+            return refusal(400, 10_071, "wrong last sequence");
+        }
         let id = header(names::MESSAGE_ID);
         if let Some((sequence, _)) = id.as_ref().and_then(|id| stream.ids.get(id)) {
             return answer(&json!({ "stream": stream.spec.name, "seq": sequence, "duplicate": true }));
-        }
-        let last =
-            stream.messages.iter().rev().find(|(_, kept)| kept.subject == subject).map_or(0, |it| *it.0);
-        if header(names::EXPECTED).is_some_and(|expected| expected != last.to_string()) {
-            return refusal(400, 10_071, "wrong last sequence");
         }
         if let Some(why) = stream.refuses(subject, payload.len()) {
             return refusal(503, 10_077, why);
@@ -259,7 +261,8 @@ impl JetStream {
         let Some(pending) = consumer.pending.get_mut(&sequence) else { return };
         if payload.starts_with(b"+WPI") {
             pending.again_at = now + Duration::from_secs(consumer.spec.ack_wait_s);
-        } else if let Some(delay) = payload.strip_prefix(b"-NAK ") {
+        } else if let Some(delay) = payload.strip_prefix(b"-NAK") {
+            // Without a delay at once.
             let delay: Value = serde_json::from_slice(delay).unwrap_or_default();
             let nanos = delay.get("delay").and_then(Value::as_u64).unwrap_or(0);
             pending.again_at = now + Duration::from_nanos(nanos);
@@ -324,15 +327,42 @@ impl Stream {
         })
     }
 
-    /// Direct get (ADR-31): one, or a batch and its end mark.
+    /// Deletes one message by its sequence.
+    fn delete(&mut self, request: &Value) -> Vec<Message> {
+        let gone = request.get("seq").and_then(Value::as_u64).and_then(|seq| self.messages.remove(&seq));
+        match gone {
+            Some(_) => answer(&json!({ "success": true })),
+            None => refusal(400, 10_057, "message not found"),
+        }
+    }
+
+    /// Direct get (ADR-31): one, a batch and its end mark, or the latest of each subject and that mark.
     fn get(&self, request: &Value) -> Vec<Message> {
         let number = |name: &str| request.get(name).and_then(Value::as_u64);
-        let wanted = request.get("next_by_subj").and_then(Value::as_str).unwrap_or(">");
-        let from = number("seq").unwrap_or(1);
-        let most = usize::try_from(number("batch").unwrap_or(1)).unwrap_or(usize::MAX);
-        let found = self.messages.range(from..).filter(|(_, kept)| matches(wanted, &kept.subject)).take(most);
+        let latest = request.get("multi_last").and_then(Value::as_array);
+        let found: Vec<_> = if let Some(patterns) = latest {
+            let wanted = |subject: &str| {
+                patterns.iter().filter_map(Value::as_str).any(|pattern| matches(pattern, subject))
+            };
+            let mut latest = BTreeMap::new();
+            for (sequence, kept) in self.messages.iter().filter(|(_, kept)| wanted(&kept.subject)) {
+                latest.insert(&kept.subject, *sequence);
+            }
+            let latest: BTreeSet<_> = latest.into_values().collect();
+            self.messages.iter().filter(|(sequence, _)| latest.contains(sequence)).collect()
+        } else {
+            let wanted = request.get("next_by_subj").and_then(Value::as_str).unwrap_or(">");
+            let from = number("seq").unwrap_or(1);
+            let most = usize::try_from(number("batch").unwrap_or(1)).unwrap_or(usize::MAX);
+            self.messages
+                .range(from..)
+                .filter(|(_, kept)| matches(wanted, &kept.subject))
+                .take(most)
+                .collect()
+        };
         let mut previous = 0;
         let mut messages: Vec<_> = found
+            .into_iter()
             .map(|(sequence, kept)| {
                 let mut headers = HeaderMap::new();
                 headers.insert("Nats-Sequence", sequence.to_string().as_str());
@@ -345,7 +375,7 @@ impl Stream {
         if messages.is_empty() {
             return vec![message("_INBOX", Bytes::new(), Some(StatusCode::NOT_FOUND), None)];
         }
-        if number("batch").is_some() {
+        if latest.is_some() || number("batch").is_some() {
             let mut headers = HeaderMap::new();
             headers.insert("Nats-Last-Sequence", previous.to_string().as_str());
             let end = StatusCode::from_u16(204).ok();
