@@ -35,17 +35,29 @@ const FILES: &[&str] = &[
     "sotto/ops/v1/ops.proto",
 ];
 
+const ANNOTATIONS: &[&str] = &["sotto/data/v1/data.proto", "google/protobuf/descriptor.proto"];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=../../proto");
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
-    let descriptors = protox::compile(FILES, ["../../proto"])?;
+    let descriptors = compile(FILES)?;
     fs::write(out.join("sotto_descriptor.bin"), descriptors.encode_to_vec())?;
     let stubs = || tonic_prost_build::configure().build_transport(true);
     stubs().compile_fds_with_config(descriptors, messages())?;
     // The codec is one for all services of a compilation, so the public files are compiled once more, over the first.
-    let public = protox::compile(PUBLIC_FILES, ["../../proto"])?;
+    let public = compile(PUBLIC_FILES)?;
     stubs().codec_path("crate::ClosedCodec").compile_fds_with_config(public, messages())?;
     Ok(())
+}
+
+/// Without what fields say of themselves: that is for the data map, and neither in the stubs nor told by reflection.
+fn compile(files: &[&str]) -> Result<prost_types::FileDescriptorSet, protox::Error> {
+    let mut set = protox::compile(files, ["../../proto"])?;
+    set.file.retain(|file| !ANNOTATIONS.contains(&file.name()));
+    for file in &mut set.file {
+        file.dependency.retain(|name| !ANNOTATIONS.contains(&name.as_str()));
+    }
+    Ok(set)
 }
 
 fn messages() -> tonic_prost_build::Config {

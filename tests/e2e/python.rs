@@ -35,7 +35,11 @@ pub(crate) async fn generate(folder: &Path) {
         .arg(format!("-I{}", folder.join("protos").display()))
         .arg(format!("--python_out={}", folder.join("stubs").display()))
         .arg(format!("--grpc_python_out={}", folder.join("stubs").display()))
-        .args(["sotto/message/v1/message.proto", "sotto/message/v1/submission.proto"])
+        .args([
+            "sotto/message/v1/message.proto",
+            "sotto/message/v1/submission.proto",
+            "sotto/data/v1/data.proto",
+        ])
         .args(["google/rpc/status.proto", "google/rpc/error_details.proto"])
         .output()
         .await
