@@ -3,7 +3,7 @@
 # Where rustup and deploy/tools/setup.sh put things: no shell of yours needs to know.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help setup demo build release test fmt lint unit e2e interop soak torture power-loss bench bench-peers bench-soak \
+.PHONY: help setup demo build release test fmt lint unit e2e interop soak torture torture-upgrade power-loss bench bench-peers bench-soak \
 	bench-micro bench-compare mutants compose-test clean
 
 help: ## what there is
@@ -41,9 +41,13 @@ interop: ## SMPP peers and a NATS client that nobody here wrote (installs them),
 soak: build ## ten minutes of the noise that carriers make, counted by the carrier
 	SOTTO_SOAK_MINUTES=$${MINUTES:-10} cargo nextest run --workspace --locked --profile soak -E 'test(a_twentieth_of_each_noise)'
 
-torture: setup build ## minutes of faults of every kind over a cell under load, by a seed (MINUTES=10 SEED=7)
-	SOTTO_TORTURE_MINUTES=$${MINUTES:-10} SOTTO_TORTURE_SEED=$${SEED:-7} cargo nextest run --workspace --locked --profile torture \
+torture: setup build ## minutes of faults of every kind over a cell under load, by a seed (MINUTES=10 SEED=7; DISK=1 as root: full disks too)
+	$(if $(DISK),SOTTO_TORTURE_DISK=1) SOTTO_TORTURE_MINUTES=$${MINUTES:-10} SOTTO_TORTURE_SEED=$${SEED:-7} cargo nextest run --workspace --locked --profile torture \
 		--no-capture -E 'test(a_storm_of_faults)'
+
+torture-upgrade: setup build ## services of two versions beside each other under load, there and back (BASE=<revision before>)
+	deploy/tools/base.sh $(BASE)
+	SOTTO_PREVIOUS_BIN=$(CURDIR)/target/base/build/debug cargo nextest run --workspace --locked --profile upgrade --no-capture
 
 release: # what is measured
 	cargo build --release --workspace --exclude sotto-tests --exclude sotto-testkit --exclude sotto-benches --locked

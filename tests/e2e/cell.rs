@@ -59,8 +59,9 @@ impl Carriers {
     }
 
     /// The same with more arguments of `sotto up`.
-    pub(crate) fn with(self, arguments: Vec<String>) -> Self {
-        Self { arguments, ..self }
+    pub(crate) fn and(mut self, arguments: Vec<String>) -> Self {
+        self.arguments.extend(arguments);
+        self
     }
 }
 

@@ -10,6 +10,7 @@ mod power;
 mod report;
 mod smsc;
 mod traffic;
+mod upgrade;
 
 use std::{
     fs,
@@ -21,15 +22,17 @@ use std::{
 use serde_json::{Value, json};
 use sotto_core::{Clock as _, SystemClock};
 use sotto_proto::message::v1::MessageState;
-use sotto_testkit::{canary::Canary, eventually, eventually_ok, process::signal};
+use sotto_testkit::{Disk, canary::Canary, eventually, eventually_ok, process::signal};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::{
     plan::{FAILPOINTS, Fault, Kind, plan},
+    power::fill,
     report::{Report, Struck},
     smsc::{Smsc, WINDOW, repeated},
     traffic::{Sent, Traffic, WORD},
+    upgrade::Programs,
 };
 use crate::{
     cell::{BOUND, Cell, SERVICES, with_token, write_durably},
@@ -61,6 +64,8 @@ struct Torture {
     smsc: Smsc,
     traffic: Traffic,
     struck: Vec<Struck>,
+    /// What fills the cell's disk, if it has one of its own.
+    filling: Option<PathBuf>,
 }
 
 fn number_of(name: &str) -> Option<u64> {
@@ -79,7 +84,9 @@ fn now() -> i64 {
 async fn a_storm_of_faults_loses_nothing_and_repeats_nothing() {
     let minutes = number_of("SOTTO_TORTURE_MINUTES");
     let seed = number_of("SOTTO_TORTURE_SEED").unwrap_or(SEED);
-    let faults = plan(seed, minutes.map_or(SHORT, |minutes| Duration::from_secs(60 * minutes)));
+    let disk = std::env::var_os("SOTTO_TORTURE_DISK").map(|_| Disk::new());
+    let length = minutes.map_or(SHORT, |minutes| Duration::from_secs(60 * minutes));
+    let faults = plan(seed, length, disk.is_some());
     say(&format!("torture: seed {seed}, {} faults", faults.len()));
     for Fault { after, kind, hold } in &faults {
         say(&format!("  after {after:?}: {kind}, for {hold:?}"));
@@ -88,7 +95,9 @@ async fn a_storm_of_faults_loses_nothing_and_repeats_nothing() {
     canary.prove();
 
     let outside = TempDir::with_prefix("sotto-carrier-").unwrap();
-    let mut torture = Torture::start(&std::env::temp_dir(), outside.path()).await;
+    let parent = disk.as_ref().map_or_else(std::env::temp_dir, Disk::path);
+    let mut torture = Torture::start(&parent, outside.path()).await;
+    torture.filling = disk.is_some().then(|| parent.join("filling"));
     torture.storm(&faults).await;
     torture.heal().await;
     let mut cell = torture.judge(seed, minutes).await;
@@ -101,8 +110,16 @@ async fn a_storm_of_faults_loses_nothing_and_repeats_nothing() {
 impl Torture {
     /// A cell under load, with its folder in `parent`; what the carrier keeps is in `outside`.
     async fn start(parent: &Path, outside: &Path) -> Self {
+        Self::start_of(parent, outside, None).await
+    }
+
+    /// The same, made and run by these programs.
+    async fn start_of(parent: &Path, outside: &Path, programs: Option<&Programs>) -> Self {
         let mut smsc = None;
         let cell = Cell::start_in(parent, async |root| {
+            if let Some(programs) = programs {
+                programs.make_anew(root).await;
+            }
             // Silence ends in a minute instead of three days.
             let config = root.join("config/ingress.toml");
             let text = fs::read_to_string(&config).unwrap();
@@ -110,7 +127,10 @@ impl Torture {
             write_durably(&config, &format!("{text}\n{more}"));
             let (started, carriers) = Smsc::start(root, outside).await;
             smsc = Some(started);
-            Some(carriers)
+            Some(match programs {
+                Some(programs) => carriers.and(programs.arguments()),
+                None => carriers,
+            })
         })
         .await;
         for folder in ["run/failpoints", "run/clocks"] {
@@ -118,7 +138,7 @@ impl Torture {
         }
         let mut traffic = Traffic::start(&cell).await;
         traffic.reach(20).await;
-        Self { cell, smsc: smsc.unwrap(), traffic, struck: Vec::new() }
+        Self { cell, smsc: smsc.unwrap(), traffic, struck: Vec::new(), filling: None }
     }
 
     async fn storm(&mut self, faults: &[Fault]) {
@@ -206,6 +226,13 @@ impl Torture {
                     self.cell.restart(service).await;
                 }
             }
+            Kind::FullDisk => {
+                let filling = self.filling.as_ref().unwrap();
+                fill(filling);
+                sleep(hold).await;
+                fs::remove_file(filling).unwrap();
+                signal(self.cell.running("nats-server").await, "TERM");
+            }
         }
         true
     }
@@ -223,7 +250,7 @@ impl Torture {
 
     /// No message is begun any more; all that was accepted is looked at.
     async fn judge(self, seed: u64, minutes: Option<u64>) -> Cell {
-        let Self { cell, smsc, traffic, struck } = self;
+        let Self { cell, smsc, traffic, struck, filling: _ } = self;
         let sent = traffic.finish().await;
         say(&format!("torture: {} messages accepted; waiting for their ends", sent.len()));
         honest(&cell, &sent).await;

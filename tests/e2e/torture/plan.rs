@@ -56,11 +56,13 @@ pub(crate) enum Kind {
     Clock(&'static str),
     /// Every service is restarted, one after the other, as in an upgrade.
     Roll,
+    /// The cell's disk is full to the last byte. Then there is room, and the broker is restarted, as its runbook says.
+    FullDisk,
 }
 
 impl Kind {
-    /// One of each.
-    pub(crate) fn all() -> Vec<Self> {
+    /// One of each. A disk is filled only where the cell has one of its own.
+    pub(crate) fn all(own_disk: bool) -> Vec<Self> {
         let mut all = vec![
             Self::Terminate("nats-server"),
             Self::Flush,
@@ -77,6 +79,7 @@ impl Kind {
         all.extend(PROCESSES.map(Self::Stop));
         all.extend(FAILPOINTS.map(Self::DieAt));
         all.extend(SERVICES.map(Self::Clock));
+        all.extend(own_disk.then_some(Self::FullDisk));
         all
     }
 
@@ -91,6 +94,8 @@ impl Kind {
             // A connector that is told to end waits for its answers.
             Self::Flush | Self::Roll => 0,
             Self::KillCarrier => 2,
+            // An answer that neither log nor Redis takes is kept by the connector, and goes with it if that dies meanwhile.
+            Self::FullDisk => 1,
             Self::StopCarrier | Self::DropLinks | Self::Cut | Self::HalfOpen | Self::Slow | Self::Uneven => 1,
         }
     }
@@ -113,6 +118,7 @@ impl fmt::Display for Kind {
             Self::Uneven => f.write_str("uneven links"),
             Self::Clock(process) => write!(f, "clock of {process} jumps"),
             Self::Roll => f.write_str("restart all, one by one"),
+            Self::FullDisk => f.write_str("full disk"),
         }
     }
 }
@@ -127,13 +133,13 @@ pub(crate) struct Fault {
 }
 
 /// The faults of a run of this length. Kinds are dealt like cards: each comes once before any comes again.
-pub(crate) fn plan(seed: u64, length: Duration) -> Vec<Fault> {
+pub(crate) fn plan(seed: u64, length: Duration, own_disk: bool) -> Vec<Fault> {
     let mut draw = Draw(seed);
     let (mut faults, mut deck) = (Vec::new(), Vec::new());
     let mut at = Duration::ZERO;
     loop {
         if deck.is_empty() {
-            deck = Kind::all();
+            deck = Kind::all(own_disk);
         }
         let place = draw.below(deck.len());
         let kind = deck.swap_remove(place);
@@ -146,7 +152,8 @@ pub(crate) fn plan(seed: u64, length: Duration) -> Vec<Fault> {
             | Kind::HalfOpen
             | Kind::Slow
             | Kind::Uneven
-            | Kind::Clock(_) => hold,
+            | Kind::Clock(_)
+            | Kind::FullDisk => hold,
             Kind::Kill(_)
             | Kind::Terminate(_)
             | Kind::DieAt(_)
@@ -187,13 +194,14 @@ impl Draw {
 #[test]
 fn a_seed_is_a_plan_and_every_kind_comes() {
     let length = Duration::from_secs(600);
-    let faults = plan(7, length);
-    assert_eq!(faults, plan(7, length));
-    assert_ne!(faults, plan(8, length));
+    let faults = plan(7, length, false);
+    assert_eq!(faults, plan(7, length, false));
+    assert_ne!(faults, plan(8, length, false));
     let kinds: BTreeSet<_> = faults.iter().map(|fault| fault.kind).collect();
-    assert_eq!(kinds, Kind::all().into_iter().collect());
+    assert_eq!(kinds, Kind::all(false).into_iter().collect());
+    assert!(plan(7, length, true).iter().any(|fault| fault.kind == Kind::FullDisk));
     // A shorter run is the beginning of a longer one.
-    let short = plan(7, Duration::from_secs(20));
+    let short = plan(7, Duration::from_secs(20), false);
     assert!(short.len() > 3);
     assert_eq!(short, faults.get(..short.len()).unwrap());
     let lasts: Duration = faults.iter().map(|fault| fault.after + fault.hold).sum();

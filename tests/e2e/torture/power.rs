@@ -48,7 +48,7 @@ async fn a_cell_whose_power_fails_keeps_what_it_said() {
 }
 
 /// Writes to the disk until nothing fits any more.
-fn fill(path: &Path) {
+pub(super) fn fill(path: &Path) {
     let mut file = fs::File::create(path).unwrap();
     let mut piece = vec![0x5A; 1 << 20];
     while !piece.is_empty() {

@@ -64,7 +64,7 @@ impl Smsc {
         arguments.extend(["--admin".to_owned(), admin.clone()]);
         // A process that dies as often as here would soon be left alone for a minute.
         let longest = ["--longest-pause", "2"].map(str::to_owned).to_vec();
-        let carriers = Carriers::of(file, admin.clone()).with(longest);
+        let carriers = Carriers::of(file, admin.clone()).and(longest);
         (Self { proxy, process, arguments, admin, outside }, carriers)
     }
 
