@@ -26,8 +26,8 @@ pub use duration::{ConfigDuration, InvalidDuration};
 pub use error::{ConfigError, ConfigErrors};
 pub use secret::SecretFile;
 pub use sections::{
-    AdminConfig, CellConfig, KeystoreKind, LogFormat, Pkcs11Config, RedisConfig, RestoredConfig, ShutdownConfig,
-    TelemetryConfig, TlsConfig,
+    AdminConfig, CellConfig, KeystoreKind, LogFormat, Pkcs11Config, RedisConfig, RestoredConfig,
+    ShutdownConfig, TelemetryConfig, TlsConfig,
 };
 pub use validate::{KeyPath, Validate, empty_is_none};
 
