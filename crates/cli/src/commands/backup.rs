@@ -18,6 +18,7 @@ use crate::{
     CliError, Output,
     cell::{CellDir, Layout},
     error::at,
+    hsm,
     init::{FOLDERS, files},
     up::Lock,
 };
@@ -58,6 +59,7 @@ pub(crate) fn backup(
         return Err(CliError::new("the processes of this cell have volumes of their own")
             .fix("stop them and copy the volumes: docs/OPERATIONS.md, \"Backup and restore\""));
     }
+    check_tokens(dir)?;
     let _not_running = Lock::take(dir)?;
     let manifest = put_aside(dir, &cell.id, folder, secrets, clock.now())?;
     let (count, bytes) = (manifest.files.len(), manifest.bytes());
@@ -171,6 +173,17 @@ pub(crate) async fn release(
     })
 }
 
+/// A copy of tokens would hold keys that die on time, and outlive them: what was deleted could be read again.
+fn check_tokens(dir: &CellDir) -> Result<(), CliError> {
+    let tokens = dir.path(hsm::TOKENS);
+    if !tokens.exists() {
+        return Ok(());
+    }
+    Err(CliError::new(format!("the keys of this cell lie in tokens, in {}", tokens.display())).fix(
+        "a copy of them would outlive the keys that die on time: there is no backup of a cell that `sotto init --hsm` made yet",
+    ))
+}
+
 /// The moment of the restoration must lie after all that the backup knows.
 fn check_clock(manifest: &Manifest, now: Timestamp) -> Result<(), CliError> {
     if now < manifest.made_at {
@@ -253,6 +266,15 @@ fn with_restored(text: &str, at: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_are_never_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = CellDir::new(folder.path().to_owned());
+        check_tokens(&dir).unwrap();
+        fs::create_dir_all(dir.path(hsm::TOKENS)).unwrap();
+        assert!(check_tokens(&dir).unwrap_err().to_string().contains("tokens"));
+    }
 
     #[test]
     fn a_restoration_takes_the_place_of_an_older_one() {

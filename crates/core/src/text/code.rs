@@ -95,6 +95,9 @@ pub fn carries_code(text: &str) -> bool {
 
 /// Without case, accents and width, digits of all scripts as ASCII. Wipes itself.
 fn folded(text: &str) -> Zeroizing<String> {
+    if text.is_ascii() {
+        return Zeroizing::new(text.to_ascii_lowercase());
+    }
     // So much that it never moves: a Hangul syllable of three bytes becomes three letters of three.
     let room = text.len().saturating_mul(3);
     let mut folded = Zeroizing::new(String::with_capacity(room));

@@ -93,7 +93,7 @@ fn every_line_of_the_words_is_read() {
 
 #[test]
 fn what_is_folded_never_moves() {
-    for text in ["각", "\u{fdfa}", "ẤỘ", "İ", "Ａ"] {
+    for text in ["각", "\u{fdfa}", "ẤỘ", "İ", "Ａ", "mã"] {
         let folded = folded(text);
         assert!(folded.len() <= 3 * text.len() && folded.capacity() == 3 * text.len(), "{text}");
     }
