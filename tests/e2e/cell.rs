@@ -50,18 +50,25 @@ pub(crate) struct Carriers {
     pub(crate) admin: String,
     /// More arguments of `sotto up`.
     arguments: Vec<String>,
+    /// The program `sotto` that starts the cell.
+    program: PathBuf,
 }
 
 impl Carriers {
     /// Those of a file that the test made, with a simulator that it keeps itself.
     pub(crate) fn of(file: PathBuf, admin: String) -> Self {
-        Self { file, _simulator: None, admin, arguments: Vec::new() }
+        Self { file, _simulator: None, admin, arguments: Vec::new(), program: tools::built("sotto") }
     }
 
     /// The same with more arguments of `sotto up`.
     pub(crate) fn and(mut self, arguments: Vec<String>) -> Self {
         self.arguments.extend(arguments);
         self
+    }
+
+    /// The same, started by this `sotto`.
+    pub(crate) fn started_by(self, program: PathBuf) -> Self {
+        Self { program, ..self }
     }
 }
 
@@ -162,6 +169,11 @@ impl Cell {
 
     pub(crate) fn root(&self) -> PathBuf {
         self.folder.path().join("cell")
+    }
+
+    /// The test's own file of carriers.
+    pub(crate) fn carriers(&self) -> Option<&Path> {
+        self.carriers.as_ref().map(|carriers| carriers.file.as_path())
     }
 
     pub(crate) fn log(&self, process: &str) -> String {
@@ -421,7 +433,8 @@ fn launch(folder: &Path, root: &Path, carriers: Option<&Carriers>) -> Process {
         sotto_testkit::workspace().join(".tools/bin").display(),
         std::env::var_os("PATH").unwrap_or_default().display()
     );
-    Process::start(&tools::built("sotto"), arguments, [("PATH", path)], &folder.join("up.log"))
+    let program = carriers.map_or_else(|| tools::built("sotto"), |carriers| carriers.program.clone());
+    Process::start(&program, arguments, [("PATH", path)], &folder.join("up.log"))
 }
 
 async fn sotto<A: AsRef<OsStr>>(root: &Path, arguments: impl IntoIterator<Item = A>) -> Output {

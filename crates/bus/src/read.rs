@@ -186,9 +186,13 @@ impl<B: prost::Message + Default> StreamReader<B> {
         Ok(B::decode(message.payload).ok())
     }
 
-    /// What lies on a subject after a sequence, in one question: at most 256 batches, none missing between them. It ends
-    /// before a message that is no batch.
-    pub async fn after(&self, subject: &Subject, sequence: u64) -> Result<Vec<StoredBatch<B>>, ReadError> {
+    /// What lies on a subject after a sequence, in one question, and how far that was: at most 256 messages, none missing
+    /// between them. Those that are no batch are left out.
+    pub async fn after(
+        &self,
+        subject: &Subject,
+        sequence: u64,
+    ) -> Result<(Vec<StoredBatch<B>>, u64), ReadError> {
         let of = subject.in_cell(&self.bus.cell().id);
         let mut reading = Reading { of, ..self.read(sequence + 1, u64::MAX) };
         reading.ask().await?;
@@ -196,7 +200,7 @@ impl<B: prost::Message + Default> StreamReader<B> {
             let batch = B::decode(message.payload).ok()?;
             Some(StoredBatch { sequence: message.sequence, subject: Some(subject.clone()), batch })
         };
-        Ok(reading.ready.into_iter().map_while(readable).collect())
+        Ok((reading.ready.into_iter().filter_map(readable).collect(), reading.last))
     }
 
     /// Reads messages from sequence `from` up to and including `to`; gaps are skipped.

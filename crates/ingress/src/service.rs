@@ -42,7 +42,7 @@ use crate::{
         cancel::Canceller,
         intake::{Deps, IDEMPOTENCY_RING, Intake},
         list::Lister,
-        projection::Projection,
+        projection::{self, Folder, Projection},
         rebuild::Rebuilder,
         schedule::Scheduler,
         sweep::Sweeper,
@@ -194,11 +194,13 @@ impl Parts {
         let load = Load::new(config.load.in_flight);
         let publishers = self.publishers(intake.clone(), tokens.clone(), load.clone());
         let log_of_events = StreamReader::new(&self.bus, "EVENTS").map_err(IngressError::Events)?;
-        let projection = Projection::new(store.clone(), Arc::clone(&lost)).ahead(log_of_events);
+        let folder = Folder::new(store.clone());
+        let recent = folder.recent();
+        let projection = Projection::new(folder, log_of_events, Arc::clone(&lost));
         let events = Source {
             bus: self.bus.clone(),
             store: store.clone(),
-            recent: projection.recent(),
+            recent,
             clock: Arc::clone(&context.clock),
             keep: config.projection.keep.get(),
         };
@@ -347,7 +349,7 @@ impl Parts {
         Ok(SessionKeys::new(channel.map_err(IngressError::Grpc)?, timeout, clock, tasks, possible))
     }
 
-    /// One worker a shard: its batches are folded in their order, and no shard waits for another.
+    /// One worker a shard: no shard waits for another.
     async fn project(
         &self,
         shards: &[ShardId],
@@ -356,7 +358,7 @@ impl Parts {
         let mut workers = Vec::with_capacity(shards.len());
         for shard in shards {
             let consumers = [topology::consumer_name::projection(*shard)];
-            let config = WorkerConfig { concurrency: 1, ..WorkerConfig::default() };
+            let config = WorkerConfig { concurrency: projection::DELIVERIES, ..WorkerConfig::default() };
             let handler = Arc::new(projection.clone());
             let worker = Worker::start(&self.bus, "EVENTS", &consumers, handler, config).await;
             workers.push(worker.map_err(IngressError::Projection)?);

@@ -128,7 +128,7 @@ impl Torture {
             let (started, carriers) = Smsc::start(root, outside).await;
             smsc = Some(started);
             Some(match programs {
-                Some(programs) => carriers.and(programs.arguments()),
+                Some(programs) => carriers.and(programs.arguments()).started_by(programs.starter()),
                 None => carriers,
             })
         })

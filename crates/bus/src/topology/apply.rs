@@ -168,7 +168,7 @@ async fn verify_stream(bus: &Bus, spec: &StreamSpec) -> Result<(), SetupError> {
 
 pub(crate) async fn verify_consumer(bus: &Bus, spec: &ConsumerSpec) -> Result<(), SetupError> {
     let found = consumer_settings(bus, spec).await?.unwrap_or_default();
-    let wanted = settings::consumer(spec, bus.cell().replicas);
+    let wanted = settings::consumer(&settings::as_few_as_found(spec, &found), bus.cell().replicas);
     drift(format!("consumer {}/{}", spec.stream, spec.name), settings::differences(&wanted, &found))
 }
 

@@ -60,6 +60,14 @@ pub(crate) fn consumer(spec: &ConsumerSpec, replicas: u8) -> Value {
     })
 }
 
+/// What a service can work with: fewer messages under way than wanted are slower and never wrong. So a cell is upgraded service by
+/// service, and its list of streams after them.
+pub(super) fn as_few_as_found(spec: &ConsumerSpec, found: &Value) -> ConsumerSpec {
+    let found = found.get("max_ack_pending").and_then(Value::as_i64).filter(|found| *found > 0);
+    let max_ack_pending = found.map_or(spec.max_ack_pending, |found| found.min(spec.max_ack_pending));
+    ConsumerSpec { max_ack_pending, ..spec.clone() }
+}
+
 /// Names of settings that differ, with both values; empty when all agree.
 pub(super) fn differences(wanted: &Value, found: &Value) -> Vec<String> {
     let empty = Map::new();
@@ -118,6 +126,24 @@ mod tests {
     fn absent_and_zero_are_the_same() {
         let wanted = json!({"a": false, "b": 0, "c": [], "d": 5});
         assert_eq!(differences(&wanted, &json!({"d": 5, "e": "", "limits": {"x": 0}})), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_service_works_with_fewer_under_way_and_not_with_more() {
+        let spec = ConsumerSpec {
+            stream: "VN_EVENTS".to_owned(),
+            name: "projection-1".to_owned(),
+            service: crate::Service::Ingress,
+            filters: vec!["vn.event.1".to_owned()],
+            ack_wait_s: 30,
+            max_ack_pending: 64,
+        };
+        let differ = |found: i64| {
+            let found = consumer(&ConsumerSpec { max_ack_pending: found, ..spec.clone() }, 1);
+            differences(&consumer(&as_few_as_found(&spec, &found), 1), &found).len()
+        };
+        assert_eq!([1, 64].map(differ), [0, 0]);
+        assert_eq!([65, 0, -1].map(differ), [1, 1, 1]);
     }
 
     #[test]

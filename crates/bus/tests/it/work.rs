@@ -16,6 +16,10 @@ use tokio::time::Instant;
 
 use crate::cell::{BOUND, Script, TestCell, Texts, accepted, publisher, quick, route, texts, vn};
 
+/// A consumer of EVENTS that delivers the next batch only after the one before.
+const ONE_AT_A_TIME: (&str, &str) =
+    ("ack_wait_s = 30\n  max_ack_pending = 64\n", "ack_wait_s = 30\n  max_ack_pending = 1\n");
+
 #[tokio::test]
 async fn what_is_done_is_gone() {
     let cell = TestCell::start().await;
@@ -189,7 +193,7 @@ async fn a_single_message_gets_six_tries() {
 
 #[tokio::test]
 async fn in_a_log_a_panicking_item_is_isolated_in_place_and_order_is_kept() {
-    let cell = TestCell::start().await;
+    let cell = TestCell::changed(&[ONE_AT_A_TIME]).await;
     let shard = vn().shards.iter().next().unwrap();
     let publisher = publisher(&cell.bus(Service::Carrier).await);
     publisher.publish_all(&Subject::Event(shard), texts(&["a", "crash", "b"])).await.unwrap();
@@ -214,7 +218,7 @@ async fn in_a_log_a_panicking_item_is_isolated_in_place_and_order_is_kept() {
 
 #[tokio::test]
 async fn in_a_log_a_retry_repeats_the_batch_and_holds_the_next() {
-    let cell = TestCell::start().await;
+    let cell = TestCell::changed(&[ONE_AT_A_TIME]).await;
     let shard = vn().shards.iter().next().unwrap();
     let publisher = publisher(&cell.bus(Service::Routing).await);
     publisher.publish_all(&Subject::Event(shard), texts(&["a", "b"])).await.unwrap();
@@ -239,7 +243,7 @@ async fn in_a_log_a_retry_repeats_the_batch_and_holds_the_next() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_given_back_and_returns_at_once_is_never_lost_sight_of() {
     let cell = TestCell::changed(&[(
-        "ack_wait_s = 30\n  max_ack_pending = 1\n",
+        "ack_wait_s = 30\n  max_ack_pending = 64\n",
         "ack_wait_s = 60\n  max_ack_pending = 64\n",
     )])
     .await;

@@ -79,6 +79,7 @@ impl Account {
     /// Handles a batch: one outcome an item, in their order.
     pub(crate) async fn handle(self: &Arc<Self>, items: Vec<WorkDelivery>) -> Vec<Outcome> {
         let lane = Self::lane(&items);
+        self.line.came(items.iter().map(|delivery| delivery.item.wanted_parts().len()).sum());
         let mut outcomes = vec![Outcome::Retry { after: PASSING }; items.len()];
         let mut waiting: Vec<_> = items.into_iter().enumerate().rev().collect();
         let mut running = FuturesUnordered::new();

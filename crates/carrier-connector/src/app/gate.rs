@@ -13,12 +13,29 @@ use tokio::sync::{Notify, oneshot};
 struct State {
     busy: bool,
     /// Those who wait, most urgent lane first. Who gave up is still here until its turn.
-    waiting: [VecDeque<oneshot::Sender<Pass>>; 3],
+    waiting: [VecDeque<Waiting>; 3],
+}
+
+#[derive(Debug)]
+struct Waiting {
+    turn: oneshot::Sender<Pass>,
+    parts: usize,
+}
+
+impl Waiting {
+    fn is_there(&self) -> bool {
+        !self.turn.is_closed()
+    }
 }
 
 impl State {
     fn is_wanted(&self, lanes: usize) -> bool {
-        self.waiting.iter().take(lanes).flatten().any(|waiting| !waiting.is_closed())
+        self.waiting.iter().take(lanes).flatten().any(Waiting::is_there)
+    }
+
+    fn parts(&self, lanes: usize) -> usize {
+        let waiting = self.waiting.iter().take(lanes).flatten();
+        waiting.filter(|waiting| waiting.is_there()).map(|waiting| waiting.parts).sum()
     }
 }
 
@@ -27,6 +44,8 @@ struct Shared {
     state: Mutex<State>,
     /// Somebody began to wait.
     wanted: Notify,
+    /// Somebody's turn came, or was given up.
+    moved: Notify,
 }
 
 impl Shared {
@@ -52,8 +71,8 @@ const fn place(lane: Lane) -> usize {
 }
 
 impl Gate {
-    /// Waits for one's turn.
-    pub(super) async fn enter(&self, lane: Lane) -> Pass {
+    /// Waits for one's turn, with so many parts.
+    pub(super) async fn enter(&self, lane: Lane, parts: usize) -> Pass {
         loop {
             let turn = {
                 let mut state = self.0.lock();
@@ -61,9 +80,9 @@ impl Gate {
                     state.busy = true;
                     return Pass(Arc::clone(&self.0));
                 }
-                let (waiting, turn) = oneshot::channel();
+                let (sender, turn) = oneshot::channel();
                 if let Some(queue) = state.waiting.get_mut(place(lane)) {
-                    queue.push_back(waiting);
+                    queue.push_back(Waiting { turn: sender, parts });
                 }
                 turn
             };
@@ -83,10 +102,22 @@ impl Gate {
     /// Whether somebody waits on this lane.
     pub(super) fn is_wanted(&self, lane: Lane) -> bool {
         let state = self.0.lock();
-        state.waiting.get(place(lane)).is_some_and(|queue| queue.iter().any(|waiting| !waiting.is_closed()))
+        state.waiting.get(place(lane)).is_some_and(|queue| queue.iter().any(Waiting::is_there))
     }
 
-    /// Resolves when somebody does.
+    /// Resolves when fewer parts than that wait on this lane and more urgent ones.
+    pub(super) async fn fewer_than(&self, parts: usize, lane: Lane) {
+        loop {
+            let mut moved = std::pin::pin!(self.0.moved.notified());
+            moved.as_mut().enable();
+            if self.0.lock().parts(place(lane) + 1) < parts {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// Resolves when somebody waits on a more urgent lane.
     pub(super) async fn wanted_by_more_urgent(&self, lane: Lane) {
         loop {
             let mut wanted = std::pin::pin!(self.0.wanted.notified());
@@ -108,7 +139,7 @@ impl Drop for Pass {
                     break None;
                 };
                 // Those who gave up are left out.
-                if let Some(waiting) = queue.pop_front().filter(|waiting| !waiting.is_closed()) {
+                if let Some(waiting) = queue.pop_front().filter(Waiting::is_there) {
                     break Some(waiting);
                 }
             };
@@ -117,8 +148,9 @@ impl Drop for Pass {
         };
         if let Some(waiting) = next {
             // Whoever gave up in this moment drops the pass, and it goes on to the next.
-            drop(waiting.send(Self(Arc::clone(&self.0))));
+            drop(waiting.turn.send(Self(Arc::clone(&self.0))));
         }
+        self.0.moved.notify_waiters();
     }
 }
 
@@ -131,16 +163,16 @@ mod tests {
     #[tokio::test]
     async fn the_urgent_go_first_and_those_who_leave_block_nobody() {
         let gate = Gate::default();
-        let inside = gate.enter(Lane::Promotional).await;
-        let mut promotional = Box::pin(gate.enter(Lane::Promotional));
-        let mut otp = Box::pin(gate.enter(Lane::Otp));
+        let inside = gate.enter(Lane::Promotional, 1).await;
+        let mut promotional = Box::pin(gate.enter(Lane::Promotional, 1));
+        let mut otp = Box::pin(gate.enter(Lane::Otp, 1));
         assert!(poll!(&mut promotional).is_pending() && poll!(&mut otp).is_pending());
         assert!(gate.is_wanted_by_more_urgent(Lane::Promotional));
         drop(inside);
         assert!(poll!(&mut promotional).is_pending());
         let inside = otp.now_or_never().unwrap();
         assert!(poll!(&mut promotional).is_pending());
-        let mut otp = Box::pin(gate.enter(Lane::Otp));
+        let mut otp = Box::pin(gate.enter(Lane::Otp, 1));
         assert!(poll!(&mut otp).is_pending());
         drop(otp);
         assert!(!gate.is_wanted_by_more_urgent(Lane::Promotional));
@@ -151,28 +183,50 @@ mod tests {
     #[tokio::test]
     async fn a_pass_that_nobody_takes_any_more_goes_on() {
         let gate = Gate::default();
-        let inside = gate.enter(Lane::Otp).await;
-        let mut first = Box::pin(gate.enter(Lane::Otp));
-        let mut second = Box::pin(gate.enter(Lane::Otp));
+        let inside = gate.enter(Lane::Otp, 1).await;
+        let mut first = Box::pin(gate.enter(Lane::Otp, 1));
+        let mut second = Box::pin(gate.enter(Lane::Otp, 1));
         assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
         // It is given the pass, and gives up before it looks.
         drop(inside);
         drop(first);
         drop(second.now_or_never().unwrap());
-        assert!(gate.enter(Lane::Promotional).now_or_never().is_some());
+        assert!(gate.enter(Lane::Promotional, 1).now_or_never().is_some());
     }
 
     #[tokio::test]
     async fn who_is_in_hears_of_the_more_urgent() {
         let gate = Gate::default();
-        let inside = gate.enter(Lane::Transactional).await;
+        let inside = gate.enter(Lane::Transactional, 1).await;
         let mut wanted = Box::pin(gate.wanted_by_more_urgent(Lane::Transactional));
-        let mut promotional = Box::pin(gate.enter(Lane::Promotional));
+        let mut promotional = Box::pin(gate.enter(Lane::Promotional, 1));
         assert!(poll!(&mut promotional).is_pending() && poll!(&mut wanted).is_pending());
-        let mut otp = Box::pin(gate.enter(Lane::Otp));
+        let mut otp = Box::pin(gate.enter(Lane::Otp, 1));
         assert!(poll!(&mut otp).is_pending());
         wanted.await;
         drop(inside);
         otp.await;
+    }
+
+    #[tokio::test]
+    async fn so_many_parts_wait_until_turns_come_or_are_given_up() {
+        let gate = Gate::default();
+        gate.fewer_than(1, Lane::Promotional).now_or_never().unwrap();
+        let inside = gate.enter(Lane::Promotional, 100).await;
+        gate.fewer_than(1, Lane::Promotional).now_or_never().unwrap();
+        let mut first = Box::pin(gate.enter(Lane::Promotional, 4));
+        let mut second = Box::pin(gate.enter(Lane::Transactional, 3));
+        assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
+        gate.fewer_than(8, Lane::Promotional).now_or_never().unwrap();
+        let mut few = Box::pin(gate.fewer_than(7, Lane::Promotional));
+        assert!(poll!(&mut few).is_pending());
+        assert!(gate.fewer_than(1, Lane::Otp).now_or_never().is_some());
+        drop(inside);
+        few.await;
+        let mut none = Box::pin(gate.fewer_than(1, Lane::Promotional));
+        assert!(poll!(&mut none).is_pending());
+        drop(first);
+        drop(second.await);
+        none.await;
     }
 }

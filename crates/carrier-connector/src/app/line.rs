@@ -1,7 +1,10 @@
 //! The way to the carrier as those see it who want to send: is it up, how much may go.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -134,6 +137,8 @@ pub(crate) struct Line {
     /// Held while the parts of one message go out, so that they go consecutively; the most urgent lane goes first.
     turn: Gate,
     window: usize,
+    /// Parts of a batch, about: of those that came last.
+    batch: AtomicUsize,
     failover_after: Duration,
     stop: Stop,
 }
@@ -179,6 +184,7 @@ impl Line {
             gate: Gate::default(),
             turn: Gate::default(),
             window: usize::from(window).max(1),
+            batch: AtomicUsize::new(1),
             failover_after,
             stop,
         })
@@ -295,7 +301,13 @@ impl Line {
         }
     }
 
-    /// Resolves when at least one batch can be handled, and says how many.
+    /// A batch of so many parts has come. Larger ones are expected at once, smaller ones by and by.
+    pub(super) fn came(&self, parts: usize) {
+        let before = self.batch.load(Ordering::Relaxed);
+        self.batch.store(parts.max((7 * before + parts) / 8).max(1), Ordering::Relaxed);
+    }
+
+    /// Resolves when at least one batch can be handled, and says how many of their recent size fit into window and rate.
     ///
     /// For `urgent` ones that is so without a free place in window and rate as long as none waits here: places are taken
     /// up by what is less urgent, and each that becomes free must find the urgent one waiting for it.
@@ -319,6 +331,12 @@ impl Line {
             if urgent && !self.gate.is_wanted(Lane::Otp) {
                 return 1;
             }
+            // What waits here for a place cannot be sent by another connector meanwhile.
+            let lane = if urgent { Lane::Otp } else { Lane::Promotional };
+            tokio::select! {
+                () = self.gate.fewer_than(self.window, lane) => {}
+                () = self.changed(&mut state) => continue,
+            }
             let (room, room_at) = {
                 let pace = self.pace();
                 (pace.room(now), pace.room_at(now))
@@ -329,7 +347,7 @@ impl Line {
             }
             let free = current.free();
             if free > 0 {
-                return room.min(free);
+                return room.min(free).div_ceil(self.batch.load(Ordering::Relaxed));
             }
             tokio::select! {
                 // The place is given back at once: it is taken when the items are here.
@@ -347,7 +365,7 @@ impl Line {
         let admission = loop {
             if pass.is_none() {
                 pass = tokio::select! {
-                    pass = self.gate.enter(lane) => Some(pass),
+                    pass = self.gate.enter(lane, sizes.iter().sum()) => Some(pass),
                     () = self.stop.requested() => None,
                 };
             }
@@ -492,7 +510,7 @@ impl Line {
 
     /// The right to write one message's parts with nothing in between, ahead of what is less urgent.
     pub(super) async fn turn(&self, lane: Lane) -> Pass {
-        self.turn.enter(lane).await
+        self.turn.enter(lane, 1).await
     }
 }
 

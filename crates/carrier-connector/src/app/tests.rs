@@ -38,6 +38,7 @@ mod inbound;
 mod joined;
 mod orphans;
 mod questions;
+mod share;
 
 /// A connector process of one account.
 struct Process {

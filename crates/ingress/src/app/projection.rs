@@ -1,8 +1,8 @@
 //! Folds the events of a shard into journals, in their order.
 //!
-//! The broker delivers one batch of a shard at a time, to one process: so the order is kept. What lies behind it in the log
-//! is folded with it, and is done when it is delivered. How far a shard is folded stands in Redis beside its journals and is
-//! written with them: who is overtaken by another process writes nothing.
+//! The order is the log's, not that of deliveries: a batch that is delivered only says that there is something, and is answered
+//! once the log is folded up to it. What lies behind it is folded with it, and is done when it is delivered. How far a shard is
+//! folded stands in Redis beside its journals and is written with them: who is overtaken by another process writes nothing.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
-use sotto_bus::{Delivery, Handler, Outcome, StreamReader, Subject};
+use sotto_bus::{Delivery, Handler, Outcome, ReadError, StreamReader, Subject};
 use sotto_core::{
-    Classified as _, ErrorClass, MessageId, ShardId,
+    Classified, ErrorClass, MessageId, ShardId,
     delivery::{Event, Illegal},
 };
 use sotto_proto::{Batch as _, LogEvent, pipeline::v1::EventBatch};
@@ -31,6 +31,9 @@ use crate::{
 /// Somebody else wrote the same journals: after so many tries the batch comes again later.
 const TRIES: usize = 5;
 
+/// Batches of a shard that may be under way from the broker at one time.
+pub const DELIVERIES: usize = 32;
+
 /// How long a batch waits while Redis is away or being rebuilt.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -44,29 +47,35 @@ const TOGETHER: usize = 2_000;
 /// Events of one batch of the log, and its sequence.
 pub type Numbered<'a> = (u64, Vec<&'a Event>);
 
+/// A stretch of the log: what lies after one sequence, up to and including another.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    after: u64,
+    to: u64,
+}
+
 /// For each event of a batch whether it is one of its message.
 pub type Verdicts = Vec<Result<(), Illegal>>;
+
+/// Folds into the journals of one Redis. Clones share what was folded last.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    store: Store,
+    recent: Recent,
+}
 
 /// The handler of a shard's events.
 #[derive(Clone, Debug)]
 pub struct Projection {
-    store: Store,
-    /// Where what lies behind a batch is read.
-    log: Option<Arc<StreamReader<EventBatch>>>,
-    recent: Recent,
+    folder: Folder,
+    log: Arc<StreamReader<EventBatch>>,
     lost: Arc<tokio::sync::Notify>,
 }
 
-impl Projection {
-    /// A projection that folds what it is given; `lost` is told when a shard turns out to be unready.
-    pub fn new(store: Store, lost: Arc<tokio::sync::Notify>) -> Self {
-        Self { store, log: None, recent: Recent::default(), lost }
-    }
-
-    /// The same, which folds what lies behind a batch with it.
-    #[must_use]
-    pub fn ahead(self, log: StreamReader<EventBatch>) -> Self {
-        Self { log: Some(Arc::new(log)), ..self }
+impl Folder {
+    /// A folder that has folded nothing yet.
+    pub fn new(store: Store) -> Self {
+        Self { store, recent: Recent::default() }
     }
 
     /// What it has folded last.
@@ -79,8 +88,18 @@ impl Projection {
     /// # Errors
     /// When Redis cannot be used; nothing is lost, the batches come again.
     pub async fn fold(&self, shard: ShardId, batches: &[Numbered<'_>]) -> Result<Vec<Verdicts>, StoreError> {
+        let to = batches.iter().map(|(sequence, _)| *sequence).max().unwrap_or(0);
+        self.fold_span(shard, Span { after: 0, to }, batches).await
+    }
+
+    async fn fold_span(
+        &self,
+        shard: ShardId,
+        span: Span,
+        batches: &[Numbered<'_>],
+    ) -> Result<Vec<Verdicts>, StoreError> {
         let recent = self.recent.shard(shard);
-        let folding = self.try_to_fold(shard, &recent, batches).await;
+        let folding = self.try_to_fold(shard, &recent, span, batches).await;
         if folding.is_err() {
             recent.forget();
         }
@@ -91,13 +110,17 @@ impl Projection {
         &self,
         shard: ShardId,
         recent: &Shard,
+        span: Span,
         batches: &[Numbered<'_>],
     ) -> Result<Vec<Verdicts>, StoreError> {
         let events = || batches.iter().flat_map(|(_, events)| events);
         let ids: HashSet<MessageId> = events().map(|event| event.message).collect();
-        let last = batches.iter().map(|(sequence, _)| *sequence).max().unwrap_or(0);
         for _ in 0..TRIES {
             let (from, mut known) = self.known(shard, recent, &ids).await?;
+            // Redis has lost what it had folded: something lies between.
+            if from < span.after {
+                return Err(StoreError::Down);
+            }
             let mut journals: HashMap<MessageId, Open> = HashMap::with_capacity(ids.len());
             for id in &ids {
                 let read = known.get(id).map(|(version, journal)| (*version, journal.as_ref().clone()));
@@ -121,7 +144,7 @@ impl Projection {
                     writes.push(Write { before, version, journal: Arc::new(open.journal) });
                 }
             }
-            let fold = store::Fold { from, to: last.max(from), writes, entries };
+            let fold = store::Fold { from, to: span.to.max(from), writes, entries };
             match self.store.save(shard, &fold).await? {
                 Saved::Whole => {
                     let unchanged = known.into_values();
@@ -169,60 +192,97 @@ impl Projection {
         Ok((folded, known))
     }
 
-    /// What lies behind a batch in the log. Only a part of it if it cannot be read now: it is delivered anyway. A batch that
-    /// comes again is folded alone: what made it fail may lie behind it.
-    async fn behind(&self, delivery: &Delivery<EventBatch>, waited: bool) -> Vec<(u64, Vec<LogEvent>)> {
-        let alone = (delivery.pending == 0 && !waited) || delivery.delivery_count > 1;
-        let Some(log) = self.log.as_ref().filter(|_| !alone) else { return Vec::new() };
-        let read = log.after(&delivery.subject, delivery.stream_sequence).await;
-        let batches = match read {
-            Ok(batches) => batches,
-            Err(error) => {
-                tracing::debug!(error = chain(&error), "what lies behind a batch cannot be read now");
-                return Vec::new();
+    /// How far a shard is folded.
+    async fn folded(&self, shard: ShardId, recent: &Shard) -> Result<u64, StoreError> {
+        let here = *recent.folded().borrow();
+        if here > 0 { Ok(here) } else { self.store.folded(shard).await }
+    }
+}
+
+impl Projection {
+    /// A projection that reads its shards' events from `log`; `lost` is told when a shard turns out to be unready.
+    pub fn new(folder: Folder, log: StreamReader<EventBatch>, lost: Arc<tokio::sync::Notify>) -> Self {
+        Self { folder, log: Arc::new(log), lost }
+    }
+
+    /// Folds the log up to a batch that was delivered, and what lies behind it.
+    async fn fold_up_to(
+        &self,
+        shard: ShardId,
+        delivery: &Delivery<EventBatch>,
+    ) -> Result<Verdicts, FoldError> {
+        let (recent, sequence) = (self.folder.recent.shard(shard), delivery.stream_sequence);
+        let _turn = recent.turn().await;
+        for _ in 0..TRIES {
+            // A batch whose handling failed comes again item by item: then what was said of it is not for these.
+            let of_these = |said: &Verdicts| said.len() == about_messages(&delivery.items).count();
+            if let Some(said) = recent.verdicts(sequence).filter(of_these) {
+                return Ok(said);
             }
-        };
-        let mut behind = Vec::new();
-        let mut events = 0;
-        for stored in batches {
-            let items: Result<Vec<_>, _> = stored.batch.into_items().into_iter().collect();
-            // What cannot be read is kept aside when it is delivered, and nothing overtakes it.
-            let Ok(items) = items else { break };
-            events += items.len();
-            behind.push((stored.sequence, items));
-            if events >= TOGETHER {
+            let folded = self.folder.folded(shard, &recent).await?;
+            if folded >= sequence {
+                // Somebody has folded it who may have died before it could say what is wrong with it.
+                let again = [(sequence, about_messages(&delivery.items).collect())];
+                return Ok(self.folder.fold(shard, &again).await?.pop().unwrap_or_default());
+            }
+            sleep_until(recent.next_fold()).await;
+            self.fold_on(shard, &recent, &delivery.subject, folded).await?;
+        }
+        Err(FoldError::Behind)
+    }
+
+    /// Folds what the log holds after a sequence.
+    async fn fold_on(
+        &self,
+        shard: ShardId,
+        recent: &Shard,
+        subject: &Subject,
+        folded: u64,
+    ) -> Result<(), FoldError> {
+        let begun = Instant::now();
+        let mut read = Vec::new();
+        let mut count = 0;
+        let (stored, mut to) = self.log.after(subject, folded).await?;
+        for stored in stored {
+            // What cannot be read is kept aside when it is delivered.
+            let items: Vec<LogEvent> = stored.batch.into_items().into_iter().filter_map(Result::ok).collect();
+            count += items.len();
+            read.push((stored.sequence, items));
+            if count >= TOGETHER {
+                to = stored.sequence;
                 break;
             }
         }
-        behind
-    }
-
-    /// Folds a batch that was delivered, and what lies behind it.
-    async fn fold_on(&self, shard: ShardId, delivery: &Delivery<EventBatch>) -> Result<Verdicts, StoreError> {
-        let (recent, sequence) = (self.recent.shard(shard), delivery.stream_sequence);
-        // A batch whose handling failed comes again item by item: then what was said of it is not for these.
-        let said =
-            recent.verdicts(sequence).filter(|said| said.len() == about_messages(&delivery.items).count());
-        if let Some(said) = said {
-            return Ok(said);
-        }
-        let next = recent.next_fold();
-        let waited = next > Instant::now();
-        if waited {
-            sleep_until(next).await;
-        }
-        let begun = Instant::now();
-        let behind = self.behind(delivery, waited).await;
-        let mut batches: Vec<Numbered<'_>> = vec![(sequence, about_messages(&delivery.items).collect())];
-        batches.extend(behind.iter().map(|(sequence, items)| (*sequence, about_messages(items).collect())));
-        let count: usize = batches.iter().map(|(_, events)| events.len()).sum();
         recent.set_next_fold(if count < TOGETHER { begun + APART } else { begun });
-        let mut verdicts = self.fold(shard, &batches).await?.into_iter();
-        let first = verdicts.next().unwrap_or_default();
-        for ((sequence, _), verdicts) in behind.into_iter().zip(verdicts) {
+        let batches: Vec<Numbered<'_>> =
+            read.iter().map(|(sequence, items)| (*sequence, about_messages(items).collect())).collect();
+        let verdicts = self.folder.fold_span(shard, Span { after: folded, to }, &batches).await?;
+        for ((sequence, _), verdicts) in read.into_iter().zip(verdicts) {
             recent.said(sequence, verdicts);
         }
-        Ok(first)
+        Ok(())
+    }
+}
+
+/// Why a batch is not folded now.
+#[derive(Debug, thiserror::Error)]
+enum FoldError {
+    #[error("the journals cannot be read or written")]
+    Store(#[from] StoreError),
+    #[error("the log cannot be read")]
+    Log(#[from] ReadError),
+    /// Whoever answers from the log has not come as far as the delivery, or other processes fold all the time.
+    #[error("the log was not read as far as the batch")]
+    Behind,
+}
+
+impl Classified for FoldError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Store(error) => error.class(),
+            Self::Log(error) => error.class(),
+            Self::Behind => ErrorClass::Retry { after: PAUSE },
+        }
     }
 }
 
@@ -232,7 +292,7 @@ impl Handler<EventBatch> for Projection {
             let why = "not a subject of events".to_owned();
             return vec![Outcome::Quarantine { why }; delivery.items.len()];
         };
-        match self.fold_on(shard, &delivery).await {
+        match self.fold_up_to(shard, &delivery).await {
             Ok(verdicts) => {
                 let mut verdicts = verdicts.into_iter();
                 let outcome = |item: &LogEvent| match about_a_message(item).and_then(|_| verdicts.next()) {
@@ -242,7 +302,8 @@ impl Handler<EventBatch> for Projection {
                 delivery.items.iter().map(outcome).collect()
             }
             Err(error) => {
-                if error == StoreError::Rebuilding {
+                tracing::debug!(error = chain(&error), "a batch is not folded now");
+                if matches!(error, FoldError::Store(StoreError::Rebuilding)) {
                     self.lost.notify_one();
                 }
                 let after = match error.class() {

@@ -14,6 +14,9 @@ use crate::{adapters::store::Version, domain::journal::Journal};
 /// Journals of a shard after which the older half is let go: some ten megabytes.
 const HALF: usize = 4_096;
 
+/// Batches of a shard of which it is known what was said of them.
+const AHEAD: usize = 4_096;
+
 /// A journal and the sequence that changed it last.
 pub(super) type Known = (Version, Arc<Journal>);
 
@@ -24,6 +27,8 @@ pub struct Recent(Arc<Mutex<BTreeMap<ShardId, Arc<Shard>>>>);
 /// The same of one shard.
 #[derive(Debug, Default)]
 pub(super) struct Shard {
+    /// Who folds.
+    turn: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     /// The last sequence that this process has folded.
     folded: watch::Sender<u64>,
@@ -33,7 +38,8 @@ pub(super) struct Shard {
 struct State {
     young: HashMap<MessageId, Known>,
     old: HashMap<MessageId, Known>,
-    /// What was said of batches that were folded before they were delivered.
+    /// What was said of batches that were folded before they were delivered; of the last ones, since some are delivered to
+    /// other processes.
     ahead: BTreeMap<u64, Vec<Result<(), Illegal>>>,
     /// When to fold next, at the earliest.
     next: Option<Instant>,
@@ -95,16 +101,22 @@ impl Shard {
         self.state().next = Some(at);
     }
 
-    pub(super) fn said(&self, sequence: u64, verdicts: Vec<Result<(), Illegal>>) {
-        self.state().ahead.insert(sequence, verdicts);
+    /// One fold of a shard at a time, in this process.
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
-    /// What was said of a batch that is delivered now; earlier ones are not delivered any more.
-    pub(super) fn verdicts(&self, sequence: u64) -> Option<Vec<Result<(), Illegal>>> {
+    pub(super) fn said(&self, sequence: u64, verdicts: Vec<Result<(), Illegal>>) {
         let mut state = self.state();
-        let later = state.ahead.split_off(&sequence);
-        state.ahead = later;
-        state.ahead.remove(&sequence)
+        state.ahead.insert(sequence, verdicts);
+        if state.ahead.len() > AHEAD {
+            state.ahead.pop_first();
+        }
+    }
+
+    /// What was said of a batch that is delivered now.
+    pub(super) fn verdicts(&self, sequence: u64) -> Option<Vec<Result<(), Illegal>>> {
+        self.state().ahead.remove(&sequence)
     }
 }
 
@@ -142,7 +154,12 @@ mod tests {
         assert_eq!(shard.verdicts(7), Some(vec![Ok(())]));
         assert_eq!(
             (shard.verdicts(7), shard.verdicts(5), shard.verdicts(9)),
-            (None, None, Some(vec![Ok(())]))
+            (None, Some(vec![Ok(())]), Some(vec![Ok(())]))
         );
+        for sequence in 0..3 * AHEAD as u64 {
+            shard.said(sequence, Vec::new());
+        }
+        assert_eq!(shard.state().ahead.len(), AHEAD);
+        assert_eq!((shard.verdicts(0), shard.verdicts(3 * AHEAD as u64 - 1)), (None, Some(Vec::new())));
     }
 }

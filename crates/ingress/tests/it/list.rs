@@ -9,11 +9,10 @@ use sotto_core::{
 use sotto_ingress::{
     app::{
         list::{Filter, Lister},
-        projection::Projection,
+        projection::Folder,
     },
     ports::{Records as _, StoreError},
 };
-use tokio::sync::Notify;
 
 use crate::{
     cell::{TERMS, shards},
@@ -105,15 +104,15 @@ async fn a_message_leaves_the_list_with_its_journal() {
     let world = World::start().await;
     let lister = lister(&world);
     make_ready(&lister.store).await;
-    let projection = Projection::new(lister.store.clone(), Arc::new(Notify::new()));
+    let folder = Folder::new(lister.store.clone());
     let (ended, live) = (facts(101, "acme"), facts(102, "acme"));
     for facts in [&ended, &live] {
         lister.store.begin(facts, None).await;
         let told = accepted(facts);
-        projection.fold(shard_of(facts), &[(1, vec![&told])]).await.unwrap();
+        folder.fold(shard_of(facts), &[(1, vec![&told])]).await.unwrap();
     }
     let rejected = event(&ended, EventKind::Rejected { cause: RejectCause::NoRoute });
-    projection.fold(shard_of(&ended), &[(2, vec![&rejected])]).await.unwrap();
+    folder.fold(shard_of(&ended), &[(2, vec![&rejected])]).await.unwrap();
     let of = async |stage| {
         let filter = Filter { stages: BTreeSet::from([stage]), ..Filter::default() };
         pages(&lister, &filter, 10).await

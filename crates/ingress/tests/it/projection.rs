@@ -10,7 +10,11 @@ use sotto_core::{
     Facts,
     delivery::{EventKind, Illegal, Stage},
 };
-use sotto_ingress::{adapters::store::Store, app::projection::Projection, ports::Records as _};
+use sotto_ingress::{
+    adapters::store::Store,
+    app::projection::{DELIVERIES, Folder, Projection},
+    ports::Records as _,
+};
 use sotto_proto::{Batch, WireError, pipeline::v1::EventBatch};
 use sotto_testkit::eventually;
 use tokio::sync::Notify;
@@ -48,10 +52,10 @@ impl Batch for Garbage {
 async fn fold(world: &World, store: &Store) -> Vec<Worker<EventBatch>> {
     let bus = world.broker.bus(&world.pki, Party::Ingress).await;
     let log = StreamReader::new(&bus, "EVENTS").unwrap();
-    let projection = Projection::new(store.clone(), Arc::new(Notify::new())).ahead(log);
+    let projection = Projection::new(Folder::new(store.clone()), log, Arc::new(Notify::new()));
     let mut workers = Vec::new();
     for shard in cell::shards().iter() {
-        let config = WorkerConfig { concurrency: 1, ..WorkerConfig::default() };
+        let config = WorkerConfig { concurrency: DELIVERIES, ..WorkerConfig::default() };
         let consumer = [consumer_name::projection(shard)];
         let worker = Worker::start(&bus, "EVENTS", &consumer, Arc::new(projection.clone()), config).await;
         workers.push(worker.unwrap());
@@ -152,8 +156,7 @@ async fn what_is_wrong_is_told_again_after_a_death_although_more_was_folded() {
         |verdicts: Vec<Vec<Result<(), Illegal>>>| verdicts.iter().map(|v| v[0].is_err()).collect::<Vec<_>>();
     let fold = async |batches| {
         // A process that knows nothing from before.
-        let projection = Projection::new(store.clone(), Arc::new(Notify::new()));
-        told(projection.fold(shard, batches).await.unwrap())
+        told(Folder::new(store.clone()).fold(shard, batches).await.unwrap())
     };
     assert_eq!(fold(&batches).await, [false, true, false]);
     assert_eq!(fold(&batches[1..]).await, [true, false]);
@@ -176,6 +179,37 @@ async fn two_processes_that_fold_by_turns_lose_nothing() {
     tokio::join!(log(first), log(|_| routed()));
     until_routed(&stores[1], &all).await;
     for worker in workers.into_iter().flatten() {
+        assert!(worker.stop(BOUND).await);
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_went_back_is_folded_again_from_there() {
+    let world = World::start().await;
+    let store = world.store();
+    make_ready(&store).await;
+    let all: Vec<Facts> = (1..=40).map(|number| world.facts(number)).collect();
+    let shard = cell::shards().of(&all[0].message);
+    let of_shard: Vec<Facts> =
+        all.into_iter().filter(|facts| cell::shards().of(&facts.message) == shard).collect();
+    for facts in &of_shard {
+        world.log(facts, [first(facts)]).await;
+    }
+    let workers = fold(&world, &store).await;
+    let last = of_shard.len() as u64;
+    eventually(BOUND, "the log to be folded", async || store.folded(shard).await == Ok(last)).await;
+    // As after its disk lost the last second: neither the journals nor the place.
+    let lost = &of_shard[of_shard.len() - 1];
+    assert_eq!(world.redis.command(&format!("SET sotto:ingress:{{s{shard}}}:folded 1")).await, "+OK");
+    assert_eq!(
+        world.redis.command(&format!("DEL sotto:ingress:{{s{shard}}}:m:{}", lost.message)).await,
+        ":1"
+    );
+    for facts in &of_shard {
+        world.log(facts, [routed()]).await;
+    }
+    until_routed(&store, &of_shard).await;
+    for worker in workers {
         assert!(worker.stop(BOUND).await);
     }
 }

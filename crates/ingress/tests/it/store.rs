@@ -11,7 +11,7 @@ use sotto_core::{
 use sotto_ingress::{
     adapters::store::{Answers, Store},
     app::{
-        projection::Projection,
+        projection::Folder,
         sweep::{SweepError, Sweeper},
     },
     domain::idempotency::Entry,
@@ -19,7 +19,7 @@ use sotto_ingress::{
 };
 use sotto_proto::WorkDelivery;
 use sotto_testkit::{ChaosProxy, Pki, RedisServer, eventually};
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     cell::{self, BOUND, TERMS},
@@ -264,14 +264,14 @@ async fn an_acceptance_off_the_log_notes_the_key_as_used() {
     let shard = shard_of(&facts);
     // Claimed; then whoever claimed it died between the broker's acknowledgement and its note.
     store.claim(&facts.message, claim_of(&facts), until()).await.unwrap();
-    let projection = Projection::new(store.clone(), Arc::new(Notify::new()));
+    let folder = Folder::new(store.clone());
     let event = accepted(&facts);
-    assert_eq!(projection.fold(shard, &[(7, vec![&event])]).await.unwrap(), [[Ok(())]]);
+    assert_eq!(folder.fold(shard, &[(7, vec![&event])]).await.unwrap(), [[Ok(())]]);
     let stored = Entry::of(&facts).unwrap();
     assert_eq!(store.look(&facts.message, None).await, Ok(Claimed::Used(stored)));
     assert_eq!(store.folded(shard).await, Ok(7));
     // An earlier batch that comes again does not turn it back.
-    assert_eq!(projection.fold(shard, &[(3, Vec::new())]).await.unwrap(), [[]]);
+    assert_eq!(folder.fold(shard, &[(3, Vec::new())]).await.unwrap(), [[]]);
     assert_eq!(store.folded(shard).await, Ok(7));
 }
 
