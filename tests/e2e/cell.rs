@@ -101,7 +101,8 @@ impl Cell {
         Self::start_as(parent, &[], prepare).await
     }
 
-    async fn start_as(
+    /// The same, with more options of `sotto init`.
+    pub(crate) async fn start_as(
         parent: &Path,
         options: &[&str],
         prepare: impl AsyncFnOnce(&Path) -> Option<Carriers>,

@@ -6,7 +6,7 @@ use sotto_bus::{
     Bus, BusOptions, NatsConfig, Publisher, PublisherConfig, Service, Subject, Topology,
     topology::Cell as BusCell,
 };
-use sotto_core::{AccountId, Lane, Shards, SystemClock};
+use sotto_core::{AccountId, Lane, Replicas, Shards, SystemClock};
 use sotto_proto::{Batch, WireError};
 use sotto_testkit::eventually;
 
@@ -42,6 +42,11 @@ impl Batch for Garbage {
 
 /// A connection to the cell's broker as one of its services.
 pub(crate) async fn bus(cell: &Cell, service: Service) -> Bus {
+    bus_of(cell, service, Replicas::One).await
+}
+
+/// The same, where the cell has so many brokers.
+pub(crate) async fn bus_of(cell: &Cell, service: Service, replicas: Replicas) -> Bus {
     let path = |file: String| cell.root().join(file);
     let name = service.name();
     let config = NatsConfig {
@@ -56,7 +61,7 @@ pub(crate) async fn bus(cell: &Cell, service: Service) -> Bus {
     let options = BusOptions {
         service,
         instance: "test".to_owned(),
-        cell: BusCell { id: "vn".parse().unwrap(), shards, replicas: 1 },
+        cell: BusCell { id: "vn".parse().unwrap(), shards, replicas },
         topology: Topology::embedded().unwrap(),
         clock: Arc::new(SystemClock),
         digest: Arc::new(|_| [0; 32]),

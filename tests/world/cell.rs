@@ -139,7 +139,7 @@ pub(crate) struct Cell {
 
 fn cell() -> topology::Cell {
     let shards = Shards::new(NonZeroU16::new(2).unwrap());
-    topology::Cell { id: "vn".parse().unwrap(), shards, replicas: 1 }
+    topology::Cell { id: "vn".parse().unwrap(), shards, replicas: sotto_core::Replicas::One }
 }
 
 fn account(name: &str) -> AccountId {

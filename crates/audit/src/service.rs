@@ -134,7 +134,7 @@ async fn connect(config: &Config, context: &Context) -> Result<Bus, AuditError> 
     let options = BusOptions {
         service: Service::Audit,
         instance: context.instance.clone(),
-        cell: Cell { id: config.cell.id.clone(), shards: config.cell.shards, replicas: 1 },
+        cell: Cell { id: config.cell.id.clone(), shards: config.cell.shards, replicas: config.cell.replicas },
         topology: Topology::embedded().map_err(AuditError::Topology)?,
         clock: Arc::clone(&context.clock),
         digest: Arc::new(move |bytes| digests.mac("quarantine", &[bytes])),

@@ -50,10 +50,25 @@ pub enum ApiError {
     },
 }
 
+/// Whether a refusal means that a cluster elects: not all answered, not enough brokers yet, nobody decides, another one does,
+/// the stream is away.
+const fn is_electing(code: u64) -> bool {
+    matches!(code, 10_004 | 10_005 | 10_008 | 10_009 | 10_118)
+}
+
 impl ApiError {
     /// Whether the thing asked for does not exist.
     pub const fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { code: CONSUMER_NOT_FOUND | STREAM_NOT_FOUND, .. })
+    }
+
+    /// Whether nobody is there who decides.
+    pub(crate) const fn is_nobody_decides(&self) -> bool {
+        match self {
+            Self::NoAnswer { .. } => true,
+            Self::Refused { code, .. } => is_electing(*code),
+            Self::NotAllowed { .. } | Self::Unreadable { .. } => false,
+        }
     }
 }
 
@@ -61,6 +76,9 @@ impl Classified for ApiError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::NoAnswer { .. } => ErrorClass::Retry { after: Duration::from_secs(1) },
+            Self::Refused { code, .. } if is_electing(*code) => {
+                ErrorClass::Retry { after: Duration::from_secs(1) }
+            }
             Self::NotAllowed { .. } | Self::Refused { .. } => ErrorClass::Reject,
             Self::Unreadable { .. } => ErrorClass::Bug,
         }

@@ -22,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     NatsConfig, Service, Topology,
     connection::{Connection, ConnectionState},
+    quorum,
     topology::{Cell, permissions::inbox_prefix},
     wire::Wire,
 };
@@ -147,7 +148,7 @@ impl Ending {
     }
 }
 
-struct Inner {
+pub(crate) struct Inner {
     client: Wire,
     connection: Arc<Connection>,
     options: BusOptions,
@@ -184,7 +185,17 @@ impl Bus {
         let connection = Connection::new();
         let client = connect_client(config, &options, &connection).await?;
         check_version(&client.server_info().version)?;
-        Ok(Self::over(Wire::Nats(client), connection, options))
+        let bus = Self::over(Wire::Nats(client), connection, options);
+        if config.urls().nth(1).is_some() {
+            let keep = quorum::keep(Arc::downgrade(&bus.0));
+            let keep = bus.0.publishing.stop.clone().run_until_cancelled_owned(keep);
+            bus.0.publishing.tasks.spawn(keep);
+        }
+        Ok(bus)
+    }
+
+    pub(crate) const fn of(inner: Arc<Inner>) -> Self {
+        Self(inner)
     }
 
     pub(crate) fn over(client: Wire, connection: Arc<Connection>, options: BusOptions) -> Self {
@@ -317,7 +328,7 @@ async fn connect_client(
     let seed = read_seed(&config.nkey_seed_file)?;
     let events = Arc::clone(connection);
     let inbox = format!("{}.{}", inbox_prefix(options.service), options.instance);
-    let connecting = ConnectOptions::with_nkey(seed.trim().to_owned())
+    let mut connecting = ConnectOptions::with_nkey(seed.trim().to_owned())
         .name(format!("sotto-{}-{}", options.service, options.instance))
         .custom_inbox_prefix(inbox)
         .require_tls(true)
@@ -332,9 +343,25 @@ async fn connect_client(
         .event_callback(move |event| {
             events.on_event(event);
             std::future::ready(())
-        })
-        .connect(config.urls().collect::<Vec<_>>());
-    connecting.await.map_err(|source| connect_error(config, source))
+        });
+    let servers: Vec<_> = config.urls().collect();
+    if servers.len() > 1 {
+        let anywhere = RandomState::new().build_hasher().finish() % 1_024;
+        let round = Arc::new(quorum::Round::from(usize::try_from(anywhere).unwrap_or(0)));
+        connecting = connecting
+            .reconnect_to_server_callback(move |servers, _| std::future::ready(round.next(&servers)));
+    }
+    let mut connected = connecting.clone().connect(servers.as_slice()).await;
+    // At a start each is tried once: one of three may be away.
+    for _ in servers.iter().skip(1) {
+        let Err(error) = &connected else { break };
+        if matches!(error.kind(), ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication)
+        {
+            break;
+        }
+        connected = connecting.clone().connect(servers.as_slice()).await;
+    }
+    connected.map_err(|source| connect_error(config, source))
 }
 
 /// What a failed attempt to connect means.

@@ -1,7 +1,14 @@
 //! What is known about the connection, from the client's events. Nothing here names a person: subjects hold cells,
 //! tenants, accounts and shards.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use async_nats::{ClientError, Event, ServerError};
 use tokio::sync::watch;
@@ -29,6 +36,7 @@ pub struct ConnectionState {
 pub(crate) struct Connection {
     state: watch::Sender<ConnectionState>,
     refused: watch::Sender<BTreeMap<String, u64>>,
+    unstored: AtomicU32,
 }
 
 impl Connection {
@@ -36,11 +44,27 @@ impl Connection {
         Arc::new(Self {
             state: watch::Sender::new(ConnectionState::default()),
             refused: watch::Sender::new(BTreeMap::new()),
+            unstored: AtomicU32::new(0),
         })
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<ConnectionState> {
         self.state.subscribe()
+    }
+
+    /// A publish was not acknowledged, or could not be stored now.
+    pub(crate) fn not_stored(&self) {
+        self.unstored.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One was, or it was refused for good: somebody decides.
+    pub(crate) fn stored(&self) {
+        self.unstored.store(0, Ordering::Relaxed);
+    }
+
+    /// How many in a row were not.
+    pub(crate) fn unstored(&self) -> u32 {
+        self.unstored.load(Ordering::Relaxed)
     }
 
     /// Resolves when the broker refuses this subject after now. Does not resolve otherwise.

@@ -19,6 +19,7 @@ mod controls;
 mod leases;
 mod publish;
 mod quarantine;
+mod quorum;
 mod read;
 mod register;
 mod requests;

@@ -10,10 +10,16 @@ use std::{
 use async_nats::{HeaderMap, Message, StatusCode};
 use bytes::Bytes;
 use serde_json::{Value, json};
-use sotto_core::{Classified, ErrorClass};
+use sotto_core::{Classified, ErrorClass, Replicas};
 use tokio::time;
 
-use crate::{Bus, Subject, api::ApiError, topology::stream_name, wire::Subscription};
+use crate::{
+    Bus, Subject,
+    api::ApiError,
+    quorum::is_led,
+    topology::{Retention, Stream, stream_name},
+    wire::Subscription,
+};
 
 /// Messages asked for at a time; together with the bytes below one request cannot flood the connection.
 const AT_A_TIME: u64 = 256;
@@ -22,6 +28,11 @@ const BYTES_AT_A_TIME: usize = 4 * 1_048_576;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Answers that may break off before reading fails.
 const TRIES: u32 = 5;
+
+/// Every subject.
+const ALL: &str = ">";
+/// How long a copy that lags is given before it is asked again.
+const BEHIND: Duration = Duration::from_millis(200);
 
 /// Why a stream cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -208,7 +219,7 @@ impl<B: prost::Message + Default> StreamReader<B> {
         Reading {
             bus: self.bus.clone(),
             stream: self.stream.clone(),
-            of: ">".to_owned(),
+            of: ALL.to_owned(),
             last: from.saturating_sub(1),
             to,
             ready: VecDeque::new(),
@@ -281,16 +292,45 @@ impl<B: prost::Message + Default> Reading<B> {
             }
             let before = self.last;
             match self.ask().await? {
-                Answer::Whole if self.last > before => {}
-                Answer::Nothing => self.ended = true,
+                Answer::Whole if self.last > before => tries = 0,
+                Answer::Nothing if self.is_end(tries).await? => self.ended = true,
+                Answer::Nothing if tries < TRIES => {
+                    tries += 1;
+                    time::sleep(BEHIND).await;
+                }
                 Answer::Broken if self.last > before => tries = 0,
                 Answer::Whole | Answer::Broken if tries < TRIES => tries += 1,
-                Answer::Whole | Answer::Broken => {
+                Answer::Whole | Answer::Broken | Answer::Nothing => {
                     return Err(ReadError::BrokeOff { stream: self.stream.clone(), sequence: self.last });
                 }
             }
             self.ended |= self.last >= self.to;
         }
+    }
+
+    /// Whether there is nothing more. In a cluster any copy answers, also one that lags or is cut off from the others.
+    async fn is_end(&self, tries: u32) -> Result<bool, ReadError> {
+        if self.bus.cell().replicas == Replicas::One || self.of != ALL || self.last >= self.to {
+            return Ok(true);
+        }
+        let info = self.bus.api(&format!("STREAM.INFO.{}", self.stream), &json!({})).await;
+        let info = info.map_err(|source| ReadError::Api { stream: self.stream.clone(), source })?;
+        let number = |path: &str| info.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+        let (messages, last) = (number("/state/messages"), number("/state/last_seq"));
+        // Sequences only grow: who knows of less than what was told before is cut off itself.
+        if !is_led(&info) || last < self.to {
+            return Ok(false);
+        }
+        let more = messages > 0 && last > self.last;
+        // Of a log nothing is taken away at its end; in a queue the last ones may be done.
+        Ok(!more || (!self.is_log() && tries == TRIES))
+    }
+
+    /// Whether what was stored stays.
+    fn is_log(&self) -> bool {
+        let stream = |stream: &&Stream| stream_name(&self.bus.cell().id, &stream.name) == self.stream;
+        let stream = self.bus.topology().streams.iter().find(stream);
+        stream.is_some_and(|stream| stream.retention == Retention::Limits)
     }
 
     /// Asks for the next messages and takes them over as long as none is missing between them.

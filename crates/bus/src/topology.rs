@@ -1,6 +1,7 @@
 //! The one list of streams and consumers (`deploy/streams.toml`) and what follows from it.
 
 mod apply;
+mod copies;
 mod expand;
 pub(crate) mod permissions;
 mod server_conf;
@@ -15,10 +16,11 @@ use crate::Service;
 
 pub(crate) use apply::verify_consumer;
 pub use apply::{Applied, SetupError, apply, check_ack_wait, verify};
+pub use copies::{Copies, copies};
 pub use expand::{Cell, ConsumerSpec, StreamSpec, consumer_name, stream_name};
 pub use permissions::{Permissions, client_permissions, permissions};
 pub use server_conf::{
-    CLIENTS_FILE, ClientUser, MAX_PAYLOAD, ServerOptions, nats_clients_conf, nats_server_conf,
+    CLIENTS_FILE, ClientUser, ClusterOptions, MAX_PAYLOAD, ServerOptions, nats_clients_conf, nats_server_conf,
 };
 
 /// The list that is built in.

@@ -110,6 +110,16 @@ impl Wire {
         }
     }
 
+    /// Leaves the server that it is connected to for another one.
+    pub(crate) async fn go_elsewhere(&self) {
+        match self {
+            // A client that is gone goes nowhere.
+            Self::Nats(client) => drop(client.force_reconnect().await),
+            #[cfg(any(test, feature = "simulated"))]
+            Self::Simulated(_) => {}
+        }
+    }
+
     /// The version of the server.
     pub(crate) fn version(&self) -> String {
         match self {

@@ -212,7 +212,7 @@ async fn connect(
     let options = BusOptions {
         service: BusService::Carrier,
         instance: context.instance.clone(),
-        cell: Cell { id: config.cell.id.clone(), shards: config.cell.shards, replicas: 1 },
+        cell: Cell { id: config.cell.id.clone(), shards: config.cell.shards, replicas: config.cell.replicas },
         topology: topology.with_ack_waits(carriers.redeliveries()),
         clock: Arc::clone(&context.clock),
         digest: Arc::new(move |bytes| key.mac("quarantine", &[bytes])),

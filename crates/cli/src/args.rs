@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args as ArgsOf, Parser, Subcommand};
-use sotto_core::{AccountId, CellId, Shards};
+use sotto_core::{AccountId, CellId, Replicas, Shards};
 
 use crate::bench::Bench;
 use crate::commands::{
@@ -40,6 +40,9 @@ pub(crate) enum Command {
         /// does not fold the log; each makes batches smaller
         #[arg(long, default_value = "1", value_parser = shards)]
         shards: Shards,
+        /// Brokers, each with a copy of every message: 1, or 3 of which any one may be lost; fixed for the cell's life
+        #[arg(long, default_value = "1", value_parser = replicas)]
+        replicas: Replicas,
         /// DNS name or IP address by which clients on other machines reach the cell; repeat for several. The first is
         /// also the token issuer's: https://HOST:7444
         #[arg(long = "host", value_parser = host)]
@@ -388,6 +391,11 @@ pub(crate) enum Quarantine {
 fn shards(text: &str) -> Result<Shards, String> {
     let count: std::num::NonZeroU16 = text.parse().map_err(|_| "not a number from 1 to 64".to_owned())?;
     if count.get() <= 64 { Ok(Shards::new(count)) } else { Err("at most 64".to_owned()) }
+}
+
+fn replicas(text: &str) -> Result<Replicas, String> {
+    let count: u8 = text.parse().map_err(|_| sotto_core::InvalidReplicas.to_string())?;
+    Replicas::try_from(count).map_err(|error| error.to_string())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sotto_core::{CellId, Shards};
+use sotto_core::{CellId, Replicas, Shards};
 
 use crate::CliError;
 
@@ -40,11 +40,69 @@ pub struct CellFile {
     pub id: CellId,
     /// Its number of shards.
     pub shards: Shards,
+    /// Its brokers, each with a copy of every message.
+    #[serde(default, skip_serializing_if = "is_alone")]
+    pub replicas: Replicas,
     /// Where its processes run.
     #[serde(default, skip_serializing_if = "Layout::is_machine")]
     pub layout: Layout,
     /// When it was made, RFC 3339.
     pub created_at: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+fn is_alone(replicas: &Replicas) -> bool {
+    *replicas == Replicas::One
+}
+
+/// A broker of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Broker {
+    /// From 1.
+    pub(crate) number: u8,
+    pub(crate) of: Replicas,
+}
+
+impl Broker {
+    /// Those of a cell.
+    pub(crate) fn all(of: Replicas) -> impl Iterator<Item = Self> + Clone {
+        (1..=of.count()).map(move |number| Self { number, of })
+    }
+
+    /// The others of its cluster.
+    pub(crate) fn others(self) -> impl Iterator<Item = Self> {
+        Self::all(self.of).filter(move |other| *other != self)
+    }
+
+    /// Its name, also of its certificate and its container: `nats`, or `nats-1` and so on in a cluster.
+    pub(crate) fn name(self) -> String {
+        match self.of {
+            Replicas::One => "nats".to_owned(),
+            Replicas::Three => format!("nats-{}", self.number),
+        }
+    }
+
+    /// What `sotto up` calls its process.
+    pub(crate) fn process(self) -> String {
+        match self.of {
+            Replicas::One => "nats-server".to_owned(),
+            Replicas::Three => self.name(),
+        }
+    }
+
+    /// Its configuration.
+    pub(crate) fn conf(self) -> String {
+        format!("nats/{}.conf", self.process())
+    }
+
+    /// Where its streams are.
+    pub(crate) fn store(self, layout: Layout) -> String {
+        match (self.of, layout) {
+            (Replicas::Three, Layout::Machine) => format!("data/nats/{}", self.name()),
+            // In containers each has a folder of its own by this name.
+            _ => "data/nats".to_owned(),
+        }
+    }
 }
 
 /// A cell's folder.
@@ -115,7 +173,7 @@ pub struct Running {
     /// Process id of `sotto up`; none in containers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supervisor: Option<u32>,
-    /// `tls://host:port` of the broker.
+    /// `tls://host:port` of the broker; of three with commas.
     pub nats: String,
     /// Process ids, by service name; none in containers.
     pub processes: std::collections::BTreeMap<String, u32>,

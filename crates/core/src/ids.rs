@@ -209,10 +209,63 @@ impl Shards {
     }
 }
 
+/// How many brokers a cell has, and copies each message on them: one, or three of which any may be lost. Two would be worse
+/// than one, since neither goes on without the other. Fixed at the birth of the cell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub enum Replicas {
+    /// One broker, one copy.
+    #[default]
+    One,
+    /// A cluster of three.
+    Three,
+}
+
+impl Replicas {
+    /// The number.
+    pub const fn count(self) -> u8 {
+        match self {
+            Self::One => 1,
+            Self::Three => 3,
+        }
+    }
+}
+
+/// Why a number of replicas was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1, or 3 for a cluster of three brokers")]
+pub struct InvalidReplicas;
+
+impl TryFrom<u8> for Replicas {
+    type Error = InvalidReplicas;
+    fn try_from(count: u8) -> Result<Self, InvalidReplicas> {
+        match count {
+            1 => Ok(Self::One),
+            3 => Ok(Self::Three),
+            _ => Err(InvalidReplicas),
+        }
+    }
+}
+
+impl From<Replicas> for u8 {
+    fn from(replicas: Replicas) -> Self {
+        replicas.count()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_cell_has_one_broker_or_three() {
+        let read = |count: u8| Replicas::try_from(count).map(Replicas::count);
+        assert_eq!((read(1), read(3)), (Ok(1), Ok(3)));
+        for wrong in [0, 2, 4, 5] {
+            assert_eq!(read(wrong), Err(InvalidReplicas));
+        }
+    }
 
     #[test]
     fn names_refuse_what_a_subject_cannot_carry() {

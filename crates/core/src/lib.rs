@@ -23,7 +23,7 @@ pub mod work;
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::{Classified, ErrorClass};
 pub use facts::{Facts, Lane, MessageClass};
-pub use ids::{AccountId, CellId, MessageId, ShardId, Shards, TenantId};
+pub use ids::{AccountId, CellId, InvalidReplicas, MessageId, Replicas, ShardId, Shards, TenantId};
 pub use restored::Restored;
 pub use sensitive::Sensitive;
 pub use work::WorkItem;

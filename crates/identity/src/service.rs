@@ -139,7 +139,7 @@ fn bus_options(config: &Config, context: &Context) -> Result<BusOptions, Identit
     Ok(BusOptions {
         service: sotto_bus::Service::Identity,
         instance: context.instance.clone(),
-        cell: Cell { id: config.cell.id.clone(), shards: config.cell.shards, replicas: 1 },
+        cell: Cell { id: config.cell.id.clone(), shards: config.cell.shards, replicas: config.cell.replicas },
         topology: Topology::embedded().map_err(IdentityError::Topology)?,
         clock: Arc::clone(&context.clock),
         digest: Arc::new(move |bytes| key.mac("sotto.quarantine.v1", &[bytes])),

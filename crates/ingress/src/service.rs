@@ -414,7 +414,11 @@ async fn connect(
         let options = BusOptions {
             service: sotto_bus::Service::Ingress,
             instance: format!("{}{purpose}", context.instance),
-            cell: topology::Cell { id: config.cell.id.clone(), shards: config.cell.shards, replicas: 1 },
+            cell: topology::Cell {
+                id: config.cell.id.clone(),
+                shards: config.cell.shards,
+                replicas: config.cell.replicas,
+            },
             topology: topology.clone(),
             clock: Arc::clone(&context.clock),
             digest: Arc::new(move |bytes| {

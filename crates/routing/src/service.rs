@@ -47,7 +47,11 @@ impl Service for Routing {
         let options = BusOptions {
             service: BusService::Routing,
             instance: context.instance.clone(),
-            cell: Cell { id: config.cell.id.clone(), shards: config.cell.shards, replicas: 1 },
+            cell: Cell {
+                id: config.cell.id.clone(),
+                shards: config.cell.shards,
+                replicas: config.cell.replicas,
+            },
             topology: Topology::embedded().map_err(|source| RoutingError::Setup(source.into()))?,
             clock: Arc::clone(&context.clock),
             digest: Arc::new(move |bytes| digest_key.mac("quarantine", &[bytes])),

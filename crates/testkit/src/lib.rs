@@ -15,6 +15,7 @@ pub mod nats;
 pub mod pki;
 pub mod process;
 pub mod redis;
+pub mod routes;
 pub mod softhsm;
 pub mod tools;
 pub mod wait;
@@ -25,6 +26,7 @@ pub use nats::{NatsOptions, NatsServer};
 pub use pki::{CertFiles, Pki};
 pub use process::Process;
 pub use redis::{RedisOptions, RedisServer};
+pub use routes::Routes;
 pub use softhsm::SoftHsm;
 pub use wait::{eventually, eventually_ok};
 

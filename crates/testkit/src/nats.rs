@@ -10,7 +10,6 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use crate::{
-    free_port,
     process::{Process, freeze},
     tools,
     wait::{must, poll},
@@ -28,21 +27,6 @@ pub struct NatsOptions {
     pub config_file: Option<PathBuf>,
     /// Where JetStream keeps its files, instead of a temporary folder.
     pub store_dir: Option<PathBuf>,
-}
-
-/// The `cluster` sections for `servers` servers that form one cluster on free ports of 127.0.0.1: each is to be added to
-/// one server's configuration, with a `server_name` of its own.
-#[must_use]
-pub fn cluster_sections(servers: usize) -> Vec<String> {
-    let ports: Vec<u16> = std::iter::repeat_with(free_port).take(servers).collect();
-    let routes: Vec<_> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
-    let section = |port| {
-        format!(
-            "cluster {{\n  name: test\n  listen: \"127.0.0.1:{port}\"\n  no_advertise: true\n  routes: [{}]\n}}\n",
-            routes.join(", ")
-        )
-    };
-    ports.into_iter().map(section).collect()
 }
 
 /// A nats-server of its own, on a free port of 127.0.0.1 and in a temporary folder, with JetStream that syncs every

@@ -5,6 +5,7 @@
 //! balance, a refusal that was not honest, more doubt than the faults explain, a text found at rest. What the carrier was
 //! given is read from its own journal, which outlives it.
 
+mod brokers;
 mod plan;
 mod power;
 mod report;
@@ -22,11 +23,12 @@ use std::{
 use serde_json::{Value, json};
 use sotto_core::{Clock as _, SystemClock};
 use sotto_proto::message::v1::MessageState;
-use sotto_testkit::{Disk, canary::Canary, eventually, eventually_ok, process::signal};
+use sotto_testkit::{Disk, Routes, canary::Canary, eventually, eventually_ok, process::signal};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::{
+    brokers::Brokers,
     plan::{FAILPOINTS, Fault, Kind, plan},
     power::fill,
     report::{Report, Struck},
@@ -66,6 +68,8 @@ struct Torture {
     struck: Vec<Struck>,
     /// What fills the cell's disk, if it has one of its own.
     filling: Option<PathBuf>,
+    /// The cluster, if there is more than one broker.
+    brokers: Option<Brokers>,
 }
 
 fn number_of(name: &str) -> Option<u64> {
@@ -110,13 +114,22 @@ async fn a_storm_of_faults_loses_nothing_and_repeats_nothing() {
 impl Torture {
     /// A cell under load, with its folder in `parent`; what the carrier keeps is in `outside`.
     async fn start(parent: &Path, outside: &Path) -> Self {
-        Self::start_of(parent, outside, None).await
+        Self::start_of(parent, outside, None, None).await
     }
 
-    /// The same, made and run by these programs.
-    async fn start_of(parent: &Path, outside: &Path, programs: Option<&Programs>) -> Self {
+    /// The same, made and run by these programs, and on three brokers with these ways between them.
+    async fn start_of(
+        parent: &Path,
+        outside: &Path,
+        programs: Option<&Programs>,
+        routes: Option<Routes>,
+    ) -> Self {
         let mut smsc = None;
-        let cell = Cell::start_in(parent, async |root| {
+        let options: &[&str] = if routes.is_some() { &["--replicas", "3"] } else { &[] };
+        let cell = Cell::start_as(parent, options, async |root| {
+            if let Some(routes) = &routes {
+                brokers::lead(root, routes);
+            }
             if let Some(programs) = programs {
                 programs.make_anew(root).await;
             }
@@ -138,7 +151,11 @@ impl Torture {
         }
         let mut traffic = Traffic::start(&cell).await;
         traffic.reach(20).await;
-        Self { cell, smsc: smsc.unwrap(), traffic, struck: Vec::new(), filling: None }
+        let brokers = match routes {
+            Some(routes) => Some(Brokers::of(&cell, routes).await),
+            None => None,
+        };
+        Self { cell, smsc: smsc.unwrap(), traffic, struck: Vec::new(), filling: None, brokers }
     }
 
     async fn storm(&mut self, faults: &[Fault]) {
@@ -250,7 +267,7 @@ impl Torture {
 
     /// No message is begun any more; all that was accepted is looked at.
     async fn judge(self, seed: u64, minutes: Option<u64>) -> Cell {
-        let Self { cell, smsc, traffic, struck, filling: _ } = self;
+        let Self { cell, smsc, traffic, struck, filling: _, brokers: _ } = self;
         let sent = traffic.finish().await;
         say(&format!("torture: {} messages accepted; waiting for their ends", sent.len()));
         honest(&cell, &sent).await;

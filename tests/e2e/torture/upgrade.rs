@@ -74,7 +74,7 @@ impl Programs {
 async fn a_rolling_upgrade_and_the_way_back_lose_nothing_and_repeat_nothing() {
     let programs = Programs::of_before();
     let outside = TempDir::with_prefix("sotto-carrier-").unwrap();
-    let mut torture = Torture::start_of(&std::env::temp_dir(), outside.path(), Some(&programs)).await;
+    let mut torture = Torture::start_of(&std::env::temp_dir(), outside.path(), Some(&programs), None).await;
     // There, back, and there again; the last roll begins at the other end.
     let mut order = SERVICES;
     for (what, folder) in

@@ -37,7 +37,11 @@ struct TestCell {
 }
 
 fn vn() -> Cell {
-    Cell { id: "vn".parse().unwrap(), shards: Shards::new(NonZeroU16::new(2).unwrap()), replicas: 1 }
+    Cell {
+        id: "vn".parse().unwrap(),
+        shards: Shards::new(NonZeroU16::new(2).unwrap()),
+        replicas: sotto_core::Replicas::One,
+    }
 }
 
 impl TestCell {
@@ -56,6 +60,7 @@ impl TestCell {
         let options = ServerOptions {
             cell: vn(),
             server_name: "vn-1".to_owned(),
+            cluster: None,
             listen: "127.0.0.1:4222".to_owned(),
             store_dir: "/nonexistent/overridden-by-the-test".into(),
             ca_file: tls.ca,

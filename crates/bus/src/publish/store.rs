@@ -83,7 +83,13 @@ impl Bus {
             if time::timeout_at(end, self.connected()).await.is_err() {
                 break;
             }
-            match self.attempt(outgoing, attempt.min(end.saturating_duration_since(Instant::now()))).await {
+            let attempt =
+                self.attempt(outgoing, attempt.min(end.saturating_duration_since(Instant::now()))).await;
+            match attempt {
+                Attempt::Stored(_) | Attempt::Failed(_) => self.connection().stored(),
+                Attempt::NotStored | Attempt::NoAnswer => self.connection().not_stored(),
+            }
+            match attempt {
                 Attempt::Stored(stored) => return Ok(stored),
                 Attempt::Failed(error) => return Err(refused(error, in_doubt, &outgoing.subject)),
                 Attempt::NotStored => {}

@@ -134,14 +134,8 @@ async fn apply_consumer(bus: &Bus, spec: &ConsumerSpec, applied: &mut Applied) -
 pub async fn verify(bus: &Bus, accounts: &[AccountId]) -> Result<(), SetupError> {
     let service = bus.service();
     let topology = bus.topology();
-    for (stream, spec) in topology.streams.iter().zip(topology.streams(bus.cell())) {
-        let uses = !service.is_service()
-            || stream.publishers.iter().any(|publisher| publisher.service.includes(service))
-            || stream.readers.iter().any(|reader| reader.service == service)
-            || stream.consumers.iter().any(|consumer| consumer.service == service);
-        if uses {
-            verify_stream(bus, &spec).await?;
-        }
+    for stream in topology.used_by(service) {
+        verify_stream(bus, &topology.stream_spec(stream, bus.cell())).await?;
     }
     for spec in topology.consumers(bus.cell(), accounts)? {
         if spec.service == service || !service.is_service() {
@@ -182,8 +176,13 @@ async fn call(bus: &Bus, what: String, api: &str, request: &Value) -> Result<Val
 
 /// The settings of a stream; none if there is no such stream.
 async fn stream_settings(bus: &Bus, name: &str) -> Result<Option<Value>, SetupError> {
+    Ok(stream_info(bus, name).await?.and_then(|mut info| info.get_mut("config").map(Value::take)))
+}
+
+/// All that the broker says of a stream; none if there is no such stream.
+pub(super) async fn stream_info(bus: &Bus, name: &str) -> Result<Option<Value>, SetupError> {
     match bus.api(&format!("STREAM.INFO.{name}"), &json!({})).await {
-        Ok(mut info) => Ok(info.get_mut("config").map(Value::take)),
+        Ok(info) => Ok(Some(info)),
         Err(error) if error.is_not_found() => Ok(None),
         Err(source) => Err(SetupError::Api { what: format!("read stream {name}"), source }),
     }

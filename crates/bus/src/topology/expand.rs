@@ -1,6 +1,6 @@
 //! The list with its placeholders filled in for one cell.
 
-use sotto_core::{AccountId, CellId, Lane, ShardId, Shards};
+use sotto_core::{AccountId, CellId, Lane, Replicas, ShardId, Shards};
 
 use super::{Consumer, Retention, Stream, Topology, TopologyError};
 use crate::{Service, subject};
@@ -12,8 +12,8 @@ pub struct Cell {
     pub id: CellId,
     /// Its shards.
     pub shards: Shards,
-    /// Copies of each message: 1 alone, 3 in a cluster.
-    pub replicas: u8,
+    /// Copies of each message.
+    pub replicas: Replicas,
 }
 
 /// A stream of one cell.
@@ -36,7 +36,7 @@ pub struct StreamSpec {
     /// Whether purges are refused.
     pub deny_purge: bool,
     /// Copies.
-    pub replicas: u8,
+    pub replicas: Replicas,
     /// Consumers it may ever have: fixed when the stream is made.
     pub max_consumers: i64,
 }
@@ -92,7 +92,7 @@ impl Topology {
         self.streams.iter().map(|stream| self.stream_spec(stream, cell)).collect()
     }
 
-    fn stream_spec(&self, stream: &Stream, cell: &Cell) -> StreamSpec {
+    pub(super) fn stream_spec(&self, stream: &Stream, cell: &Cell) -> StreamSpec {
         let max_consumers: i64 = stream.consumers.iter().map(|consumer| self.most_of(&consumer.name)).sum();
         StreamSpec {
             name: stream_name(&cell.id, &stream.name),
@@ -107,6 +107,16 @@ impl Topology {
             // Zero and -1 mean "no limit" to the broker.
             max_consumers: max_consumers.max(1),
         }
+    }
+
+    /// The streams that a service or tool has to do with.
+    pub(crate) fn used_by(&self, service: Service) -> impl Iterator<Item = &Stream> {
+        self.streams.iter().filter(move |stream| {
+            !service.is_service()
+                || stream.publishers.iter().any(|publisher| publisher.service.includes(service))
+                || stream.readers.iter().any(|reader| reader.service == service)
+                || stream.consumers.iter().any(|consumer| consumer.service == service)
+        })
     }
 
     /// How many consumers a name with placeholders may become.
@@ -203,7 +213,11 @@ mod tests {
     use super::*;
 
     fn cell() -> Cell {
-        Cell { id: "vn".parse().unwrap(), shards: Shards::new(NonZeroU16::new(2).unwrap()), replicas: 1 }
+        Cell {
+            id: "vn".parse().unwrap(),
+            shards: Shards::new(NonZeroU16::new(2).unwrap()),
+            replicas: Replicas::One,
+        }
     }
 
     #[test]

@@ -136,8 +136,11 @@ mod tests {
     use super::*;
 
     fn of(service: Service) -> Permissions {
-        let cell =
-            Cell { id: "vn".parse().unwrap(), shards: Shards::new(NonZeroU16::new(2).unwrap()), replicas: 1 };
+        let cell = Cell {
+            id: "vn".parse().unwrap(),
+            shards: Shards::new(NonZeroU16::new(2).unwrap()),
+            replicas: sotto_core::Replicas::One,
+        };
         permissions(&Topology::embedded().unwrap(), service, &cell)
     }
 

@@ -51,6 +51,22 @@ fn write_clients(out: &mut String, cell: &CellId, clients: &[ClientUser]) -> std
     writeln!(out, "]")
 }
 
+/// How a broker finds the others of its cluster. Whoever is let in there is a broker and sees all: its authority signs
+/// nothing else.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// `host:port` to listen on for the others.
+    pub listen: String,
+    /// `host:port` of each of the others; the host is in its certificate.
+    pub routes: Vec<String>,
+    /// The authority of the brokers' certificates for one another, PEM.
+    pub ca_file: PathBuf,
+    /// This broker's certificate for the others, PEM.
+    pub cert_file: PathBuf,
+    /// Its key, PEM.
+    pub key_file: PathBuf,
+}
+
 /// What the configuration needs to know beyond the list of streams.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
@@ -58,6 +74,8 @@ pub struct ServerOptions {
     pub cell: Cell,
     /// The server's name, unique in a cluster.
     pub server_name: String,
+    /// The others, if it is not alone.
+    pub cluster: Option<ClusterOptions>,
     /// `host:port` to listen on.
     pub listen: String,
     /// Where JetStream keeps its files.
@@ -113,6 +131,9 @@ fn write_conf(out: &mut String, topology: &Topology, options: &ServerOptions) ->
     writeln!(out, "  max_memory_store: 0")?;
     writeln!(out, "  max_file_store: {reserved}")?;
     writeln!(out, "}}")?;
+    if let Some(cluster) = &options.cluster {
+        write_cluster(out, &options.cell.id, cluster)?;
+    }
     writeln!(out, "accounts {{")?;
     writeln!(out, "  SOTTO {{")?;
     writeln!(out, "    jetstream: enabled")?;
@@ -144,6 +165,29 @@ fn write_conf(out: &mut String, topology: &Topology, options: &ServerOptions) ->
     }
     writeln!(out, "    ]")?;
     writeln!(out, "  }}")?;
+    writeln!(out, "}}")
+}
+
+fn write_cluster(out: &mut String, cell: &CellId, cluster: &ClusterOptions) -> std::fmt::Result {
+    let path = |path: &PathBuf| quoted(&path.display().to_string());
+    writeln!(out, "cluster {{")?;
+    writeln!(out, "  name: {}", quoted(cell.as_str()))?;
+    writeln!(out, "  listen: {}", quoted(&cluster.listen))?;
+    writeln!(out, "  # Services know all brokers from their configuration.")?;
+    writeln!(out, "  no_advertise: true")?;
+    writeln!(out, "  tls {{")?;
+    writeln!(out, "    ca_file: {}", path(&cluster.ca_file))?;
+    writeln!(out, "    cert_file: {}", path(&cluster.cert_file))?;
+    writeln!(out, "    key_file: {}", path(&cluster.key_file))?;
+    writeln!(out, "    verify: true")?;
+    writeln!(out, "    min_version: \"1.3\"")?;
+    writeln!(out, "    timeout: 5")?;
+    writeln!(out, "  }}")?;
+    writeln!(out, "  routes: [")?;
+    for route in &cluster.routes {
+        writeln!(out, "    {}", quoted(&format!("nats://{route}")))?;
+    }
+    writeln!(out, "  ]")?;
     writeln!(out, "}}")
 }
 
@@ -180,9 +224,10 @@ mod tests {
             cell: Cell {
                 id: "vn".parse().unwrap(),
                 shards: Shards::new(NonZeroU16::new(4).unwrap()),
-                replicas: 1,
+                replicas: sotto_core::Replicas::One,
             },
             server_name: "vn-1".to_owned(),
+            cluster: None,
             listen: "127.0.0.1:4222".to_owned(),
             store_dir: "/var/lib/sotto/nats".into(),
             ca_file: "/etc/sotto/ca.pem".into(),

@@ -1,6 +1,7 @@
 //! Settings as the broker's JSON API (ADR-31) takes and returns them, and their comparison.
 
 use serde_json::{Map, Value, json};
+use sotto_core::Replicas;
 
 use super::expand::{ConsumerSpec, StreamSpec};
 use crate::topology::Retention;
@@ -43,7 +44,7 @@ pub(crate) fn stream(spec: &StreamSpec) -> Value {
 }
 
 /// The settings of a consumer, every one of them.
-pub(crate) fn consumer(spec: &ConsumerSpec, replicas: u8) -> Value {
+pub(crate) fn consumer(spec: &ConsumerSpec, replicas: Replicas) -> Value {
     json!({
         "name": spec.name,
         "durable_name": spec.name,
@@ -77,7 +78,9 @@ pub(super) fn differences(wanted: &Value, found: &Value) -> Vec<String> {
     for (name, wanted) in wanted {
         let found = found.get(name).unwrap_or(&Value::Null);
         if !same(wanted, found) {
-            differences.push(format!("{name}: wanted {wanted}, found {found}"));
+            // What an operator can have written.
+            let field = if name == "num_replicas" { " (cell.replicas)" } else { "" };
+            differences.push(format!("{name}{field}: wanted {wanted}, found {found}"));
         }
     }
     for (name, found) in found.iter().filter(|(name, _)| !wanted.contains_key(*name)) {
@@ -148,10 +151,13 @@ mod tests {
 
     #[test]
     fn each_difference_is_named() {
-        let wanted = json!({"a": 1, "b": true});
-        let found = json!({"a": 2, "mirror": {"name": "x"}, "metadata": {"_nats.level": "1", "who": "x"}});
+        let wanted = json!({"a": 1, "b": true, "num_replicas": Replicas::One});
+        let found = json!({
+            "a": 2, "mirror": {"name": "x"}, "metadata": {"_nats.level": "1", "who": "x"}, "num_replicas": 3,
+        });
         let all = differences(&wanted, &found);
-        assert_eq!(all.len(), 4, "{all:?}");
+        assert_eq!(all.len(), 5, "{all:?}");
+        assert!(all.iter().any(|line| line == "num_replicas (cell.replicas): wanted 1, found 3"), "{all:?}");
         assert!(all.iter().any(|line| line == "a: wanted 1, found 2"));
         assert!(all.iter().any(|line| line.starts_with("mirror:")));
     }

@@ -16,11 +16,11 @@ use async_nats::{ConnectOptions, Event};
 use sotto_bus::{
     Bus, BusOptions, Delivery, Handler, NatsConfig, Outcome, Publisher, PublisherConfig, Quarantine,
     Quarantined, Service, Subject, Topology, Worker, WorkerConfig,
-    topology::{self, Cell, ClientUser, ServerOptions},
+    topology::{self, Cell, ClientUser, ClusterOptions, ServerOptions},
 };
 use sotto_core::{AccountId, Lane, ManualClock, Shards, SystemClock};
 use sotto_proto::{Batch, WireError};
-use sotto_testkit::{NatsOptions, NatsServer, Pki};
+use sotto_testkit::{NatsOptions, NatsServer, Pki, Routes};
 use tokio::sync::mpsc;
 
 /// Bound of every wait.
@@ -38,7 +38,11 @@ pub(crate) struct TestCell {
 }
 
 pub(crate) fn vn() -> Cell {
-    Cell { id: "vn".parse().unwrap(), shards: Shards::new(NonZeroU16::new(2).unwrap()), replicas: 1 }
+    Cell {
+        id: "vn".parse().unwrap(),
+        shards: Shards::new(NonZeroU16::new(2).unwrap()),
+        replicas: sotto_core::Replicas::One,
+    }
 }
 
 pub(crate) fn accounts() -> Vec<AccountId> {
@@ -94,12 +98,14 @@ pub(crate) fn server_conf(
     users: &Users,
     cell: Cell,
     name: &str,
+    cluster: Option<ClusterOptions>,
     more: &str,
 ) -> PathBuf {
     let tls = pki.service("nats");
     let options = ServerOptions {
         cell,
         server_name: name.to_owned(),
+        cluster,
         listen: "127.0.0.1:4222".to_owned(),
         store_dir: "/nonexistent/overridden-by-the-test".into(),
         ca_file: tls.ca,
@@ -109,6 +115,7 @@ pub(crate) fn server_conf(
     };
     // The test's server gets its store folder on the command line, and only once.
     let text = topology::nats_server_conf(topology, &options);
+    let text = Routes::only_these(&text);
     let mut lines: Vec<_> = text.lines().filter(|line| !line.contains("store_dir")).collect();
     lines.push(more);
     let file = pki.dir().join(format!("{name}.conf"));
@@ -155,7 +162,7 @@ impl TestCell {
     async fn bare(topology: Topology, more: &str) -> Self {
         let pki = Pki::new();
         let users = Users::new(&pki);
-        let config = server_conf(&pki, &topology, &users, vn(), "vn-1", more);
+        let config = server_conf(&pki, &topology, &users, vn(), "vn-1", None, more);
         Self::of(pki, topology, users, NatsOptions { config_file: Some(config), ..NatsOptions::default() })
             .await
     }
@@ -169,7 +176,7 @@ impl TestCell {
     pub(crate) async fn stored_in(store: PathBuf, (from, to): (&str, &str)) -> Self {
         let (pki, topology) = (Pki::new(), Topology::embedded().unwrap());
         let users = Users::new(&pki);
-        let config = server_conf(&pki, &topology, &users, vn(), "vn-1", "");
+        let config = server_conf(&pki, &topology, &users, vn(), "vn-1", None, "");
         let text = fs::read_to_string(&config).unwrap();
         assert!(text.contains(from), "{from}");
         fs::write(&config, text.replace(from, to)).unwrap();

@@ -217,7 +217,7 @@ async fn clients_do_not_take_the_connections_of_services() {
     let pki = Pki::new();
     let topology = Topology::embedded().unwrap();
     let users = Users::new(&pki);
-    let file = server_conf(&pki, &topology, &users, vn(), "vn-1", "");
+    let file = server_conf(&pki, &topology, &users, vn(), "vn-1", None, "");
     let text = std::fs::read_to_string(&file).unwrap();
     // Half of all connections, and here one of two.
     for (told, few) in [

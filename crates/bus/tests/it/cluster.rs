@@ -8,18 +8,17 @@ use std::{
     },
 };
 
-use serde_json::Value;
 use sotto_bus::{
-    Bus, NatsConfig, Service, StreamReader, Topology,
-    topology::{self, Cell},
+    Bus, LeaseKey, LeaseRecord, Leases, NatsConfig, PublishError, Service, StreamReader, Topology,
+    topology::{self, Cell, ClusterOptions, Copies},
 };
-use sotto_core::Lane;
-use sotto_testkit::{NatsOptions, NatsServer, Pki, eventually, eventually_ok, nats::cluster_sections};
+use sotto_core::{Lane, Replicas};
+use sotto_testkit::{CertFiles, ChaosProxy, NatsOptions, NatsServer, Pki, Routes, eventually, eventually_ok};
 use tokio::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::cell::{
-    Raw, Script, Texts, Users, accepted, accounts, options, publisher, quick, raw, route, server_conf, vn,
+    Script, Texts, Users, accepted, accounts, options, publisher, quick, route, server_conf, vn,
 };
 
 /// Bound of every wait: three servers elect, for each stream and consumer.
@@ -28,25 +27,34 @@ const BOUND: Duration = Duration::from_secs(60);
 /// Three brokers, and a cell whose streams have a copy on each.
 struct Cluster {
     servers: Vec<NatsServer>,
+    routes: Routes,
+    /// On the way from clients to each broker.
+    doors: Vec<ChaosProxy>,
     pki: Pki,
+    /// Signs what the brokers show one another.
+    brokers: Pki,
     topology: Topology,
     users: Users,
     instances: AtomicU64,
-    operator: Raw,
 }
 
 impl Cluster {
     async fn start() -> Self {
         let (pki, topology) = (Pki::new(), Topology::embedded().unwrap());
         let users = Users::new(&pki);
-        let mut servers = Vec::new();
-        for (index, section) in cluster_sections(3).into_iter().enumerate() {
-            let file = server_conf(&pki, &topology, &users, cell(), &format!("vn-{index}"), &section);
+        let (routes, brokers) = (Routes::new(3).await, Pki::new());
+        let (mut servers, mut doors) = (Vec::new(), Vec::new());
+        for index in 0..3 {
+            let cluster = member(&routes, index, brokers.service(&format!("route-{index}")));
+            let file =
+                server_conf(&pki, &topology, &users, cell(), &format!("vn-{index}"), Some(cluster), "");
             let options = NatsOptions { config_file: Some(file), ..NatsOptions::default() };
-            servers.push(NatsServer::start(options).await);
+            let server = NatsServer::start(options).await;
+            doors.push(ChaosProxy::start(server.address()).await);
+            servers.push(server);
         }
-        let operator = raw(users.config(&pki, Service::Operator, urls(&servers)), Service::Operator).await;
-        let cluster = Self { servers, pki, topology, users, instances: AtomicU64::new(0), operator };
+        let instances = AtomicU64::new(0);
+        let cluster = Self { servers, routes, doors, pki, brokers, topology, users, instances };
         let provisioner = cluster.bus(Service::Provisioner).await;
         eventually_ok(BOUND, "the streams to be set up", || async {
             topology::apply(&provisioner, &cluster.topology, &accounts()).await
@@ -55,63 +63,103 @@ impl Cluster {
         cluster
     }
 
-    fn config(&self, service: Service) -> NatsConfig {
-        self.users.config(&self.pki, service, urls(&self.servers))
+    fn urls(&self) -> Vec<String> {
+        self.doors.iter().map(|door| format!("tls://localhost:{}", door.address().port())).collect()
     }
 
+    fn config(&self, service: Service) -> NatsConfig {
+        self.users.config(&self.pki, service, self.urls().join(","))
+    }
+
+    /// A connection that may go to any broker.
     async fn bus(&self, service: Service) -> Bus {
+        self.connect(&self.config(service), service).await
+    }
+
+    async fn connect(&self, config: &NatsConfig, service: Service) -> Bus {
         let instance = self.instances.fetch_add(1, Ordering::Relaxed);
         let options = options(service, instance, cell(), self.topology.clone());
-        Bus::connect(&self.config(service), options).await.unwrap()
+        Bus::connect(config, options).await.unwrap()
     }
 
-    /// What the cluster says of INTAKE's copies: the leader's index if it has one, and how many others are up to date.
-    async fn intake(&self) -> Option<(usize, usize)> {
-        let asked = self.operator.client.request("$JS.API.STREAM.INFO.VN_INTAKE", "".into()).await.ok()?;
-        let info: Value = serde_json::from_slice(&asked.payload).unwrap();
-        let cluster = info.get("cluster")?;
-        let leader = cluster.get("leader")?.as_str()?.strip_prefix("vn-")?.parse().unwrap();
-        let copies = cluster.get("replicas")?.as_array()?;
-        let current = |copy: &&Value| {
-            copy.get("current") == Some(&Value::Bool(true)) && copy.get("offline") != Some(&Value::Bool(true))
-        };
-        Some((leader, copies.iter().filter(current).count()))
+    /// One that begins at this broker, and may go on to others.
+    async fn bus_from(&self, broker: usize, service: Service) -> Bus {
+        let others: Vec<_> = self
+            .doors
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| *index != broker)
+            .map(|(_, door)| door)
+            .collect();
+        others.iter().for_each(|door| door.cut());
+        let bus = self.bus(service).await;
+        others.iter().for_each(|door| door.pass());
+        bus
     }
 
-    /// The leader of INTAKE, once both other copies are up to date.
-    async fn leader(&self) -> usize {
-        eventually(BOUND, "three copies", || async {
-            self.intake().await.is_some_and(|(_, current)| current == 2)
-        })
-        .await;
-        self.intake().await.unwrap().0
+    /// One that knows no other broker.
+    async fn bus_of(&self, broker: usize, service: Service) -> Bus {
+        let url = self.urls().get(broker).unwrap().clone();
+        self.connect(&NatsConfig { url, ..self.config(service) }, service).await
     }
+}
 
-    /// Kills the leader of INTAKE and waits until another has taken over.
-    async fn kill_leader(&mut self) -> usize {
-        let old = self.leader().await;
-        self.servers.get_mut(old).unwrap().kill().await;
-        eventually(BOUND, "another leader", || async {
-            self.intake().await.is_some_and(|(leader, _)| leader != old)
-        })
-        .await;
-        old
+fn member(routes: &Routes, index: usize, files: CertFiles) -> ClusterOptions {
+    ClusterOptions {
+        listen: routes.listen(index),
+        routes: routes.of(index),
+        ca_file: files.ca,
+        cert_file: files.cert,
+        key_file: files.key,
     }
 }
 
 fn cell() -> Cell {
-    Cell { replicas: 3, ..vn() }
+    Cell { replicas: Replicas::Three, ..vn() }
 }
 
-fn urls(servers: &[NatsServer]) -> String {
-    servers.iter().map(NatsServer::tls_url).collect::<Vec<_>>().join(",")
+/// The leader of INTAKE in what the cluster says of itself.
+fn leader_in(copies: &Copies) -> Option<usize> {
+    copies.leaders.get("VN_INTAKE")?.strip_prefix("vn-")?.parse().ok()
+}
+
+/// The leader of INTAKE, once every broker has everything.
+async fn leader(operator: &Bus) -> usize {
+    eventually(BOUND, "three copies", || async {
+        topology::copies(operator).await.is_ok_and(|copies| copies.are_whole())
+    })
+    .await;
+    leader_in(&topology::copies(operator).await.unwrap()).unwrap()
+}
+
+/// Waits until another broker than this one leads INTAKE.
+async fn another_than(operator: &Bus, old: usize) {
+    eventually_ok(BOUND, "another leader", async || {
+        let copies = topology::copies(operator).await.map_err(|error| error.to_string())?;
+        match leader_in(&copies) {
+            Some(now) if now != old => Ok(()),
+            Some(_) | None => Err(format!("{copies:?}")),
+        }
+    })
+    .await;
+}
+
+impl Cluster {
+    /// Kills the leader of INTAKE and waits until another has taken over.
+    async fn kill_leader(&mut self, operator: &Bus) -> usize {
+        let old = leader(operator).await;
+        self.servers.get_mut(old).unwrap().kill().await;
+        another_than(operator, old).await;
+        old
+    }
 }
 
 #[tokio::test]
 async fn a_leader_that_dies_takes_nothing_along() {
     let mut cluster = Cluster::start().await;
     let publisher = publisher(&cluster.bus(Service::Ingress).await);
-    let reader = StreamReader::<Texts>::new(&cluster.bus(Service::Operator).await, "INTAKE").unwrap();
+    let operator = cluster.bus(Service::Operator).await;
+    let reader = StreamReader::<Texts>::new(&operator, "INTAKE").unwrap();
     let sent = Arc::new(AtomicU64::new(0));
     let writer = {
         let (publisher, sent) = (publisher.clone(), Arc::clone(&sent));
@@ -123,7 +171,7 @@ async fn a_leader_that_dies_takes_nothing_along() {
         })
     };
     eventually(BOUND, "traffic", || async { sent.load(Ordering::Relaxed) > 50 }).await;
-    let killed = cluster.kill_leader().await;
+    let killed = cluster.kill_leader(&operator).await;
     eventually(BOUND, "every publish to be acknowledged", || async { writer.is_finished() }).await;
     writer.await.unwrap();
     cluster.servers.get_mut(killed).unwrap().restart().await;
@@ -140,7 +188,7 @@ async fn a_leader_that_dies_takes_nothing_along() {
     let script = Script::all_done();
     let worker = route(&cluster.bus(Service::Routing).await, &script, quick()).await;
     eventually(BOUND, "work", || async { !script.given().is_empty() }).await;
-    cluster.kill_leader().await;
+    cluster.kill_leader(&operator).await;
     for n in 400..420 {
         publisher.publish(&accepted(Lane::Otp), n.to_string()).await.unwrap();
     }
@@ -151,4 +199,125 @@ async fn a_leader_that_dies_takes_nothing_along() {
     })
     .await;
     assert!(worker.stop(BOUND).await);
+}
+
+#[tokio::test]
+async fn a_broker_that_is_cut_off_decides_nothing_and_who_is_there_goes_elsewhere() {
+    let cluster = Cluster::start().await;
+    let operator = cluster.bus(Service::Operator).await;
+    let cut_off = leader(&operator).await;
+    let stays = cluster.bus_of(cut_off, Service::Ingress).await;
+    let moves = cluster.bus_from(cut_off, Service::Ingress).await;
+    let (lonely, leases) = (
+        cluster.bus_of(cut_off, Service::Operator).await,
+        Leases::new(&cluster.bus_of(cut_off, Service::Carrier).await),
+    );
+    let (account, bind) = (accounts().remove(0), LeaseKey::Bind(1));
+    let lease = |holder: &str| LeaseRecord {
+        holder: holder.to_owned(),
+        ttl: Duration::from_secs(15),
+        released: false,
+        bound: false,
+    };
+    let sequence = leases.write(&account, &bind, &lease("old"), 0).await.unwrap();
+    publisher(&stays).publish(&accepted(Lane::Otp), "before".to_owned()).await.unwrap();
+
+    // Clients still reach it, and it believes for a while that it decides.
+    cluster.routes.cut(cut_off);
+    let refused = publisher(&stays).publish(&accepted(Lane::Otp), "refused".to_owned()).await.unwrap_err();
+    assert!(
+        matches!(refused, PublishError::Unavailable { .. } | PublishError::OutcomeUnknown { .. }),
+        "{refused}"
+    );
+    assert!(leases.write(&account, &bind, &lease("old"), sequence).await.is_err());
+
+    // Whoever may goes to another broker, where what was refused is stored, and a lease is given to somebody else.
+    let publisher_that_moves = publisher(&moves);
+    for n in 0..20 {
+        eventually_ok(BOUND, "a publish by way of another broker", async || {
+            publisher_that_moves.publish(&accepted(Lane::Otp), n.to_string()).await
+        })
+        .await;
+    }
+    another_than(&operator, cut_off).await;
+    let elsewhere = Leases::new(&cluster.bus(Service::Carrier).await);
+    // A write whose answer got lost is found by reading.
+    eventually_ok(BOUND, "a lease from the others", async || {
+        let written = elsewhere.write(&account, &bind, &lease("new"), sequence).await;
+        let held = elsewhere.of(&account).await.map_err(|error| error.to_string())?;
+        match held.as_slice() {
+            [held] if held.record == lease("new") => Ok(()),
+            held => Err(format!("{written:?}, {held:?}")),
+        }
+    })
+    .await;
+    assert!(leases.write(&account, &bind, &lease("old"), sequence).await.is_err(), "it is another's");
+
+    // Who reads the copy that was cut off does not take its end for the end.
+    let all = StreamReader::<Texts>::new(&operator, "INTAKE").unwrap().state().await.unwrap().last;
+    let old_copy = StreamReader::<Texts>::new(&lonely, "INTAKE").unwrap();
+    let mut reading = old_copy.read(1, all);
+    let mut read = 0;
+    let broken = loop {
+        match reading.next().await {
+            Ok(Some(batch)) => read = batch.sequence,
+            Ok(None) => break false,
+            Err(_) => break true,
+        }
+    };
+    assert!(broken && read < all, "read up to {read} of {all}");
+
+    // It hears the others again, and has what it missed; what it refused is nowhere, or was stored by the others.
+    cluster.routes.pass();
+    leader(&operator).await;
+    assert!(leases.write(&account, &bind, &lease("old"), sequence).await.is_err(), "it is another's");
+    let mut reading = old_copy.read(1, all);
+    let mut texts = Vec::new();
+    while let Some(batch) = reading.next().await.unwrap() {
+        texts.extend(batch.batch.texts);
+    }
+    let mut expected: HashSet<_> = (0..20).map(|n| n.to_string()).collect();
+    expected.insert("before".to_owned());
+    let found: HashSet<_> = texts.iter().cloned().filter(|text| text != "refused").collect();
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn a_broker_that_stands_still_is_left() {
+    let cluster = Cluster::start().await;
+    let operator = cluster.bus(Service::Operator).await;
+    let frozen = leader(&operator).await;
+    let publisher = publisher(&cluster.bus_from(frozen, Service::Ingress).await);
+    publisher.publish(&accepted(Lane::Otp), "before".to_owned()).await.unwrap();
+    let server = cluster.servers.get(frozen).unwrap();
+    server.freeze().await;
+    eventually_ok(BOUND, "a publish by way of another broker", async || {
+        publisher.publish(&accepted(Lane::Otp), "while it stands".to_owned()).await
+    })
+    .await;
+    another_than(&operator, frozen).await;
+    server.thaw();
+    leader(&operator).await;
+}
+
+#[tokio::test]
+async fn nobody_but_a_broker_joins_the_cluster() {
+    let cluster = Cluster::start().await;
+    let operator = cluster.bus(Service::Operator).await;
+    leader(&operator).await;
+    // With a certificate of the cell, as any service has one.
+    let stranger = member(&cluster.routes, 0, cluster.pki.service("carrier"));
+    let listen = format!("127.0.0.1:{}", sotto_testkit::free_port());
+    let routes = (0..3).map(|index| cluster.routes.listen(index)).collect();
+    // It trusts those who do not trust it.
+    let stranger = ClusterOptions { listen, routes, ca_file: cluster.brokers.ca(), ..stranger };
+    let file =
+        server_conf(&cluster.pki, &cluster.topology, &cluster.users, cell(), "vn-9", Some(stranger), "");
+    let options = NatsOptions { config_file: Some(file), ..NatsOptions::default() };
+    let _stranger = NatsServer::start(options).await;
+    eventually(BOUND, "the cluster to refuse it", || async {
+        cluster.servers.iter().any(|one| one.log().contains("TLS route handshake error"))
+    })
+    .await;
+    assert!(cluster.servers.iter().all(|one| !one.log().contains("vn-9")));
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use sotto_core::{Clock, Sensitive, Shards};
+use sotto_core::{Clock, Replicas, Sensitive, Shards};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -62,6 +62,7 @@ impl Stage {
         let new = NewCell {
             id: CLIENT.parse().map_err(|_| CliError::new("the cell's name"))?,
             shards: SHARDS,
+            replicas: Replicas::One,
             hosts: Vec::new(),
             issuer: None,
             layout: Layout::Machine,

@@ -8,11 +8,11 @@ use std::{
     path::Path,
 };
 
-use sotto_core::Clock;
+use sotto_core::{Clock, Replicas};
 
 use crate::{
     CliError, Output,
-    cell::{CARRIERS, CellDir, Layout},
+    cell::{Broker, CARRIERS, CellDir, Layout, SERVICES},
     commands::audit::LOG_DIR,
     error::at,
     init::{self, NewCell, files, pki},
@@ -20,73 +20,75 @@ use crate::{
 
 /// What a process sees of the cell, by paths in the cell's folder, which are the same in its own.
 struct Share {
-    process: &'static str,
+    process: String,
     /// Made by `sotto init`, and only read by the process.
-    given: &'static [&'static str],
+    given: Vec<String>,
     /// The process's own from the start: the cell's folder keeps a link.
     state: &'static [&'static str],
     /// Folders that it fills.
     folders: &'static [&'static str],
 }
 
-/// Besides: the authority's certificate, its own with its key, and for services their configuration and nkey.
-const SHARES: [Share; 9] = [
-    Share {
-        process: "nats",
-        given: &["nats/nats-server.conf", "nats/clients.conf", "nats/ca.pem"],
-        state: &[],
-        folders: &["data/nats"],
-    },
-    Share {
-        process: "redis",
-        given: &["redis/redis.conf", "redis/users.acl"],
-        state: &[],
-        folders: &["data/redis"],
-    },
-    Share { process: "simulator", given: &["secrets/simulator"], state: &[], folders: &[] },
-    Share {
-        process: "ingress",
-        given: &[CARRIERS, "secrets/redis-ingress", "secrets/unlock-ingress"],
-        state: &["keystore/ingress.sks"],
-        folders: &[],
-    },
-    Share { process: "routing", given: &[CARRIERS], state: &[], folders: &[] },
-    Share {
-        process: "carrier",
-        given: &[CARRIERS, "secrets/redis-carrier", "secrets/simulator"],
-        state: &[],
-        folders: &[],
-    },
-    Share {
-        process: "identity",
-        given: &["secrets/redis-identity", "secrets/unlock-identity", "identity/invitation.json"],
-        state: &["keystore/identity.sks"],
-        folders: &["data/identity"],
-    },
-    Share {
-        process: "privacy",
-        given: &["secrets/unlock-privacy"],
-        state: &["keystore/buckets.sks"],
-        folders: &[],
-    },
-    Share {
-        process: "audit",
-        given: &["secrets/unlock-audit"],
-        state: &["keystore/audit.sks"],
-        folders: &[LOG_DIR],
-    },
+/// A row of [`SHARES`]: process, what it is given, its state, its folders.
+type Row = (&'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]);
+
+/// All but the brokers'. Besides: the authority's certificate, its own with its key, and for services their configuration and
+/// nkey.
+const SHARES: [Row; 8] = [
+    ("redis", &["redis/redis.conf", "redis/users.acl"], &[], &["data/redis"]),
+    ("simulator", &["secrets/simulator"], &[], &[]),
+    (
+        "ingress",
+        &[CARRIERS, "secrets/redis-ingress", "secrets/unlock-ingress"],
+        &["keystore/ingress.sks"],
+        &[],
+    ),
+    ("routing", &[CARRIERS], &[], &[]),
+    ("carrier", &[CARRIERS, "secrets/redis-carrier", "secrets/simulator"], &[], &[]),
+    (
+        "identity",
+        &["secrets/redis-identity", "secrets/unlock-identity", "identity/invitation.json"],
+        &["keystore/identity.sks"],
+        &["data/identity"],
+    ),
+    ("privacy", &["secrets/unlock-privacy"], &["keystore/buckets.sks"], &[]),
+    ("audit", &["secrets/unlock-audit"], &["keystore/audit.sks"], &[LOG_DIR]),
 ];
 
+/// What each process of a cell sees.
+fn shares(replicas: Replicas) -> Vec<Share> {
+    let others = SHARES.into_iter().map(|(process, given, state, folders)| Share {
+        process: process.to_owned(),
+        given: given.iter().map(|path| (*path).to_owned()).collect(),
+        state,
+        folders,
+    });
+    Broker::all(replicas).map(Share::of_broker).chain(others).collect()
+}
+
 impl Share {
+    fn of_broker(broker: Broker) -> Self {
+        let files = [broker.conf(), "nats/clients.conf".to_owned(), "nats/ca.pem".to_owned()];
+        let cluster = match broker.of {
+            Replicas::One => Vec::new(),
+            Replicas::Three => {
+                let [certificate, key] = pki::route_certificate(broker);
+                vec![pki::ROUTES_CA.to_owned(), certificate, key]
+            }
+        };
+        let given = files.into_iter().chain(cluster).collect();
+        Self { process: broker.name(), given, state: &[], folders: &["data/nats"] }
+    }
+
     fn given(&self) -> Vec<String> {
-        let name = self.process;
+        let name = &self.process;
         let mut given = vec!["tls/ca.pem".to_owned(), format!("tls/{name}.pem"), format!("tls/{name}.key")];
         // What is not ours has no configuration of ours and no nkey.
-        if !pki::FOREIGN.contains(&name) {
+        if SERVICES.contains(&name.as_str()) {
             given.push(format!("config/{name}.toml"));
             given.push(format!("nats/nkeys/{name}.current.seed"));
         }
-        given.extend(self.given.iter().map(|path| (*path).to_owned()));
+        given.extend(self.given.iter().cloned());
         given
     }
 }
@@ -109,8 +111,8 @@ pub(crate) fn prepare(
             .fix("give --cell a folder of its own for containers"));
     }
     let folder = std::path::absolute(folder).map_err(at(folder))?;
-    for share in &SHARES {
-        hand_out(dir, share, &folder.join(share.process))?;
+    for share in shares(cell.replicas) {
+        hand_out(dir, &share, &folder.join(&share.process))?;
     }
     output.json(&serde_json::json!({ "cell": dir.root(), "id": cell.id, "made": made, "shares": folder }))?;
     let done = if made { "made" } else { "is there" };

@@ -17,7 +17,7 @@ use sotto_core::{CellId, Clock, TenantId};
 
 use crate::{
     CliError, Output,
-    cell::{CellDir, CellFile},
+    cell::{Broker, CellDir, CellFile},
     credentials::Credentials,
     error::at,
     init::{files, keys::INTAKE_KEY, pki},
@@ -115,13 +115,13 @@ pub(crate) async fn add(
     let client_id = credentials.client_id.clone();
     register.clients.push(Registered { name: name.to_owned(), client_id, tenant, nkey });
     register.write(dir, &cell)?;
-    let running = read_again(dir)?;
+    let running = read_again(dir, &cell)?;
     if running {
         let mut left = PATIENCE.as_millis() / LOOK.as_millis();
         while let Err(error) = connect(dir, name).await {
             if left == 0 {
                 return Err(CliError::caused_by("the broker does not let the new client in", &error)
-                    .fix("look into logs/nats-server.log"));
+                    .fix("look into the logs of the brokers: logs/nats-*.log"));
             }
             left -= 1;
             tokio::time::sleep(LOOK).await;
@@ -148,7 +148,7 @@ pub(crate) fn remove(dir: &CellDir, name: &str, output: &Output) -> Result<(), C
             .fix("its name is the one given to `sotto client nats add`"));
     }
     register.write(dir, &cell)?;
-    let running = read_again(dir)?;
+    let running = read_again(dir, &cell)?;
     let folder = folder(dir, name);
     if folder.exists() {
         std::fs::remove_dir_all(&folder).map_err(at(&folder))?;
@@ -204,18 +204,25 @@ pub(super) fn tenant(credentials: &Credentials) -> Result<TenantId, CliError> {
     credentials.tenant.parse().map_err(|error| CliError::caused_by("the client's credentials", &error))
 }
 
-/// Has a running broker read its list of clients again. Returns whether there is one.
-fn read_again(dir: &CellDir) -> Result<bool, CliError> {
+/// Has every running broker read its list of clients again; one that is away reads it when it starts. Returns whether any
+/// runs.
+fn read_again(dir: &CellDir, cell: &CellFile) -> Result<bool, CliError> {
     let Ok(running) = dir.running() else { return Ok(false) };
-    let id = running.processes.get("nats-server").and_then(|id| i32::try_from(*id).ok());
-    let Some(id) = id.and_then(rustix::process::Pid::from_raw) else { return Ok(false) };
-    match rustix::process::kill_process(id, rustix::process::Signal::HUP) {
-        Ok(()) => Ok(true),
-        // It is gone: a cell that was not stopped left its run file behind.
-        Err(rustix::io::Errno::SRCH) => Ok(false),
-        Err(error) => Err(CliError::caused_by("the broker cannot be told to read its clients again", &error)
-            .fix("restart the cell")),
+    let mut told = false;
+    for broker in Broker::all(cell.replicas) {
+        let id = running.processes.get(&broker.process()).and_then(|id| i32::try_from(*id).ok());
+        let Some(id) = id.and_then(rustix::process::Pid::from_raw) else { continue };
+        match rustix::process::kill_process(id, rustix::process::Signal::HUP) {
+            Ok(()) => told = true,
+            // It is gone: a cell that was not stopped left its run file behind.
+            Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => {
+                let what = format!("{} cannot be told to read its clients again", broker.process());
+                return Err(CliError::caused_by(what, &error).fix("restart the cell"));
+            }
+        }
     }
+    Ok(told)
 }
 
 /// A connection to the running cell's broker as this client.

@@ -3,13 +3,18 @@
 use std::{path::PathBuf, time::Duration};
 
 use sotto_bus::{Service, Topology, topology::apply};
-use sotto_core::carriers::CarriersFile;
+use sotto_core::{Classified as _, ErrorClass, carriers::CarriersFile};
+use tokio::time::Instant;
 
 use crate::{
     CliError, Output,
     cell::{CARRIERS, CellDir, CellFile},
     up::{connect, read_carriers},
 };
+
+/// How long brokers that start together may take to elect who decides, and how often that is looked at.
+const ELECTION: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(250);
 
 /// How long the connection may take to end.
 const END: Duration = Duration::from_secs(5);
@@ -41,7 +46,14 @@ pub(crate) async fn streams(
     let topology = Topology::embedded().map_err(|error| failed(&error))?;
     let topology = topology.with_ack_waits(carriers.redeliveries());
     let bus = connect(dir, cell, nats, Service::Provisioner).await?;
-    apply(&bus, &topology, &accounts).await.map_err(|error| failed(&error))?;
+    let until = Instant::now() + ELECTION;
+    while let Err(error) = apply(&bus, &topology, &accounts).await {
+        let passes = matches!(error.class(), ErrorClass::Retry { .. });
+        if !passes || Instant::now() >= until {
+            return Err(failed(&error));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
     bus.close(END).await;
     Ok(())
 }

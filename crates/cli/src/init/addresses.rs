@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use sotto_core::Replicas;
+
 use super::TOKEN_PORT;
-use crate::cell::{Layout, Running, SERVICES};
+use crate::cell::{Broker, Layout, Running, SERVICES};
 
 /// Of every service in containers: `/live`, `/ready`, `/info`.
 const ADMIN_PORT: u16 = 7450;
 
 /// Ports of the processes in containers, each of which has an address of its own.
 pub(super) const NATS_PORT: u16 = 4222;
+/// On which brokers of a cluster reach one another; on one machine this one and the two after it.
+pub(super) const ROUTES_PORT: u16 = 6222;
 pub(super) const REDIS_PORT: u16 = 6379;
 pub(super) const SMPP_PORT: u16 = 2775;
 pub(super) const SIMULATOR_ADMIN_PORT: u16 = 2776;
@@ -38,8 +42,30 @@ pub(super) fn of(process: &str, port: u16) -> String {
     format!("{process}.sotto.internal:{port}")
 }
 
+/// The brokers of a cell in containers, as services are told them.
+fn brokers(replicas: Replicas) -> String {
+    let urls: Vec<_> =
+        Broker::all(replicas).map(|broker| format!("tls://{}", of(&broker.name(), NATS_PORT))).collect();
+    urls.join(",")
+}
+
+/// Where a broker listens for the others of its cluster, and where each of them is found.
+pub(super) fn routes(broker: Broker, layout: Layout) -> (String, Vec<String>) {
+    let port = |broker: Broker| ROUTES_PORT + u16::from(broker.number) - 1;
+    match layout {
+        Layout::Machine => (
+            format!("127.0.0.1:{}", port(broker)),
+            broker.others().map(|other| format!("127.0.0.1:{}", port(other))).collect(),
+        ),
+        Layout::Containers => (
+            format!("0.0.0.0:{ROUTES_PORT}"),
+            broker.others().map(|other| of(&other.name(), ROUTES_PORT)).collect(),
+        ),
+    }
+}
+
 /// Where a cell in containers is found: `run/cell.json`.
-pub(super) fn running() -> Running {
+pub(super) fn running(replicas: Replicas) -> Running {
     let services = SERVICES.into_iter().flat_map(|service| {
         listeners(service)
             .into_iter()
@@ -52,7 +78,7 @@ pub(super) fn running() -> Running {
     ];
     Running {
         supervisor: None,
-        nats: format!("tls://{}", of("nats", NATS_PORT)),
+        nats: brokers(replicas),
         processes: BTreeMap::new(),
         addresses: services.chain(foreign).collect(),
     }
@@ -60,7 +86,11 @@ pub(super) fn running() -> Running {
 
 /// What a service's configuration says of addresses: section, key and value. On one machine `sotto up` tells most of them by
 /// environment; what is here keeps cells of one machine apart.
-pub(super) fn settings(service: &str, layout: Layout) -> Vec<(&'static str, &'static str, String)> {
+pub(super) fn settings(
+    service: &str,
+    layout: Layout,
+    replicas: Replicas,
+) -> Vec<(&'static str, &'static str, String)> {
     match layout {
         Layout::Machine => {
             let listener = match service {
@@ -75,7 +105,7 @@ pub(super) fn settings(service: &str, layout: Layout) -> Vec<(&'static str, &'st
                 .into_iter()
                 .map(|(section, port)| (section, "listen", format!("0.0.0.0:{port}")))
                 .collect();
-            settings.push(("nats", "url", format!("tls://{}", of("nats", NATS_PORT))));
+            settings.push(("nats", "url", brokers(replicas)));
             if super::redis::USERS.contains(&service) {
                 settings.push(("redis", "url", format!("rediss://{}", of("redis", REDIS_PORT))));
             }

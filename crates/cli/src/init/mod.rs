@@ -13,7 +13,7 @@ mod services;
 
 use std::fmt::Write as _;
 
-use sotto_core::{CellId, Clock, Shards};
+use sotto_core::{CellId, Clock, Replicas, Shards};
 
 use crate::{
     CliError,
@@ -44,6 +44,8 @@ pub(crate) struct NewCell {
     pub(crate) id: CellId,
     /// Its number of shards.
     pub(crate) shards: Shards,
+    /// Its brokers.
+    pub(crate) replicas: Replicas,
     /// Further DNS names and IP addresses that its certificates are valid for.
     pub(crate) hosts: Vec<String>,
     /// Identity's issuer, if not its first host.
@@ -71,7 +73,7 @@ pub(crate) fn init(dir: &CellDir, new: &NewCell, clock: &dyn Clock) -> Result<()
         files::folder_of_owner(&dir.path(folder))?;
     }
     let now = clock.now();
-    pki::create(dir, &new.id, &new.hosts, now)?;
+    pki::create(dir, new, now)?;
     let users = keys::nats(dir)?;
     if new.hsm {
         hsm::create(dir, &new.id, now)?;
@@ -87,6 +89,7 @@ pub(crate) fn init(dir: &CellDir, new: &NewCell, clock: &dyn Clock) -> Result<()
         version: 1,
         id: new.id.clone(),
         shards: new.shards,
+        replicas: new.replicas,
         layout: new.layout,
         created_at: now.to_string(),
     };

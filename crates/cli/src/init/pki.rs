@@ -4,21 +4,25 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
 };
-use sotto_core::{CellId, Timestamp};
+use sotto_core::{CellId, Replicas, Timestamp};
 use sotto_runtime::tls::PeerService;
 
-use super::files;
-use crate::{CliError, cell::CellDir, error::at};
+use super::{NewCell, files};
+use crate::{
+    CliError,
+    cell::{Broker, CellDir},
+    error::at,
+};
 
-/// Processes that are not ours and still need a certificate: the broker, Redis, and the test carrier.
-pub(crate) const FOREIGN: [&str; 3] = ["nats", "redis", "simulator"];
+/// Processes that are not ours and still need a certificate, besides the brokers: Redis and the test carrier.
+const FOREIGN: [&str; 2] = ["redis", "simulator"];
 
 /// What is dialled by the machine's name and not by its own (`<name>.sotto.internal`). All others are not valid for it:
 /// whoever holds the certificate of another service must not pass for the broker or for identity.
-const DIALLED_AS_LOCALHOST: [&str; 4] = ["nats", "redis", "ingress", "identity"];
+const DIALLED_AS_LOCALHOST: [&str; 3] = ["redis", "ingress", "identity"];
 
-/// What clients on other machines connect to.
-const PUBLIC: [&str; 3] = ["ingress", "identity", "nats"];
+/// What clients on other machines connect to, besides the brokers.
+const PUBLIC: [&str; 2] = ["ingress", "identity"];
 
 /// What only connects to others, and never serves.
 const CLIENTS: [&str; 3] = ["routing", "operator", "provisioner"];
@@ -30,36 +34,81 @@ pub(crate) const CLIENTS_CA_KEY: &str = "ca/clients.key";
 /// Whom the broker lets in: the cell's own and its clients.
 pub(super) const BROKER_CA: &str = "nats/ca.pem";
 
+/// The authority of the brokers of a cluster, for one another alone: whoever is let in there sees and changes everything.
+pub(crate) const ROUTES_CA: &str = "nats/routes-ca.pem";
+const ROUTES_CA_KEY: &str = "ca/routes.key";
+
+/// A broker's certificate for the others of its cluster, and its key.
+pub(crate) fn route_certificate(broker: Broker) -> [String; 2] {
+    ["pem", "key"].map(|kind| format!("nats/routes/{}.{kind}", broker.name()))
+}
+
 /// Years that an authority is valid.
 const CA_YEARS: i16 = 10;
 
 /// Makes `tls/ca.pem`, `ca/ca.key` and a certificate and key for every process.
-pub(super) fn create(dir: &CellDir, cell: &CellId, hosts: &[String], now: Timestamp) -> Result<(), CliError> {
-    let ca_key = KeyPair::generate().map_err(failed)?;
-    let ca = authority(&format!("Sotto cell {cell} authority"), now)?;
-    let certificate = ca.self_signed(&ca_key).map_err(failed)?.pem();
-    files::public(&dir.path("tls/ca.pem"), certificate.as_bytes())?;
-    files::secret(&dir.path("ca/ca.key"), ca_key.serialize_pem().as_bytes())?;
-    let clients_key = KeyPair::generate().map_err(failed)?;
-    let clients = authority(&clients_authority(cell), now)?.self_signed(&clients_key).map_err(failed)?.pem();
-    files::public(&dir.path(CLIENTS_CA), clients.as_bytes())?;
-    files::secret(&dir.path(CLIENTS_CA_KEY), clients_key.serialize_pem().as_bytes())?;
-    files::public(&dir.path(BROKER_CA), [certificate, clients].concat().as_bytes())?;
+pub(super) fn create(dir: &CellDir, new: &NewCell, now: Timestamp) -> Result<(), CliError> {
+    let (cell, hosts) = (&new.id, new.hosts.as_slice());
+    let authority =
+        |name: &str, certificate: &str, key: &str| new_authority(dir, name, now, certificate, key);
+    let (issuer, ca) = authority(&format!("Sotto cell {cell} authority"), "tls/ca.pem", "ca/ca.key")?;
+    let (_, clients) = authority(&clients_authority(cell), CLIENTS_CA, CLIENTS_CA_KEY)?;
+    files::public(&dir.path(BROKER_CA), [ca, clients].concat().as_bytes())?;
 
-    let issuer = Issuer::new(ca, ca_key);
-    for name in PeerService::ALL.into_iter().map(PeerService::name).chain(FOREIGN) {
-        let key = KeyPair::generate().map_err(failed)?;
-        let mut params = CertificateParams::new(names(name, hosts)).map_err(failed)?;
-        params.distinguished_name = named(&format!("{name}.sotto.internal"));
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = usages(name);
-        params.use_authority_key_identifier_extension = true;
-        validity(&mut params, now, 1)?;
-        let certificate = params.signed_by(&key, &issuer).map_err(failed)?;
-        files::public(&dir.path(format!("tls/{name}.pem")), certificate.pem().as_bytes())?;
-        files::secret(&dir.path(format!("tls/{name}.key")), key.serialize_pem().as_bytes())?;
+    let process = |name: &str| (name.to_owned(), Role::of(name));
+    let ours = PeerService::ALL.into_iter().map(PeerService::name).chain(FOREIGN).map(process);
+    let brokers = Broker::all(new.replicas).map(|broker| (broker.name(), Role::broker()));
+    for (name, role) in ours.chain(brokers) {
+        let files = ["pem", "key"].map(|kind| format!("tls/{name}.{kind}"));
+        sign(dir, &issuer, &name, role.names(&name, hosts), role.usages(), now, &files)?;
+    }
+    if new.replicas == Replicas::Three {
+        let (issuer, _) = authority(&format!("Sotto cell {cell} brokers"), ROUTES_CA, ROUTES_CA_KEY)?;
+        for broker in Broker::all(new.replicas) {
+            let (name, role) = (broker.name(), Role::broker());
+            let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+            sign(dir, &issuer, &name, role.names(&name, &[]), usages, now, &route_certificate(broker))?;
+        }
     }
     Ok(())
+}
+
+/// Makes an authority; what it signs with, and its certificate.
+fn new_authority(
+    dir: &CellDir,
+    name: &str,
+    now: Timestamp,
+    certificate: &str,
+    key: &str,
+) -> Result<(Issuer<'static, KeyPair>, String), CliError> {
+    let pair = KeyPair::generate().map_err(failed)?;
+    let params = authority(name, now)?;
+    let pem = params.self_signed(&pair).map_err(failed)?.pem();
+    files::public(&dir.path(certificate), pem.as_bytes())?;
+    files::secret(&dir.path(key), pair.serialize_pem().as_bytes())?;
+    Ok((Issuer::new(params, pair), pem))
+}
+
+/// Makes a certificate of a process and its key, in these files, good for a year.
+fn sign(
+    dir: &CellDir,
+    issuer: &Issuer<'static, KeyPair>,
+    process: &str,
+    names: Vec<String>,
+    usages: Vec<ExtendedKeyUsagePurpose>,
+    now: Timestamp,
+    [certificate_file, key_file]: &[String; 2],
+) -> Result<(), CliError> {
+    let key = KeyPair::generate().map_err(failed)?;
+    let mut params = CertificateParams::new(names).map_err(failed)?;
+    params.distinguished_name = named(&format!("{process}.sotto.internal"));
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = usages;
+    params.use_authority_key_identifier_extension = true;
+    validity(&mut params, now, 1)?;
+    let certificate = params.signed_by(&key, issuer).map_err(failed)?;
+    files::public(&dir.path(certificate_file), certificate.pem().as_bytes())?;
+    files::secret(&dir.path(key_file), key.serialize_pem().as_bytes())
 }
 
 fn authority(name: &str, now: Timestamp) -> Result<CertificateParams, CliError> {
@@ -100,24 +149,48 @@ pub(crate) fn of_client(
     Ok((certificate.pem(), key.serialize_pem()))
 }
 
-/// The names that a process's certificate is valid for.
-fn names(name: &str, hosts: &[String]) -> Vec<String> {
-    let mut names = vec![format!("{name}.sotto.internal")];
-    if DIALLED_AS_LOCALHOST.contains(&name) {
-        names.extend(["localhost".to_owned(), "127.0.0.1".to_owned()]);
-    }
-    if PUBLIC.contains(&name) {
-        names.extend(hosts.iter().cloned());
-    }
-    names
+/// What a process does with its certificate.
+#[derive(Clone, Copy, Debug)]
+struct Role {
+    serves: bool,
+    connects: bool,
+    dialled_as_localhost: bool,
+    public: bool,
 }
 
-fn usages(name: &str) -> Vec<ExtendedKeyUsagePurpose> {
-    let serves = !CLIENTS.contains(&name);
-    let connects = !FOREIGN.contains(&name);
-    let usages =
-        [(serves, ExtendedKeyUsagePurpose::ServerAuth), (connects, ExtendedKeyUsagePurpose::ClientAuth)];
-    usages.into_iter().filter(|(used, _)| *used).map(|(_, usage)| usage).collect()
+impl Role {
+    fn of(process: &str) -> Self {
+        Self {
+            serves: !CLIENTS.contains(&process),
+            connects: !FOREIGN.contains(&process),
+            dialled_as_localhost: DIALLED_AS_LOCALHOST.contains(&process),
+            public: PUBLIC.contains(&process),
+        }
+    }
+
+    const fn broker() -> Self {
+        Self { serves: true, connects: false, dialled_as_localhost: true, public: true }
+    }
+
+    /// The names that its certificate is valid for.
+    fn names(self, process: &str, hosts: &[String]) -> Vec<String> {
+        let mut names = vec![format!("{process}.sotto.internal")];
+        if self.dialled_as_localhost {
+            names.extend(["localhost".to_owned(), "127.0.0.1".to_owned()]);
+        }
+        if self.public {
+            names.extend(hosts.iter().cloned());
+        }
+        names
+    }
+
+    fn usages(self) -> Vec<ExtendedKeyUsagePurpose> {
+        let usages = [
+            (self.serves, ExtendedKeyUsagePurpose::ServerAuth),
+            (self.connects, ExtendedKeyUsagePurpose::ClientAuth),
+        ];
+        usages.into_iter().filter(|(used, _)| *used).map(|(_, usage)| usage).collect()
+    }
 }
 
 fn named(common_name: &str) -> DistinguishedName {

@@ -5,15 +5,15 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use sotto_bus::{
     Service, Topology,
-    topology::{CLIENTS_FILE, Cell, ServerOptions, nats_clients_conf, nats_server_conf},
+    topology::{CLIENTS_FILE, Cell, ClusterOptions, ServerOptions, nats_clients_conf, nats_server_conf},
 };
 
-use sotto_core::CellId;
+use sotto_core::{CellId, Replicas};
 
 use super::{NewCell, TOKEN_PORT, addresses, files, pki, redis};
 use crate::{
     CliError,
-    cell::{CARRIERS, CellDir, Layout, SERVICES},
+    cell::{Broker, CARRIERS, CellDir, Layout, SERVICES},
     commands::audit::LOG_DIR,
     up::simulator_carriers,
 };
@@ -23,11 +23,12 @@ pub(super) fn create(
     new: &NewCell,
     users: &BTreeMap<String, Vec<String>>,
 ) -> Result<(), CliError> {
-    broker(dir, new, users)?;
+    brokers(dir, new, users)?;
     for service in SERVICES {
         let mut settings = Settings::default();
         settings.text("cell", "id", new.id.as_str());
         settings.raw("cell", "shards", new.shards.count().to_string());
+        settings.raw("cell", "replicas", new.replicas.count().to_string());
         settings.certificates("nats", service);
         settings.text("nats", "nkey_seed_file", format!("nats/nkeys/{service}.current.seed"));
         // Routing has no listener and asks nobody but the broker.
@@ -38,7 +39,7 @@ pub(super) fn create(
             settings.text("redis", "username", service);
             settings.text("redis", "password_file", format!("secrets/redis-{service}"));
         }
-        for (section, key, value) in addresses::settings(service, new.layout) {
+        for (section, key, value) in addresses::settings(service, new.layout, new.replicas) {
             settings.text(section, key, value);
         }
         own(&mut settings, service, new);
@@ -50,16 +51,16 @@ pub(super) fn create(
         files::public(&dir.config(service), text.as_bytes())?;
     }
     if new.layout == Layout::Containers {
-        containers(dir)?;
+        containers(dir, new.replicas)?;
     }
     Ok(())
 }
 
 /// What `sotto up` writes at its start on one machine. Two connectors have a bind each.
-fn containers(dir: &CellDir) -> Result<(), CliError> {
+fn containers(dir: &CellDir, replicas: Replicas) -> Result<(), CliError> {
     let carriers = simulator_carriers("simulator.sotto.internal", addresses::SMPP_PORT, "", 2, 10_000);
     files::public(&dir.path(CARRIERS), carriers.as_bytes())?;
-    let running = serde_json::to_string_pretty(&addresses::running())
+    let running = serde_json::to_string_pretty(&addresses::running(replicas))
         .map_err(|error| CliError::caused_by("run/cell.json", &error))?;
     files::public(&dir.run_file(), running.as_bytes())
 }
@@ -98,33 +99,47 @@ impl std::fmt::Display for Settings {
     }
 }
 
-fn broker(dir: &CellDir, new: &NewCell, users: &BTreeMap<String, Vec<String>>) -> Result<(), CliError> {
+fn brokers(dir: &CellDir, new: &NewCell, users: &BTreeMap<String, Vec<String>>) -> Result<(), CliError> {
     let topology = Topology::embedded()
         .map_err(|error| CliError::caused_by("the list of streams cannot be read", &error))?;
-    let users = Service::ALL
+    let users: Vec<_> = Service::ALL
         .into_iter()
         .map(|service| (service, users.get(service.name()).cloned().unwrap_or_default()))
         .collect();
-    let options = ServerOptions {
-        cell: Cell { id: new.id.clone(), shards: new.shards, replicas: 1 },
-        server_name: format!("{}-1", new.id),
+    files::public(&dir.path("nats").join(CLIENTS_FILE), nats_clients_conf(&new.id, &[]).as_bytes())?;
+    for broker in Broker::all(new.replicas) {
+        let mut conf = nats_server_conf(&topology, &broker_options(broker, new, &users));
+        if new.layout == Layout::Containers {
+            // For the health check alone: nobody outside the container reaches it.
+            conf.push_str("http: \"127.0.0.1:8222\"\n");
+        }
+        files::public(&dir.path(broker.conf()), conf.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn broker_options(broker: Broker, new: &NewCell, users: &[(Service, Vec<String>)]) -> ServerOptions {
+    let name = broker.name();
+    let cluster = || {
+        let (listen, routes) = addresses::routes(broker, new.layout);
+        let [certificate, key] = pki::route_certificate(broker).map(PathBuf::from);
+        let ca_file = PathBuf::from(pki::ROUTES_CA);
+        ClusterOptions { listen, routes, ca_file, cert_file: certificate, key_file: key }
+    };
+    ServerOptions {
+        cell: Cell { id: new.id.clone(), shards: new.shards, replicas: new.replicas },
+        server_name: format!("{}-{}", new.id, broker.number),
+        cluster: (new.replicas == Replicas::Three).then(cluster),
         listen: match new.layout {
             Layout::Machine => format!("127.0.0.1:{}", addresses::NATS_PORT),
             Layout::Containers => format!("0.0.0.0:{}", addresses::NATS_PORT),
         },
-        store_dir: PathBuf::from("data/nats"),
+        store_dir: PathBuf::from(broker.store(new.layout)),
         ca_file: PathBuf::from(pki::BROKER_CA),
-        cert_file: PathBuf::from("tls/nats.pem"),
-        key_file: PathBuf::from("tls/nats.key"),
-        users,
-    };
-    files::public(&dir.path("nats").join(CLIENTS_FILE), nats_clients_conf(&new.id, &[]).as_bytes())?;
-    let mut conf = nats_server_conf(&topology, &options);
-    if new.layout == Layout::Containers {
-        // For the health check alone: nobody outside the container reaches it.
-        conf.push_str("http: \"127.0.0.1:8222\"\n");
+        cert_file: PathBuf::from(format!("tls/{name}.pem")),
+        key_file: PathBuf::from(format!("tls/{name}.key")),
+        users: users.to_vec(),
     }
-    files::public(&dir.path("nats/nats-server.conf"), conf.as_bytes())
 }
 
 /// What only this service has.

@@ -9,6 +9,7 @@ pub(crate) fn new_cell() -> NewCell {
     NewCell {
         id: "test".parse().unwrap(),
         shards,
+        replicas: Replicas::One,
         hosts: vec!["sms.example.vn".to_owned()],
         issuer: None,
         layout: Layout::Machine,

@@ -172,11 +172,16 @@ impl Supervisor<'_> {
     }
 
     async fn start(&mut self) -> Result<(), CliError> {
-        self.step("nats-server").await;
-        let recipe = self.recipes.nats()?;
-        self.launch(recipe)?;
-        let ports = self.recipes.nats_ports_dir();
-        self.running.nats = self.wait("nats-server", |_| nats_url(&ports)).await?;
+        let mut urls = Vec::new();
+        for broker in self.recipes.brokers() {
+            let process = broker.process();
+            self.step(&process).await;
+            let recipe = self.recipes.nats(broker)?;
+            self.launch(recipe)?;
+            let ports = self.recipes.nats_ports_dir(broker);
+            urls.push(self.wait(&process, |_| nats_url(&ports)).await?);
+        }
+        self.running.nats = urls.join(",");
 
         self.step("redis-server").await;
         self.start_redis().await?;

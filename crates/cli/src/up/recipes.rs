@@ -14,7 +14,7 @@ use sotto_crypto::MacKey;
 use super::{UpOptions, child::Recipe};
 use crate::{
     CliError,
-    cell::{CellDir, CellFile, Running},
+    cell::{Broker, CellDir, CellFile, Running},
     commands,
     error::at,
 };
@@ -70,34 +70,41 @@ impl Recipes {
             tie: tie(),
             pinned: Vec::new(),
         };
-        let ports = recipes.nats_ports_dir();
-        std::fs::create_dir_all(&ports).map_err(at(&ports))?;
+        for broker in Broker::all(cell.replicas) {
+            let ports = recipes.nats_ports_dir(broker);
+            std::fs::create_dir_all(&ports).map_err(at(&ports))?;
+        }
         if let Some(file) = &recipes.options.carriers {
             read_carriers(file)?;
         }
         Ok(recipes)
     }
 
-    pub(super) fn nats_ports_dir(&self) -> PathBuf {
-        self.dir.path("run/ports")
+    /// The cell's brokers.
+    pub(super) fn brokers(&self) -> impl Iterator<Item = Broker> + use<> {
+        Broker::all(self.cell.replicas)
     }
 
-    pub(super) fn nats(&self) -> Result<Recipe, CliError> {
+    pub(super) fn nats_ports_dir(&self, broker: Broker) -> PathBuf {
+        self.dir.path(format!("run/ports/{}", broker.process()))
+    }
+
+    pub(super) fn nats(&self, broker: Broker) -> Result<Recipe, CliError> {
         let arguments = vec![
             "--config".to_owned(),
-            "nats/nats-server.conf".to_owned(),
+            broker.conf(),
             "--addr".to_owned(),
             self.options.nats_listen.ip().to_string(),
             "--port".to_owned(),
-            // To the broker, 0 means its usual port.
+            // To the broker, 0 means its usual port. What was asked for is the first one's.
             match self.options.nats_listen.port() {
-                0 => "-1".to_owned(),
-                port => port.to_string(),
+                port if port != 0 && broker.number == 1 => port.to_string(),
+                _ => "-1".to_owned(),
             },
             "--ports_file_dir".to_owned(),
-            self.nats_ports_dir().display().to_string(),
+            self.nats_ports_dir(broker).display().to_string(),
         ];
-        Ok(self.tied("nats-server", tool("nats-server")?, arguments))
+        Ok(self.tied(&broker.process(), tool("nats-server")?, arguments))
     }
 
     /// A program that ends with us, if the machine can do that. If not, the lock that it holds keeps a second one from its
@@ -250,8 +257,9 @@ impl Recipes {
                 recipe.environment.push((key.clone(), address.clone()));
             }
         }
-        if recipe.name == "nats-server" {
-            let port = running.nats.rsplit(':').next().unwrap_or_default().to_owned();
+        let broker = self.brokers().zip(running.nats.split(','));
+        if let Some((_, url)) = broker.into_iter().find(|(broker, _)| broker.process() == recipe.name) {
+            let port = url.rsplit(':').next().unwrap_or_default().to_owned();
             recipe.arguments = recipe
                 .arguments
                 .iter()
@@ -294,7 +302,7 @@ pub(crate) async fn connect(
     let options = BusOptions {
         service: tool,
         instance: format!("{}", std::process::id()),
-        cell: Cell { id: cell.id.clone(), shards: cell.shards, replicas: 1 },
+        cell: Cell { id: cell.id.clone(), shards: cell.shards, replicas: cell.replicas },
         topology: Topology::embedded().map_err(|error| failed(&error))?,
         clock: Arc::new(SystemClock),
         digest: Arc::new(move |bytes| digest_key.mac("quarantine", &[bytes])),

@@ -180,7 +180,7 @@ async fn publish_on<B: Batch + 'static>(cell: &Cell, subject: &Subject, items: V
     let options = BusOptions {
         service: Service::Routing,
         instance: "test".to_owned(),
-        cell: BusCell { id: "test".parse().unwrap(), shards: shards(), replicas: 1 },
+        cell: BusCell { id: "test".parse().unwrap(), shards: shards(), replicas: sotto_core::Replicas::One },
         topology: Topology::embedded().unwrap(),
         clock: Arc::new(SystemClock),
         digest: Arc::new(|_| [0; 32]),

@@ -63,7 +63,7 @@ pub(crate) fn shards() -> Shards {
 }
 
 fn vn() -> topology::Cell {
-    topology::Cell { id: "vn".parse().unwrap(), shards: shards(), replicas: 1 }
+    topology::Cell { id: "vn".parse().unwrap(), shards: shards(), replicas: sotto_core::Replicas::One }
 }
 
 pub(crate) fn tls(pki: &Pki, service: &str) -> Tls {
@@ -166,6 +166,7 @@ impl Broker {
         let options = ServerOptions {
             cell: vn(),
             server_name: "vn-1".to_owned(),
+            cluster: None,
             listen: "127.0.0.1:4222".to_owned(),
             store_dir: "given-on-the-command-line".into(),
             ca_file: ca,

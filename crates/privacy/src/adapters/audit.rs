@@ -147,7 +147,7 @@ async fn connect(broker: &Broker) -> Result<Bus, PrivacyError> {
     let options = BusOptions {
         service: Service::Privacy,
         instance: broker.instance.clone(),
-        cell: Cell { id: broker.cell.id.clone(), shards: broker.cell.shards, replicas: 1 },
+        cell: Cell { id: broker.cell.id.clone(), shards: broker.cell.shards, replicas: broker.cell.replicas },
         topology: Topology::embedded().map_err(PrivacyError::Topology)?,
         clock: Arc::clone(&broker.clock),
         // This service consumes nothing and so quarantines nothing.

@@ -23,7 +23,11 @@ struct Broker {
 }
 
 fn cell() -> Cell {
-    Cell { id: "vn".parse().unwrap(), shards: Shards::new(NonZeroU16::new(4).unwrap()), replicas: 1 }
+    Cell {
+        id: "vn".parse().unwrap(),
+        shards: Shards::new(NonZeroU16::new(4).unwrap()),
+        replicas: sotto_core::Replicas::One,
+    }
 }
 
 impl Broker {
@@ -41,6 +45,7 @@ impl Broker {
         let options = ServerOptions {
             cell: cell(),
             server_name: "vn-1".to_owned(),
+            cluster: None,
             listen: "127.0.0.1:4222".to_owned(),
             store_dir: "given-on-the-command-line".into(),
             ca_file: ca,

@@ -41,7 +41,11 @@ struct TestCell {
 }
 
 fn vn() -> Cell {
-    Cell { id: "vn".parse().unwrap(), shards: Shards::new(NonZeroU16::new(2).unwrap()), replicas: 1 }
+    Cell {
+        id: "vn".parse().unwrap(),
+        shards: Shards::new(NonZeroU16::new(2).unwrap()),
+        replicas: sotto_core::Replicas::One,
+    }
 }
 
 impl TestCell {
@@ -69,6 +73,7 @@ impl TestCell {
         let options = ServerOptions {
             cell: vn(),
             server_name: "vn-1".to_owned(),
+            cluster: None,
             listen: "127.0.0.1:4222".to_owned(),
             store_dir: "given-on-the-command-line".into(),
             ca_file: ca,

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
-use sotto_core::{CellId, Restored, Shards, Timestamp, clock::InvalidTime};
+use sotto_core::{CellId, Replicas, Restored, Shards, Timestamp, clock::InvalidTime};
 
 use super::{
     ConfigDuration, ConfigError, ConfigErrors, KeyPath, SecretFile, Validate, secret::only_ours,
@@ -17,6 +17,8 @@ pub struct CellConfig {
     pub id: CellId,
     /// The number of shards, 1 to 64 (`deploy/streams.toml`); fixed at the birth of the cell.
     pub shards: Shards,
+    /// How many brokers keep a copy of each message, 1 or 3; fixed at the birth of the cell.
+    pub replicas: Replicas,
 }
 
 impl Validate for CellConfig {

@@ -14,6 +14,7 @@ tags = ["a", "b"]
 [cell]
 id = ""
 shards = 4
+replicas = 1
 [telemetry]
 log = "info"
 format = "text"

@@ -111,7 +111,11 @@ pub(super) struct Delivered {
 }
 
 fn cell() -> Cell {
-    Cell { id: "vn".parse().unwrap(), shards: Shards::new(NonZeroU16::MIN), replicas: 1 }
+    Cell {
+        id: "vn".parse().unwrap(),
+        shards: Shards::new(NonZeroU16::MIN),
+        replicas: sotto_core::Replicas::One,
+    }
 }
 
 impl Broker {
@@ -124,7 +128,7 @@ impl Broker {
             broker.api(&format!("STREAM.CREATE.{}", spec.name), settings::stream(&spec)).await;
         }
         for spec in topology.consumers(&cell(), &[]).unwrap() {
-            let config = settings::consumer(&spec, 1);
+            let config = settings::consumer(&spec, sotto_core::Replicas::One);
             let request = json!({ "stream_name": spec.stream, "config": config, "action": "create" });
             broker.api(&format!("CONSUMER.CREATE.{}.{}", spec.stream, spec.name), request).await;
         }

@@ -8,10 +8,10 @@ use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, anchor_
 
 use super::Finding;
 use crate::{
-    cell::{CellDir, CellFile, SERVICES},
+    cell::{Broker, CellDir, CellFile, SERVICES},
     commands::audit::{KEY_FILE, LOG_DIR},
     hsm,
-    init::pki::CLIENTS_CA,
+    init::pki::{CLIENTS_CA, ROUTES_CA},
 };
 
 /// Certificates are to be renewed this long before their end.
@@ -21,13 +21,17 @@ const RENEW: Duration = Duration::from_secs(30 * 24 * 3600);
 const SECRET_FOLDERS: [&str; 7] =
     ["ca", "secrets", "keystore", "nats/nkeys", "clients", "operator", "identity"];
 
+/// Folders with keys and certificates.
+const KEY_FOLDERS: [&str; 2] = ["tls", "nats/routes"];
+
 /// Single files of this kind.
 const SECRET_FILES: [&str; 2] = ["redis/users.acl", "owner-invitation"];
 
 pub(super) fn look(dir: &CellDir, cell: &CellFile, clock: &dyn Clock) -> Vec<Finding> {
     let mut findings = vec![Finding::fine(format!("the cell {}, {} shard(s)", cell.id, cell.shards.count()))];
     findings.extend(modes(dir));
-    findings.extend(missing(dir));
+    findings.extend(missing(dir, cell));
+    findings.extend(disagreements(dir, cell));
     findings.extend(certificates(dir, clock.now()));
     findings.extend(drafts(dir));
     findings
@@ -35,8 +39,8 @@ pub(super) fn look(dir: &CellDir, cell: &CellFile, clock: &dyn Clock) -> Vec<Fin
 
 /// Secrets that others could read.
 fn modes(dir: &CellDir) -> Vec<Finding> {
-    let keys =
-        list(&dir.path("tls")).into_iter().filter(|path| path.extension().is_some_and(|it| it == "key"));
+    let keys = KEY_FOLDERS.iter().flat_map(|folder| list(&dir.path(folder)));
+    let keys = keys.filter(|path| path.extension().is_some_and(|it| it == "key"));
     let secrets = SECRET_FOLDERS.iter().flat_map(|folder| list(&dir.path(folder)));
     // Each client's keys for the broker.
     let folders = std::fs::read_dir(dir.path("clients")).into_iter().flatten().flatten();
@@ -63,21 +67,17 @@ fn list(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-fn missing(dir: &CellDir) -> Vec<Finding> {
+fn missing(dir: &CellDir, cell: &CellFile) -> Vec<Finding> {
     let configs = SERVICES.map(|service| format!("config/{service}.toml"));
-    let files = [
-        "nats/nats-server.conf",
-        "nats/clients.conf",
-        "nats/intake-key.json",
-        "redis/redis.conf",
-        "tls/ca.pem",
-    ]
-    .map(str::to_owned);
+    let brokers = Broker::all(cell.replicas).map(Broker::conf);
+    let files =
+        ["nats/clients.conf", "nats/intake-key.json", "redis/redis.conf", "tls/ca.pem"].map(str::to_owned);
     // Where a token keeps them there is no such file.
     let buckets = (!hsm::keeps_buckets(dir)).then(|| "keystore/buckets.sks".to_owned());
     let restore = "restore it from a backup";
     let mut findings: Vec<_> = configs
         .into_iter()
+        .chain(brokers)
         .chain(files)
         .map(|file| (file, restore))
         .chain([(KEY_FILE.to_owned(), "restore it from where you published it")])
@@ -97,6 +97,26 @@ fn missing(dir: &CellDir) -> Vec<Finding> {
     findings
 }
 
+/// Services that were told of another number of brokers than the cell has: they refuse to start, since the streams differ.
+fn disagreements(dir: &CellDir, cell: &CellFile) -> Vec<Finding> {
+    let wanted = i64::from(cell.replicas.count());
+    let told = |service: &str| {
+        let text = std::fs::read_to_string(dir.config(service)).ok()?;
+        let config: toml::Table = text.parse().ok()?;
+        // Without a word on it there is one.
+        let told =
+            config.get("cell").and_then(|cell| cell.get("replicas")).map_or(Some(1), toml::Value::as_integer);
+        (told != Some(wanted)).then_some(told)
+    };
+    let wrong = |service: &str| {
+        let told = told(service)?.map_or_else(|| "no number".to_owned(), |told| told.to_string());
+        let problem = format!("cell.replicas is {told}, and the cell has {wanted}");
+        let fix = format!("write replicas = {wanted} below [cell]; it is fixed for the cell's life");
+        Some(Finding::wrong(format!("config/{service}.toml"), problem, fix))
+    };
+    SERVICES.into_iter().filter_map(wrong).collect()
+}
+
 /// Every certificate, against the cell's own authority.
 fn certificates(dir: &CellDir, now: Timestamp) -> Vec<Finding> {
     let authority = match std::fs::read(dir.path("tls/ca.pem")) {
@@ -105,23 +125,32 @@ fn certificates(dir: &CellDir, now: Timestamp) -> Vec<Finding> {
             return vec![Finding::wrong("tls/ca.pem", error.to_string(), "restore it from a backup")];
         }
     };
+    let mut findings = signed_by(dir, "tls", &authority, "ca/ca.key", now);
+    if let Ok(authority) = std::fs::read(dir.path(ROUTES_CA)) {
+        findings.extend(signed_by(dir, "nats/routes", &authority, "ca/routes.key", now));
+    }
+    findings.extend(clients(dir, now));
+    if findings.is_empty() {
+        findings.push(Finding::fine("certificates, valid for 30 days and more"));
+    }
+    findings
+}
+
+/// The certificates in a folder, against the authority with this key.
+fn signed_by(dir: &CellDir, folder: &str, authority: &[u8], key: &str, now: Timestamp) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for path in list(&dir.path("tls")) {
+    for path in list(&dir.path(folder)) {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if name == "ca.pem" || !name.ends_with(".pem") {
             continue;
         }
         let result = std::fs::read(&path)
             .map_err(|error| error.to_string())
-            .and_then(|pem| check(&authority, &pem, now));
+            .and_then(|pem| check(authority, &pem, now));
         if let Err(problem) = result {
-            let fix = "sign a new one with ca/ca.key: docs/runbooks/certificates-expire.md";
-            findings.push(Finding::wrong(format!("tls/{name}"), problem, fix));
+            let fix = format!("sign a new one with {key}: docs/runbooks/certificates-expire.md");
+            findings.push(Finding::wrong(format!("{folder}/{name}"), problem, fix));
         }
-    }
-    findings.extend(clients(dir, now));
-    if findings.is_empty() {
-        findings.push(Finding::fine("certificates, valid for 30 days and more"));
     }
     findings
 }
@@ -231,6 +260,12 @@ mod tests {
         assert!(told.contains("shop.nats/cert.pem: ends at "), "{told}");
         assert_eq!(at(0).len(), 1, "it is not a secret, yet it lies where only secrets do: {:?}", at(0));
         std::fs::remove_dir_all(dir.path("clients")).unwrap();
+
+        let config = std::fs::read_to_string(dir.config("carrier")).unwrap();
+        std::fs::write(dir.config("carrier"), config.replace("replicas = 1", "replicas = 3")).unwrap();
+        let told = at(0).join("\n");
+        assert!(told.contains("config/carrier.toml: cell.replicas is 3, and the cell has 1"), "{told}");
+        std::fs::write(dir.config("carrier"), config).unwrap();
 
         let key = dir.path("tls/nats.key");
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use sotto_bus::{Service, topology};
-use sotto_core::Timestamp;
+use sotto_bus::{
+    Service,
+    topology::{self, Copies, SetupError},
+};
+use sotto_core::{Replicas, Timestamp};
 use sotto_proto::ops::v1::{ListHoldsRequest, traffic_service_client::TrafficServiceClient};
 
 use super::Finding;
 use crate::{
     CliError,
-    cell::{CellDir, CellFile, Running, SERVICES},
+    cell::{Broker, CellDir, CellFile, Running, SERVICES},
     commands::channel_to,
     http, redis,
     up::{Holder, connect, holders, https_address, lives},
@@ -39,7 +42,7 @@ pub(super) async fn look(dir: &CellDir, cell: &CellFile) -> Vec<Finding> {
     for service in SERVICES {
         findings.push(ready(dir, &running, service).await);
     }
-    findings.push(broker(dir, cell, &running).await);
+    findings.extend(broker(dir, cell, &running).await);
     findings.push(redis(dir, &running).await);
     findings.extend(held(dir).await);
     findings
@@ -67,8 +70,8 @@ fn log(dir: &CellDir, running: &Running, process: &str) -> String {
     match running.supervisor {
         None => format!("its log: docker compose logs {process}"),
         Some(_) => {
-            let server = if ["nats", "redis"].contains(&process) { "-server" } else { "" };
-            dir.path(format!("logs/{process}{server}.log")).display().to_string()
+            let process = if process == "redis" { "redis-server" } else { process };
+            dir.path(format!("logs/{process}.log")).display().to_string()
         }
     }
 }
@@ -86,11 +89,15 @@ async fn ready(dir: &CellDir, running: &Running, service: &str) -> Finding {
 }
 
 /// Reachable, and its streams and consumers set as they must be.
-async fn broker(dir: &CellDir, cell: &CellFile, running: &Running) -> Finding {
+async fn broker(dir: &CellDir, cell: &CellFile, running: &Running) -> Vec<Finding> {
     let what = "the broker and its streams";
+    let mut findings = Vec::new();
     let result = match connect(dir, cell, &running.nats, Service::Operator).await {
         Ok(bus) => {
             let verified = topology::verify(&bus, &[]).await;
+            if cell.replicas == Replicas::Three {
+                findings.extend(copies(topology::copies(&bus).await));
+            }
             bus.close(Duration::from_secs(2)).await;
             verified.map_err(|error| CliError::caused_by("its settings are not ours", &error).to_string())
         }
@@ -100,8 +107,48 @@ async fn broker(dir: &CellDir, cell: &CellFile, running: &Running) -> Finding {
         Some(_) => "sotto up sets streams anew",
         None => "sotto provision sets streams anew",
     };
-    let log = log(dir, running, "nats");
-    Finding::of(what, result, format!("restart the cell: {again}; read {log}"))
+    let logs: Vec<_> = Broker::all(cell.replicas)
+        .map(|broker| match running.supervisor {
+            Some(_) => log(dir, running, &broker.process()),
+            None => log(dir, running, &broker.name()),
+        })
+        .collect();
+    let fix = format!("restart the cell: {again}; read {}", logs.join(", "));
+    findings.insert(0, Finding::of(what, result, fix));
+    findings
+}
+
+/// Whether each broker of a cluster has its copies. One that is missing loses nothing; a second one would stop everything.
+fn copies(found: Result<Copies, SetupError>) -> Vec<Finding> {
+    let what = "three copies of each stream";
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => {
+            let problem = CliError::caused_by("they cannot be looked at", &error).to_string();
+            return vec![Finding::wrong(what, problem, "see what is said of the broker and its streams")];
+        }
+    };
+    let runbook = "docs/runbooks/broker-of-three.md";
+    let away = |broker: String| {
+        Finding::wrong(
+            format!("broker {broker}"),
+            "the others do not hear it",
+            format!("bring it back: {runbook}"),
+        )
+    };
+    let behind = |broker: String| {
+        Finding::note(format!("broker {broker}"), "it fetches what it missed; stop no other")
+    };
+    if found.are_whole() {
+        return vec![Finding::fine(what)];
+    }
+    let mut findings: Vec<_> = found.away.into_iter().map(away).collect();
+    findings.extend(found.behind.into_iter().map(behind));
+    if !found.without_leader.is_empty() {
+        let problem = format!("nobody decides about {}", found.without_leader.join(", "));
+        findings.push(Finding::wrong(what, problem, format!("two of three brokers must run: {runbook}")));
+    }
+    findings
 }
 
 /// That the cell was put back from a backup and waits for somebody to let it go. Who cannot be asked is not ready, which
