@@ -41,8 +41,8 @@ interop: ## SMPP peers and a NATS client that nobody here wrote (installs them),
 soak: build ## ten minutes of the noise that carriers make, counted by the carrier
 	SOTTO_SOAK_MINUTES=$${MINUTES:-10} cargo nextest run --workspace --locked --profile soak -E 'test(a_twentieth_of_each_noise)'
 
-torture: setup build ## minutes of faults of every kind over a cell under load, by a seed (MINUTES=10 SEED=7; DISK=1 as root: full disks too)
-	$(if $(DISK),SOTTO_TORTURE_DISK=1) SOTTO_TORTURE_MINUTES=$${MINUTES:-10} SOTTO_TORTURE_SEED=$${SEED:-7} cargo nextest run --workspace --locked --profile torture \
+torture: setup build ## minutes of faults of every kind over a cell under load, by a seed (MINUTES=10 SEED=7; CLUSTER=1: three brokers; DISK=1 as root: full disks too)
+	$(if $(DISK),SOTTO_TORTURE_DISK=1) $(if $(CLUSTER),SOTTO_TORTURE_CLUSTER=1) SOTTO_TORTURE_MINUTES=$${MINUTES:-10} SOTTO_TORTURE_SEED=$${SEED:-7} cargo nextest run --workspace --locked --profile torture \
 		--no-capture -E 'test(a_storm_of_faults)'
 
 torture-upgrade: setup build ## services of two versions beside each other under load, there and back (BASE=<revision before>)

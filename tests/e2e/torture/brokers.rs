@@ -1,7 +1,7 @@
 //! A cell on three brokers, of which one after the other dies, stands still and is cut off from the others while everybody
 //! else still reaches it.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fmt, fs, path::Path, time::Duration};
 
 use sotto_bus::{Bus, Service, topology};
 use sotto_core::Replicas;
@@ -11,7 +11,7 @@ use sotto_testkit::{
 };
 use tempfile::TempDir;
 
-use super::{Struck, Torture, now, say, smsc::WINDOW};
+use super::{Struck, Torture, now, plan::Kind, say, smsc::WINDOW};
 use crate::{
     cell::{BOUND, Cell},
     quarantine::bus_of,
@@ -28,7 +28,7 @@ const MESSAGES: usize = 80;
 
 /// What happens to a broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Harm {
+pub(crate) enum Harm {
     /// It is killed as it stands.
     Kill,
     /// It stands still.
@@ -39,10 +39,29 @@ pub(super) enum Harm {
     Stall,
 }
 
+impl Harm {
+    pub(super) const ALL: [Self; 4] = [Self::Kill, Self::Freeze, Self::Cut, Self::Stall];
+}
+
+impl fmt::Display for Harm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kill => "kill",
+            Self::Freeze => "stop",
+            Self::Cut => "cut off",
+            Self::Stall => "half-open to",
+        })
+    }
+}
+
 /// The brokers of a cell, and the ways between them.
 pub(crate) struct Brokers {
     routes: Routes,
     operator: Bus,
+}
+
+pub(super) async fn routes() -> Routes {
+    Routes::new(BROKERS).await
 }
 
 /// Has the brokers of a new cell find one another by these ways alone.
@@ -85,19 +104,12 @@ impl Brokers {
 impl Torture {
     /// Harms the broker that decides about a stream, until another does and messages are accepted without it; then it comes
     /// back.
-    pub(super) async fn harm(&mut self, harm: Harm, stream: &str) {
+    pub(super) async fn harm(&mut self, harm: Harm, stream: &'static str) {
         let brokers = self.brokers.as_ref().unwrap();
         brokers.whole().await;
         let old = brokers.leader(stream).await.unwrap();
         let process = format!("nats-{}", old + 1);
         let id = self.cell.running(&process).await;
-        say(&format!("  {harm:?} {process}, leader of {stream}"));
-        // A connector that is at this broker may lose its leases before it finds another, and with them its binds.
-        self.struck.push(Struck {
-            what: format!("{harm:?} leader of {stream}"),
-            at: now(),
-            explains: WINDOW,
-        });
         match harm {
             Harm::Kill => signal(id, "KILL"),
             Harm::Freeze => freeze(id).await,
@@ -123,9 +135,12 @@ impl Torture {
 #[tokio::test]
 async fn a_cell_on_three_brokers_outlives_any_of_them() {
     let outside = TempDir::with_prefix("sotto-carrier-").unwrap();
-    let routes = Routes::new(BROKERS).await;
+    let routes = routes().await;
     let mut torture = Torture::start_of(&std::env::temp_dir(), outside.path(), None, Some(routes)).await;
     for (harm, stream) in [(Harm::Kill, "VN_EVENTS"), (Harm::Freeze, "VN_INTAKE"), (Harm::Cut, "VN_EVENTS")] {
+        let kind = Kind::Broker(harm, stream);
+        say(&format!("  {kind}"));
+        torture.struck.push(Struck { what: kind.to_string(), at: now(), explains: WINDOW * kind.explains() });
         torture.harm(harm, stream).await;
     }
     torture.brokers.as_ref().unwrap().whole().await;

@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use self::{
     brokers::Brokers,
-    plan::{FAILPOINTS, Fault, Kind, plan},
+    plan::{FAILPOINTS, Fault, Field, Kind, plan},
     power::fill,
     report::{Report, Struck},
     smsc::{Smsc, WINDOW, repeated},
@@ -90,7 +90,8 @@ async fn a_storm_of_faults_loses_nothing_and_repeats_nothing() {
     let seed = number_of("SOTTO_TORTURE_SEED").unwrap_or(SEED);
     let disk = std::env::var_os("SOTTO_TORTURE_DISK").map(|_| Disk::new());
     let length = minutes.map_or(SHORT, |minutes| Duration::from_secs(60 * minutes));
-    let faults = plan(seed, length, disk.is_some());
+    let cluster = std::env::var_os("SOTTO_TORTURE_CLUSTER").is_some();
+    let faults = plan(seed, length, Field { own_disk: disk.is_some(), cluster });
     say(&format!("torture: seed {seed}, {} faults", faults.len()));
     for Fault { after, kind, hold } in &faults {
         say(&format!("  after {after:?}: {kind}, for {hold:?}"));
@@ -100,7 +101,8 @@ async fn a_storm_of_faults_loses_nothing_and_repeats_nothing() {
 
     let outside = TempDir::with_prefix("sotto-carrier-").unwrap();
     let parent = disk.as_ref().map_or_else(std::env::temp_dir, Disk::path);
-    let mut torture = Torture::start(&parent, outside.path()).await;
+    let routes = if cluster { Some(brokers::routes().await) } else { None };
+    let mut torture = Torture::start_of(&parent, outside.path(), None, routes).await;
     torture.filling = disk.is_some().then(|| parent.join("filling"));
     torture.storm(&faults).await;
     torture.heal().await;
@@ -243,6 +245,7 @@ impl Torture {
                     self.cell.restart(service).await;
                 }
             }
+            Kind::Broker(harm, stream) => self.harm(harm, stream).await,
             Kind::FullDisk => {
                 let filling = self.filling.as_ref().unwrap();
                 fill(filling);

@@ -2,11 +2,27 @@
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
+use super::brokers::Harm;
 use crate::cell::SERVICES;
 
 /// The processes of a cell, without the carrier.
 const PROCESSES: [&str; 8] =
-    ["privacy", "identity", "audit", "routing", "carrier", "ingress", "nats-server", "redis-server"];
+    ["privacy", "identity", "audit", "routing", "carrier", "ingress", BROKER, "redis-server"];
+
+/// The broker where there is one.
+const BROKER: &str = "nats-server";
+
+/// The streams whose leading broker is harmed, where there are three.
+const LED: [&str; 2] = ["VN_EVENTS", "VN_INTAKE"];
+
+/// What a cell of a run is like.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Field {
+    /// It lies on a disk of its own.
+    pub(crate) own_disk: bool,
+    /// It has three brokers.
+    pub(crate) cluster: bool,
+}
 
 /// Named places in the product at which a process can be made to die (`sotto_runtime::failpoint`).
 pub(crate) const FAILPOINTS: [&str; 13] = [
@@ -58,13 +74,15 @@ pub(crate) enum Kind {
     Roll,
     /// The cell's disk is full to the last byte. Then there is room, and the broker is restarted, as its runbook says.
     FullDisk,
+    /// The broker that leads this stream comes to harm.
+    Broker(Harm, &'static str),
 }
 
 impl Kind {
-    /// One of each. A disk is filled only where the cell has one of its own.
-    pub(crate) fn all(own_disk: bool) -> Vec<Self> {
+    /// One of each. A disk is filled only where the cell has one of its own, and one broker.
+    pub(crate) fn all(Field { own_disk, cluster }: Field) -> Vec<Self> {
         let mut all = vec![
-            Self::Terminate("nats-server"),
+            Self::Terminate(BROKER),
             Self::Flush,
             Self::KillCarrier,
             Self::StopCarrier,
@@ -79,7 +97,13 @@ impl Kind {
         all.extend(PROCESSES.map(Self::Stop));
         all.extend(FAILPOINTS.map(Self::DieAt));
         all.extend(SERVICES.map(Self::Clock));
-        all.extend(own_disk.then_some(Self::FullDisk));
+        if cluster {
+            let only = [Self::Terminate(BROKER), Self::Kill(BROKER), Self::Stop(BROKER)];
+            all.retain(|kind| !only.contains(kind));
+            all.extend(LED.iter().flat_map(|led| Harm::ALL.map(|harm| Self::Broker(harm, led))));
+        } else {
+            all.extend(own_disk.then_some(Self::FullDisk));
+        }
         all
     }
 
@@ -96,6 +120,8 @@ impl Kind {
             Self::KillCarrier => 2,
             // An answer that neither log nor Redis takes is kept by the connector, and goes with it if that dies meanwhile.
             Self::FullDisk => 1,
+            // A connector that is at this broker may lose its leases before it finds another, and with them its binds.
+            Self::Broker(..) => 1,
             Self::StopCarrier | Self::DropLinks | Self::Cut | Self::HalfOpen | Self::Slow | Self::Uneven => 1,
         }
     }
@@ -119,6 +145,7 @@ impl fmt::Display for Kind {
             Self::Clock(process) => write!(f, "clock of {process} jumps"),
             Self::Roll => f.write_str("restart all, one by one"),
             Self::FullDisk => f.write_str("full disk"),
+            Self::Broker(harm, led) => write!(f, "{harm} the leader of {led}"),
         }
     }
 }
@@ -133,13 +160,13 @@ pub(crate) struct Fault {
 }
 
 /// The faults of a run of this length. Kinds are dealt like cards: each comes once before any comes again.
-pub(crate) fn plan(seed: u64, length: Duration, own_disk: bool) -> Vec<Fault> {
+pub(crate) fn plan(seed: u64, length: Duration, field: Field) -> Vec<Fault> {
     let mut draw = Draw(seed);
     let (mut faults, mut deck) = (Vec::new(), Vec::new());
     let mut at = Duration::ZERO;
     loop {
         if deck.is_empty() {
-            deck = Kind::all(own_disk);
+            deck = Kind::all(field);
         }
         let place = draw.below(deck.len());
         let kind = deck.swap_remove(place);
@@ -160,6 +187,8 @@ pub(crate) fn plan(seed: u64, length: Duration, own_disk: bool) -> Vec<Fault> {
             | Kind::Flush
             | Kind::KillCarrier
             | Kind::DropLinks
+            // It lasts until the others go on without it.
+            | Kind::Broker(..)
             | Kind::Roll => Duration::ZERO,
         };
         at += after + lasts;
@@ -194,14 +223,18 @@ impl Draw {
 #[test]
 fn a_seed_is_a_plan_and_every_kind_comes() {
     let length = Duration::from_secs(600);
-    let faults = plan(7, length, false);
-    assert_eq!(faults, plan(7, length, false));
-    assert_ne!(faults, plan(8, length, false));
+    let field = Field::default();
+    let faults = plan(7, length, field);
+    assert_eq!(faults, plan(7, length, field));
+    assert_ne!(faults, plan(8, length, field));
     let kinds: BTreeSet<_> = faults.iter().map(|fault| fault.kind).collect();
-    assert_eq!(kinds, Kind::all(false).into_iter().collect());
-    assert!(plan(7, length, true).iter().any(|fault| fault.kind == Kind::FullDisk));
+    assert_eq!(kinds, Kind::all(field).into_iter().collect());
+    let own_disk = Field { own_disk: true, ..field };
+    assert!(plan(7, length, own_disk).iter().any(|fault| fault.kind == Kind::FullDisk));
+    let cluster = Field { cluster: true, ..field };
+    assert!(plan(7, length, cluster).iter().any(|fault| matches!(fault.kind, Kind::Broker(..))));
     // A shorter run is the beginning of a longer one.
-    let short = plan(7, Duration::from_secs(20), false);
+    let short = plan(7, Duration::from_secs(20), field);
     assert!(short.len() > 3);
     assert_eq!(short, faults.get(..short.len()).unwrap());
     let lasts: Duration = faults.iter().map(|fault| fault.after + fault.hold).sum();

@@ -40,7 +40,8 @@ const ROUTES_CA_KEY: &str = "ca/routes.key";
 
 /// A broker's certificate for the others of its cluster, and its key.
 pub(crate) fn route_certificate(broker: Broker) -> [String; 2] {
-    ["pem", "key"].map(|kind| format!("nats/routes/{}.{kind}", broker.name()))
+    let name = broker.name();
+    [format!("nats/routes/{name}.pem"), format!("nats/routes/{name}.key")]
 }
 
 /// Years that an authority is valid.
@@ -59,7 +60,7 @@ pub(super) fn create(dir: &CellDir, new: &NewCell, now: Timestamp) -> Result<(),
     let ours = PeerService::ALL.into_iter().map(PeerService::name).chain(FOREIGN).map(process);
     let brokers = Broker::all(new.replicas).map(|broker| (broker.name(), Role::broker()));
     for (name, role) in ours.chain(brokers) {
-        let files = ["pem", "key"].map(|kind| format!("tls/{name}.{kind}"));
+        let files = [format!("tls/{name}.pem"), format!("tls/{name}.key")];
         sign(dir, &issuer, &name, role.names(&name, hosts), role.usages(), now, &files)?;
     }
     if new.replicas == Replicas::Three {
