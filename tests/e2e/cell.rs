@@ -438,7 +438,7 @@ fn launch(folder: &Path, root: &Path, carriers: Option<&Carriers>) -> Process {
     Process::start(&program, arguments, [("PATH", path)], &folder.join("up.log"))
 }
 
-async fn sotto<A: AsRef<OsStr>>(root: &Path, arguments: impl IntoIterator<Item = A>) -> Output {
+pub(crate) async fn sotto<A: AsRef<OsStr>>(root: &Path, arguments: impl IntoIterator<Item = A>) -> Output {
     let mut command = Command::new(tools::built("sotto"));
     command.arg("--cell").arg(root).args(arguments).stdin(Stdio::null());
     tokio::time::timeout(BOUND * 2, command.output()).await.unwrap().unwrap()

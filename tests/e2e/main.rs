@@ -18,6 +18,7 @@ mod hsm;
 mod inbound;
 mod interop;
 mod journey;
+mod keys;
 mod lanes;
 mod load;
 mod nats;

@@ -5,6 +5,7 @@ pub(crate) mod asking;
 mod batch;
 pub(crate) mod conduct;
 mod doubts;
+pub(crate) mod ended;
 mod gate;
 mod inbound;
 pub(crate) mod keyring;

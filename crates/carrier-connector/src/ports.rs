@@ -1,6 +1,6 @@
 //! What the connector needs of others, by need.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{future::BoxFuture, stream::BoxStream};
 use sotto_core::{
@@ -89,6 +89,15 @@ pub(crate) enum Unwrapped {
     Invalid,
 }
 
+/// Names of buckets that ended before their time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Nothing in them is submitted any more.
+    pub(crate) destroyed: HashSet<String>,
+    /// Nothing is sealed into them any more.
+    pub(crate) superseded: HashSet<String>,
+}
+
 /// A key that seals messages from handsets.
 #[derive(Debug)]
 pub(crate) struct InboundSession {
@@ -126,6 +135,9 @@ pub(crate) trait Keys: Send + Sync {
         account: &'a AccountId,
         tenant: &'a TenantId,
     ) -> BoxFuture<'a, Result<InboundSession, KeysError>>;
+
+    /// The buckets that ended before their time.
+    fn ended(&self) -> BoxFuture<'_, Result<Ended, KeysError>>;
 }
 
 /// A security-relevant act.

@@ -33,6 +33,7 @@ use crate::{
         account::{Account, Shared},
         asking::ask,
         conduct::conduct,
+        ended::forget_ended,
         keyring::KeepKeys,
         line::Line,
         orphans::keep_orphans,
@@ -82,6 +83,10 @@ impl Service for Carrier {
         let (accounts, rebuilder) =
             accounts(&config, &context, &carriers, &tls, &bus, Arc::clone(&witness), heard.clone())?;
         until_stop(&context, "conduct", conduct(accounts.clone(), heard));
+        if let Some(account) = accounts.first() {
+            let keys = Arc::clone(&account.shared.keys);
+            until_stop(&context, "ended keys", forget_ended(accounts.clone(), keys));
+        }
         let watching = Arc::clone(&rebuilder).watch(reliable, context.stop.clone());
         context.tasks.spawn_critical("redis watch", watching);
         let server = GrpcServer::bind(config.grpc.listen, &tls, ClientAuth::Required, LIMITS).await;

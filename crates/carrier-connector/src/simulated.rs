@@ -35,7 +35,7 @@ use crate::{
         reliance::Reliance,
     },
     domain::{course::Course, lease::Tenure, pace::Slice, receipt::About},
-    ports::{Act, InboundSession, Keys, KeysError, Unwrapped, Witness},
+    ports::{Act, Ended, InboundSession, Keys, KeysError, Unwrapped, Witness},
     service::work_on,
 };
 
@@ -169,6 +169,10 @@ impl Keys for OneKey {
     ) -> BoxFuture<'a, Result<InboundSession, KeysError>> {
         let refused = KeysError(std::io::Error::other("no handset writes in this world").into());
         std::future::ready(Err(refused)).boxed()
+    }
+
+    fn ended(&self) -> BoxFuture<'_, Result<Ended, KeysError>> {
+        std::future::ready(Ok(Ended::default())).boxed()
     }
 }
 

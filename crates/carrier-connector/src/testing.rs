@@ -49,7 +49,7 @@ use crate::{
         reliance::Reliance,
     },
     domain::{course::Course, pace::Slice, submit::SCHEMA},
-    ports::{Act, History, InboundSession, Keys, KeysError, Log, LogError, Unwrapped, Witness},
+    ports::{Act, Ended, History, InboundSession, Keys, KeysError, Log, LogError, Unwrapped, Witness},
 };
 
 pub(crate) use carrier::{Reply, TestCarrier};
@@ -255,6 +255,9 @@ pub(crate) struct TestKeys {
     /// No key is made for what is written to this tenant.
     pub(crate) refused: Mutex<Option<TenantId>>,
     pub(crate) asked: AtomicUsize,
+    /// What ended before its time.
+    pub(crate) ended: Mutex<Ended>,
+    pub(crate) asked_for_ended: AtomicUsize,
 }
 
 pub(crate) const KEY: [u8; 32] = [7; 32];
@@ -268,6 +271,8 @@ impl Default for TestKeys {
             away: AtomicBool::new(false),
             refused: Mutex::default(),
             asked: AtomicUsize::new(0),
+            ended: Mutex::default(),
+            asked_for_ended: AtomicUsize::new(0),
         }
     }
 }
@@ -312,6 +317,18 @@ impl Keys for TestKeys {
                 },
                 seal_until: NOW.plus(Duration::from_secs(300)),
             })
+        }
+        .boxed()
+    }
+
+    fn ended(&self) -> BoxFuture<'_, Result<Ended, KeysError>> {
+        async move {
+            if self.away.load(Ordering::SeqCst) {
+                return Err(KeysError(std::io::Error::other("away").into()));
+            }
+            let ended = self.ended.lock().unwrap().clone();
+            self.asked_for_ended.fetch_add(1, Ordering::SeqCst);
+            Ok(ended)
         }
         .boxed()
     }

@@ -7,7 +7,7 @@ use sotto_core::{AccountId, CellId, Replicas, Shards};
 
 use crate::bench::Bench;
 use crate::commands::{
-    carriers::Stopped, client::NewClient, list::Wanted, send::NewMessage, simulator::Simulator,
+    carriers::Stopped, client::NewClient, keys::Keys, list::Wanted, send::NewMessage, simulator::Simulator,
 };
 
 /// Sotto: a self-hosted, confidential SMS aggregator.
@@ -155,6 +155,9 @@ pub(crate) enum Command {
     /// The audit log
     #[command(subcommand)]
     Audit(Audit),
+    /// The keys that messages hang on: see, replace, and by two people destroy them
+    #[command(subcommand)]
+    Keys(Keys),
     /// What could not be handled
     #[command(subcommand)]
     Quarantine(Quarantine),

@@ -7,7 +7,7 @@ use std::{
 
 use sotto_core::{
     AccountId, Facts, MessageId,
-    delivery::{Delivery, Event, EventKind, Outcome, PartState, Stage},
+    delivery::{Delivery, Event, EventKind, ExpiryCause, Outcome, PartState, Stage},
 };
 
 /// Every message of the log up to a cut.
@@ -42,12 +42,12 @@ impl Entry {
         let pending = || self.numbers(|part| *part == PartState::Pending);
         match &event.kind {
             // Both are the sweep's word; it knows no more of what it closes than that nothing was heard.
-            EventKind::Expired { in_silence: true } | EventKind::ClosedUnknown => {
+            EventKind::Expired { cause: ExpiryCause::Silence } | EventKind::ClosedUnknown => {
                 let pending = pending();
                 self.in_silence.extend(pending);
             }
             // Who had the message ended it, before or after silence was closed.
-            EventKind::Expired { in_silence: false }
+            EventKind::Expired { cause: ExpiryCause::Validity | ExpiryCause::KeyDestroyed }
             | EventKind::Rejected { .. }
             | EventKind::Cancelled
             | EventKind::Doubted => self.in_silence.clear(),
@@ -204,8 +204,8 @@ mod tests {
         event(seed, EventKind::Submitting { attempt: 1, account: "a".parse().unwrap(), parts: vec![1] })
     }
 
-    fn expired(seed: u8, in_silence: bool) -> Event {
-        event(seed, EventKind::Expired { in_silence })
+    fn expired(seed: u8, cause: ExpiryCause) -> Event {
+        event(seed, EventKind::Expired { cause })
     }
 
     /// A message with these events after its acceptance.
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn an_end_in_silence_does_not_hide_a_lost_message() {
-        let lost = ledger(&[expired(1, true)]);
+        let lost = ledger(&[expired(1, ExpiryCause::Silence)]);
         assert_eq!(lost.outcome(facts(1).message), Some(Outcome::Expired));
         assert!(lost.balance().holds());
         assert_eq!(lost.must_be_stored(), BTreeSet::from([facts(1).message]));
@@ -234,11 +234,12 @@ mod tests {
     fn an_end_told_by_whoever_had_the_message_needs_no_copy() {
         let rejected = event(1, EventKind::Rejected { cause: RejectCause::NoRoute });
         for events in [
-            vec![expired(1, false)],
-            vec![expired(1, false), expired(1, true)],
-            vec![expired(1, true), expired(1, false)],
-            vec![expired(1, true), rejected],
-            vec![event(1, EventKind::Cancelled), expired(1, true)],
+            vec![expired(1, ExpiryCause::Validity)],
+            vec![expired(1, ExpiryCause::KeyDestroyed)],
+            vec![expired(1, ExpiryCause::Validity), expired(1, ExpiryCause::Silence)],
+            vec![expired(1, ExpiryCause::Silence), expired(1, ExpiryCause::Validity)],
+            vec![expired(1, ExpiryCause::Silence), rejected],
+            vec![event(1, EventKind::Cancelled), expired(1, ExpiryCause::Silence)],
         ] {
             assert!(ledger(&events).must_be_stored().is_empty(), "{events:?}");
         }
@@ -246,15 +247,20 @@ mod tests {
 
     #[test]
     fn a_carrier_that_has_the_part_after_silence_needs_no_copy_and_one_that_gave_it_back_does() {
-        assert!(ledger(&[expired(1, true), submitting(1)]).must_be_stored().is_empty());
-        let back = ledger(&[expired(1, true), submitting(1), unsent(1)]);
+        assert!(ledger(&[expired(1, ExpiryCause::Silence), submitting(1)]).must_be_stored().is_empty());
+        let back = ledger(&[expired(1, ExpiryCause::Silence), submitting(1), unsent(1)]);
         assert_eq!(back.must_be_stored().len(), 1);
-        let ended = ledger(&[expired(1, true), submitting(1), unsent(1), expired(1, false)]);
+        let ended = ledger(&[
+            expired(1, ExpiryCause::Silence),
+            submitting(1),
+            unsent(1),
+            expired(1, ExpiryCause::Validity),
+        ]);
         assert!(ended.must_be_stored().is_empty());
         // The carrier's own word: it had it.
         let (account, state) = ("a".parse().unwrap(), ReceiptState::Expired);
         let receipt = EventKind::Receipt { attempt: 1, account, part: 1, state, error: String::new() };
-        let told = ledger(&[expired(1, true), submitting(1), event(1, receipt)]);
+        let told = ledger(&[expired(1, ExpiryCause::Silence), submitting(1), event(1, receipt)]);
         assert!(told.must_be_stored().is_empty());
     }
 
@@ -265,8 +271,8 @@ mod tests {
             ledger.take(&event(seed, EventKind::Accepted(Box::new(facts(seed)))));
         }
         ledger.take(&submitting(2));
-        ledger.take(&expired(3, false));
-        ledger.take(&expired(3, false));
+        ledger.take(&expired(3, ExpiryCause::Validity));
+        ledger.take(&expired(3, ExpiryCause::Validity));
         // Stored by intake, not yet taken over by routing; and one that routing has, seen again in intake.
         ledger.accept(&facts(5));
         ledger.accept(&facts(2));

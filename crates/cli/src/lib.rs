@@ -149,6 +149,7 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
         Command::Audit(Audit::Verify { log, key, checkpoint }) => {
             commands::audit::verify(&dir, log, key, checkpoint, output)
         }
+        Command::Keys(asked) => Box::pin(commands::keys::keys(&dir, asked, clock, output)).await,
         Command::Quarantine(Quarantine::List) => commands::quarantine::list(&dir, output).await,
         Command::Quarantine(Quarantine::Show { number }) => {
             commands::quarantine::show(&dir, number, output).await

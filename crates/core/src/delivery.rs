@@ -8,7 +8,7 @@ mod event;
 mod invariants;
 mod part;
 
-pub use event::{Event, EventKind, ReceiptState, RejectCause};
+pub use event::{Event, EventKind, ExpiryCause, ReceiptState, RejectCause};
 pub use invariants::{Violation, check};
 pub use part::{Doubt, PartState};
 
@@ -221,7 +221,7 @@ impl Delivery {
         if self.parts.iter().any(PartState::is_with_carrier) {
             EventKind::ClosedUnknown
         } else {
-            EventKind::Expired { in_silence: true }
+            EventKind::Expired { cause: ExpiryCause::Silence }
         }
     }
 

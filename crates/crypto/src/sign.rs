@@ -119,6 +119,12 @@ impl PublicKey {
         URL_SAFE_NO_PAD.encode(self.0)
     }
 
+    /// Reads the `x` of a JWK; none if it is not 32 bytes in base64url without padding.
+    #[must_use]
+    pub fn from_jwk_x(text: &str) -> Option<Self> {
+        URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
+    }
+
     /// Its JWK thumbprint (RFC 7638, RFC 8037 appendix A.3), the `kid` of every key of ours.
     #[must_use]
     pub fn thumbprint(&self) -> String {

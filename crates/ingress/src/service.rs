@@ -235,6 +235,7 @@ impl Parts {
             });
         };
         until_stop("identity's keys", Box::pin(async move { tokens.keep_fresh(refresh, keys_known).await }));
+        until_stop("ended keys", Box::pin(forget_ended(keys.clone())));
         until_stop("session keys", Box::pin(wipe(keys)));
         until_stop("operators' words", Box::pin(following));
         until_stop("denials", Box::pin(tell_denied(self.trail.clone())));
@@ -461,6 +462,17 @@ async fn wipe(keys: SessionKeys) {
     loop {
         tick.tick().await;
         keys.wipe();
+    }
+}
+
+async fn forget_ended(keys: SessionKeys) {
+    let mut tick = tokio::time::interval(WIPE_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if let Err(error) = keys.forget_ended().await {
+            tracing::debug!(error = chain(&error), "privacy does not say which keys ended");
+        }
     }
 }
 

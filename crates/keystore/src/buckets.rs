@@ -14,7 +14,7 @@ use sotto_crypto::{
 };
 
 use crate::{
-    BucketInfo, BucketKeystore, Destruction, KeystoreError, UnlockSecret,
+    BucketInfo, BucketKeystore, Destruction, Fate, KeystoreError, UnlockSecret,
     codec::{MAX_NAME, Reader, Writer, check_name},
     file::{FileKind, KeyFile},
 };
@@ -183,6 +183,14 @@ impl BucketKeystore for SoftBuckets {
     fn destroyed(&self) -> Result<Vec<Destruction>, KeystoreError> {
         Ok(self.state().destroyed.values().cloned().collect())
     }
+
+    fn fate(&self, bucket: &str) -> Fate {
+        match self.state().bucket(bucket) {
+            Ok(_) => Fate::Living,
+            Err(KeystoreError::BucketDestroyed) => Fate::Destroyed,
+            Err(_) => Fate::Unknown,
+        }
+    }
 }
 
 impl fmt::Debug for SoftBuckets {
@@ -200,6 +208,7 @@ impl Bucket {
             bucket: bucket.to_owned(),
             created_at_ms: self.created_at_ms,
             dies_at_ms: self.dies_at_ms,
+            wraps_at_most: self.made,
         }
     }
 }

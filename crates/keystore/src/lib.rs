@@ -160,6 +160,9 @@ pub trait BucketKeystore: fmt::Debug + Send + Sync {
     /// # Errors
     /// None of the software form.
     fn destroyed(&self) -> Result<Vec<Destruction>, KeystoreError>;
+
+    /// What became of a bucket. One that a token has forgotten is unknown; its time was over then.
+    fn fate(&self, bucket: &str) -> Fate;
 }
 
 /// What a key can do.
@@ -201,6 +204,17 @@ pub struct KeyInfo {
     pub sealing: Option<SealingKey>,
 }
 
+/// What became of a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It was never made here.
+    Unknown,
+    /// Its key is here.
+    Living,
+    /// Its key is destroyed, or is being destroyed: nothing uses it any more.
+    Destroyed,
+}
+
 /// The public facts of a living bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BucketInfo {
@@ -210,6 +224,8 @@ pub struct BucketInfo {
     pub created_at_ms: i64,
     /// When it must be destroyed, unix milliseconds.
     pub dies_at_ms: i64,
+    /// No more session keys than this were wrapped under it yet; a restart rounds up.
+    pub wraps_at_most: u64,
 }
 
 /// The facts of a bucket's destruction, for a receipt.

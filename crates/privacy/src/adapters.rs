@@ -1,4 +1,5 @@
 //! The wire on both sides: gRPC in, the broker out.
 
+pub mod admin;
 pub mod audit;
 pub mod grpc;

@@ -1,5 +1,7 @@
 //! The service's work: policy and clock decide, the keystore acts, everything is counted.
 
+mod operator;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,8 +17,11 @@ use sotto_crypto::{AeadKey, random::random_array, wrap::WrapBinding};
 use sotto_keystore::{BucketKeystore, Destruction, KeystoreError};
 use tokio::time::Instant;
 
+pub use operator::{Ended, KeyFacts, KeyState};
+
 use crate::{
     domain::{
+        approval::Person,
         bucket::{Bucket, Contents},
         policy::Policy,
         rate::{Bound, Rates},
@@ -52,6 +57,8 @@ pub struct Deps {
     pub policy: Policy,
     /// How fast.
     pub bound: Bound,
+    /// Who may approve the destruction of keys before their time.
+    pub people: Vec<Person>,
     /// The bucket keys.
     pub keys: Arc<dyn BucketKeystore>,
     /// The wall clock.
@@ -121,6 +128,8 @@ struct Inner {
     tally: Mutex<Tally>,
     /// Held while a bucket is destroyed, so that each destruction is told once.
     burial: Mutex<()>,
+    /// Buckets that ended before their time; none: to be looked up.
+    ended: Mutex<Option<Arc<Ended>>>,
 }
 
 impl Keys {
@@ -135,6 +144,7 @@ impl Keys {
             rates,
             tally: Mutex::default(),
             burial: Mutex::default(),
+            ended: Mutex::default(),
         }))
     }
 
@@ -373,26 +383,45 @@ impl Inner {
         tenant: TenantId,
         now: Timestamp,
     ) -> Result<Made, KeyError> {
+        let key_id = random_array().map_err(KeyError::Crypto)?;
+        let key = AeadKey::generate().map_err(KeyError::Crypto)?;
+        let (name, wrapped) = match self.wrapped(bucket, &tenant, &key_id, &key, now) {
+            // Destroyed by an operator since it was looked up: there is another one now.
+            Err(KeyError::Keystore(KeystoreError::BucketDestroyed)) => {
+                self.wrapped(bucket, &tenant, &key_id, &key, now)?
+            }
+            wrapped => wrapped?,
+        };
+        let deed = Deed::Make { contents: bucket.contents() };
+        self.count(Use { caller, deed, tenant: Some(tenant), outcome: Outcome::Ok }, 1);
+        Ok(Made { key_id, key, bucket: name, wrapped })
+    }
+
+    /// A session key under the bucket that seals now in the time of `first`.
+    fn wrapped(
+        &self,
+        first: Bucket,
+        tenant: &TenantId,
+        key_id: &[u8; 16],
+        key: &AeadKey,
+        now: Timestamp,
+    ) -> Result<(String, bytes::Bytes), KeyError> {
+        let bucket = self.current(first).ok_or(KeyError::Spent)?;
         let name = bucket.to_string();
         // On disk when it returns, and the same key for whoever asks next.
         self.deps
             .keys
             .create_bucket(&name, bucket.dies_at().unix_millis(), now.unix_millis())
             .map_err(KeyError::Keystore)?;
-        let key_id = random_array().map_err(KeyError::Crypto)?;
-        let key = AeadKey::generate().map_err(KeyError::Crypto)?;
         let binding = WrapBinding {
             cell: self.deps.cell.as_str(),
             tenant: tenant.as_str(),
             class: bucket.contents().name(),
             bucket: &name,
-            key_id: &key_id,
+            key_id,
         };
-        let wrapped = self.deps.keys.wrap_session_key(&binding, &key).map_err(KeyError::Keystore)?;
-        let wrapped = bytes::Bytes::copy_from_slice(&wrapped);
-        let deed = Deed::Make { contents: bucket.contents() };
-        self.count(Use { caller, deed, tenant: Some(tenant), outcome: Outcome::Ok }, 1);
-        Ok(Made { key_id, key, bucket: name, wrapped })
+        let wrapped = self.deps.keys.wrap_session_key(&binding, key).map_err(KeyError::Keystore)?;
+        Ok((name, bytes::Bytes::copy_from_slice(&wrapped)))
     }
 
     fn open_all(&self, opener: &Opener, wraps: Vec<Option<KeyWrap>>) -> Result<Vec<Opened>, KeyError> {
@@ -542,12 +571,14 @@ fn outcome_of(error: &KeyError) -> Outcome {
     match error {
         KeyError::NotThisService => Outcome::NotThisService,
         KeyError::NotThisTenant => Outcome::NotAllowed,
-        KeyError::Field { .. } => Outcome::Invalid,
+        KeyError::Field { .. } | KeyError::Approval(_) => Outcome::Invalid,
         KeyError::Span(_) => Outcome::OutOfRange,
         KeyError::TooMany { .. } => Outcome::TooMany,
-        KeyError::Keystore(_) | KeyError::Crypto(_) | KeyError::Blocking(_) | KeyError::Clock { .. } => {
-            Outcome::Failed
-        }
+        KeyError::Keystore(_)
+        | KeyError::Crypto(_)
+        | KeyError::Blocking(_)
+        | KeyError::Clock { .. }
+        | KeyError::Spent => Outcome::Failed,
     }
 }
 

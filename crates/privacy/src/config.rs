@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use serde::Deserialize;
 use sotto_bus::NatsConfig;
+use sotto_crypto::sign::PublicKey;
 use sotto_keystore::TokenSettings;
 use sotto_runtime::{
     config::{
@@ -16,6 +17,7 @@ use sotto_runtime::{
 use crate::{
     app::MAX_WRAPS,
     domain::{
+        approval::Person,
         policy::{Allowed, Policy, Rule},
         rate::Bound,
         retention::Retention,
@@ -48,6 +50,8 @@ pub struct Config {
     pub rate: RateConfig,
     /// `[[unwrap]]`
     pub unwrap: Vec<RuleConfig>,
+    /// `[approval]`
+    pub approval: ApprovalConfig,
     /// `[admin]`
     pub admin: AdminConfig,
     /// `[telemetry]`
@@ -103,6 +107,34 @@ pub struct RetentionConfig {
     pub submit_margin: ConfigDuration,
 }
 
+/// Who may approve the destruction of keys before their time.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ApprovalConfig {
+    /// They.
+    pub people: Vec<PersonConfig>,
+}
+
+/// Somebody whose word counts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PersonConfig {
+    /// What the cell calls them.
+    pub name: String,
+    /// Their Ed25519 public key, base64url.
+    pub key: String,
+}
+
+impl PersonConfig {
+    fn read(&self) -> Result<Person, &'static str> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if !(1..=32).contains(&self.name.len()) || !self.name.bytes().all(plain) {
+            return Err("name must be 1 to 32 characters of a-z, 0-9 and '-'");
+        }
+        let key = PublicKey::from_jwk_x(&self.key).ok_or("key must be what sotto keys person printed")?;
+        Ok(Person { name: self.name.clone(), key })
+    }
+}
+
 /// What a session key may do.
 #[derive(Clone, Debug, Deserialize)]
 pub struct SessionConfig {
@@ -154,6 +186,11 @@ impl Config {
         Bound { per_second: self.rate.per_second, burst: self.rate.burst }
     }
 
+    /// The people as the domain knows them. One that does not parse (validation refuses it) has no word.
+    pub fn people(&self) -> Vec<Person> {
+        self.approval.people.iter().filter_map(|person| person.read().ok()).collect()
+    }
+
     /// The policy as the domain knows it. A rule that does not parse (validation refuses it) allows nobody.
     pub fn policy(&self) -> Policy {
         let rule = |rule: &RuleConfig| {
@@ -200,6 +237,7 @@ impl Validate for Config {
         errors.duration_in(&at.key("destruction"), "sweep_every", self.destruction.sweep_every, sweep);
         self.rate.validate(&at.key("rate"), errors);
         validate_rules(&self.unwrap, at, errors);
+        self.approval.validate(&at.key("approval"), errors);
         self.admin.validate(&at.key("admin"), errors);
         self.telemetry.validate(&at.key("telemetry"), errors);
         self.shutdown.validate(&at.key("shutdown"), errors);
@@ -234,6 +272,29 @@ impl Validate for RetentionConfig {
             errors.duration_in(at, key, value, minute..=day * 30);
         }
         errors.duration_in(at, "submit_margin", self.submit_margin, Duration::from_secs(10)..=minute * 15);
+    }
+}
+
+impl Validate for ApprovalConfig {
+    fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
+        let fix = "make each person's key with: sotto keys person NAME --out FILE";
+        let mut problem = |number: usize, problem: &str| {
+            let text = format!("person {}: {problem}", number + 1);
+            errors.push(ConfigError::new(at.key("people"), text).fix(fix));
+        };
+        for (number, person) in self.people.iter().enumerate() {
+            if let Err(wrong) = person.read() {
+                problem(number, wrong);
+            }
+            let before = || self.people.iter().take(number);
+            if before().any(|other| other.name == person.name) {
+                problem(number, "name is another person's too");
+            }
+            // Two names with one key would be one person with two words.
+            if before().any(|other| other.key == person.key) {
+                problem(number, "key is another person's too");
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
-//! The pure decisions: which bucket, how far ahead, who may open what, how often, and what is told of it.
+//! The pure decisions: which bucket, how far ahead, who may open what, how often, who may end a key, and what is told of it.
 
+pub mod approval;
 pub mod bucket;
 pub mod policy;
 pub mod rate;

@@ -8,7 +8,7 @@ use sotto_crypto::CryptoError;
 use sotto_keystore::{KeystoreError, Remedy};
 use sotto_runtime::{grpc::GrpcError, tls::TlsError};
 
-use crate::domain::retention::SpanError;
+use crate::domain::{approval::ApprovalError, retention::SpanError};
 
 /// How long a caller waits after a failure of the disk or the audit queue.
 const LATER: Duration = Duration::from_secs(1);
@@ -97,6 +97,12 @@ pub enum KeyError {
         /// How far.
         ahead: Duration,
     },
+    /// An act is not carried out.
+    #[error("the act is not approved")]
+    Approval(#[source] ApprovalError),
+    /// So many keys took one another's place that no name is left until the bucket's time is over.
+    #[error("the bucket was given too many keys: it has no other until its time is over")]
+    Spent,
     /// No key could be made.
     #[error("no key could be made")]
     Crypto(#[source] CryptoError),
@@ -108,12 +114,14 @@ pub enum KeyError {
 impl Classified for KeyError {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::NotThisService | Self::NotThisTenant | Self::Field { .. } | Self::Span(_) => {
-                ErrorClass::Reject
-            }
+            Self::NotThisService
+            | Self::NotThisTenant
+            | Self::Field { .. }
+            | Self::Span(_)
+            | Self::Approval(_) => ErrorClass::Reject,
             Self::TooMany { retry_after } => ErrorClass::Retry { after: *retry_after },
             Self::Keystore(e) => keystore_class(e),
-            Self::Clock { .. } => ErrorClass::Retry { after: LATER },
+            Self::Clock { .. } | Self::Spent => ErrorClass::Retry { after: LATER },
             Self::Crypto(_) => ErrorClass::Bug,
             Self::Blocking(e) if e.is_cancelled() => ErrorClass::Retry { after: LATER },
             Self::Blocking(_) => ErrorClass::Bug,

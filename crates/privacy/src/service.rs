@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, interval_at};
 
 use crate::{
     adapters::{
+        admin::AdminServer,
         audit::{AuditQueue, Broker, publish},
         grpc::KeyServer,
     },
@@ -86,6 +87,7 @@ pub async fn serve(
         retention: config.retention(),
         policy: config.policy(),
         bound: config.bound(),
+        people: config.people(),
         keys: buckets,
         clock: Arc::clone(&context.clock),
         steady,
@@ -107,8 +109,8 @@ pub async fn serve(
     );
     context.tasks.spawn_critical("minute report", report_each_minute(keys.clone(), context.stop.clone()));
     listening.set(true);
-    let service = KeyServer::service(keys.clone());
-    let served = server.serve(&context.stop, |server| server.add_service(service)).await;
+    let (service, admin) = (KeyServer::service(keys.clone()), AdminServer::service(keys.clone()));
+    let served = server.serve(&context.stop, |server| server.add_service(service).add_service(admin)).await;
     keys.report();
     served.map_err(PrivacyError::Serve)
 }

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use sotto_core::{
     AccountId, Clock, Lane, Restored, Timestamp, WorkItem,
     carriers::RouteTable,
-    delivery::{Event, EventKind, RejectCause},
+    delivery::{Event, EventKind, ExpiryCause, RejectCause},
 };
 use sotto_proto::WorkDelivery;
 use sotto_runtime::failpoint;
@@ -123,7 +123,7 @@ impl<O: Outbox> Router<O> {
                 account: account.clone(),
                 table_version: self.table.version().to_owned(),
             },
-            Decision::Expire => EventKind::Expired { in_silence: false },
+            Decision::Expire => EventKind::Expired { cause: ExpiryCause::Validity },
             Decision::Doubt => EventKind::Doubted,
             Decision::Reject(cause) => EventKind::Rejected { cause: refined(*cause, item) },
             Decision::Hold { .. } => return,

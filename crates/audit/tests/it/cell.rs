@@ -10,7 +10,7 @@ use sotto_bus::{
 };
 use sotto_core::{
     MessageId, Shards, SystemClock, Timestamp,
-    delivery::{Event, EventKind},
+    delivery::{Event, EventKind, ExpiryCause},
 };
 use sotto_keystore::{KeyKind, Keystore as _, SoftKeystore, UnlockSecret};
 use sotto_proto::{
@@ -202,7 +202,7 @@ fn event(n: u8) -> LogEvent {
     LogEvent::Delivery(Event {
         message,
         at: Timestamp::from_unix_seconds(1),
-        kind: EventKind::Expired { in_silence: false },
+        kind: EventKind::Expired { cause: ExpiryCause::Validity },
     })
 }
 

@@ -11,14 +11,17 @@ use sotto_crypto::{
 use sotto_proto::{
     from_wire_time,
     privacy::v1::{
-        CreateInboundKeyRequest, CreateInboundKeyResponse, UnwrapKeysRequest, UnwrapRefusal, UnwrappedKey,
-        key_service_client::KeyServiceClient, unwrapped_key,
+        CreateInboundKeyRequest, CreateInboundKeyResponse, ListEndedBucketsRequest, UnwrapKeysRequest,
+        UnwrapRefusal, UnwrappedKey, key_service_client::KeyServiceClient, unwrapped_key,
     },
 };
 use sotto_runtime::grpc::TraceCalls;
 use tonic::{Request, service::interceptor::InterceptedService, transport::Channel};
 
-use crate::ports::{InboundSession, Keys, KeysError, Unwrapped};
+use crate::ports::{Ended, InboundSession, Keys, KeysError, Unwrapped};
+
+/// How long privacy may take to say which buckets ended. It is asked again after it.
+const SOON: Duration = Duration::from_secs(2);
 
 /// An answer that does not answer the question.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +86,22 @@ impl Keys for Privacy {
                 .map_err(|late| KeysError(late.into()))?
                 .map_err(|status| KeysError(status.into()))?;
             session(answer.into_inner(), tenant).ok_or_else(|| KeysError(Misfit.into()))
+        }
+        .boxed()
+    }
+
+    fn ended(&self) -> BoxFuture<'_, Result<Ended, KeysError>> {
+        async move {
+            let mut client = self.client.clone();
+            let answer = tokio::time::timeout(SOON, client.list_ended_buckets(ListEndedBucketsRequest {}))
+                .await
+                .map_err(|late| KeysError(late.into()))?
+                .map_err(|status| KeysError(status.into()))?
+                .into_inner();
+            Ok(Ended {
+                destroyed: answer.destroyed.into_iter().collect(),
+                superseded: answer.superseded.into_iter().collect(),
+            })
         }
         .boxed()
     }

@@ -6,7 +6,7 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use sotto_bus::Outcome;
 use sotto_core::{
     Timestamp, WorkItem,
-    delivery::{Event, EventKind, RejectCause},
+    delivery::{Event, EventKind, ExpiryCause, RejectCause},
     restored::Trust,
     work::AttemptEnd,
 };
@@ -50,8 +50,8 @@ pub(super) struct Job {
 enum Purpose {
     /// To be submitted.
     Submit(Arc<AeadKey>),
-    /// Its validity is over.
-    Expire,
+    /// It is too late.
+    Expire(ExpiryCause),
     /// It may have been sent in the time that a restored cell lost.
     Doubt,
     /// It can be submitted by nobody.
@@ -66,7 +66,7 @@ impl Purpose {
     fn state(&self) -> ClaimState {
         let end = match self {
             Self::Submit(_) => return ClaimState::Claimed,
-            Self::Expire | Self::Doubt | Self::Reject(_) => AttemptEnd::NotAllowed,
+            Self::Expire(_) | Self::Doubt | Self::Reject(_) => AttemptEnd::NotAllowed,
             Self::Back(end) => *end,
         };
         ClaimState::Ended(PartEnd::Unsent { end })
@@ -197,7 +197,7 @@ impl Account {
     fn set_aside(&self, jobs: Vec<Job>, purposes: Vec<Purpose>, held: &mut Done) -> (Vec<Job>, Vec<Purpose>) {
         let stays = |job: &Job, purpose: &Purpose| match purpose {
             Purpose::Submit(key) => self.is_held(&job.delivery.item, key),
-            Purpose::Expire | Purpose::Doubt | Purpose::Reject(_) | Purpose::Back(_) => false,
+            Purpose::Expire(_) | Purpose::Doubt | Purpose::Reject(_) | Purpose::Back(_) => false,
         };
         let (kept, goes): (Vec<_>, Vec<_>) =
             jobs.into_iter().zip(purposes).partition(|(job, purpose)| stays(job, purpose));
@@ -216,7 +216,7 @@ impl Account {
     ) -> Purpose {
         let purpose = self.purpose_if_sure(delivery, linked, keys, now);
         match (self.trust(&delivery.item, now), purpose) {
-            (Trust::Doubted, _) | (Trust::Again, Purpose::Expire | Purpose::Reject(_)) => Purpose::Doubt,
+            (Trust::Doubted, _) | (Trust::Again, Purpose::Expire(_) | Purpose::Reject(_)) => Purpose::Doubt,
             (Trust::Sure | Trust::Held | Trust::Again, purpose) => purpose,
         }
     }
@@ -230,7 +230,7 @@ impl Account {
     ) -> Purpose {
         let facts = &delivery.item.facts;
         if now >= facts.expires_at {
-            return Purpose::Expire;
+            return Purpose::Expire(ExpiryCause::Validity);
         }
         // INV-4: asked again, because the item may come from any path.
         if !self.settings.permits(facts, now) {
@@ -242,9 +242,9 @@ impl Account {
         match keys.get(&delivery.wrap.key_id) {
             Some(Unwrapped::Key { key, .. }) => Purpose::Submit(Arc::clone(key)),
             Some(Unwrapped::NotAllowed) => Purpose::Back(AttemptEnd::NotAllowed),
-            Some(Unwrapped::Destroyed | Unwrapped::Invalid) | None => {
-                Purpose::Reject(RejectCause::Unopenable)
-            }
+            // Before its time: at it, the message has expired already.
+            Some(Unwrapped::Destroyed) => Purpose::Expire(ExpiryCause::KeyDestroyed),
+            Some(Unwrapped::Invalid) | None => Purpose::Reject(RejectCause::Unopenable),
         }
     }
 
@@ -256,7 +256,9 @@ impl Account {
             let (end, settled) = match purpose {
                 // Never the case: what is submitted does not leave.
                 Purpose::Submit(_) => continue,
-                Purpose::Expire => (AttemptEnd::NotAllowed, expire(item, &self.settings.id, now)),
+                Purpose::Expire(cause) => {
+                    (AttemptEnd::NotAllowed, expire(item, &self.settings.id, cause, now))
+                }
                 Purpose::Doubt => (AttemptEnd::NotAllowed, doubt(item, &self.settings.id, now)),
                 Purpose::Reject(cause) => {
                     (AttemptEnd::NotAllowed, reject(item, &self.settings.id, cause, now))

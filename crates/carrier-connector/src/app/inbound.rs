@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::account::{Account, PASSING};
 use crate::{
     domain::inbound::{SCHEMA, Written},
-    ports::{KeysError, LogError},
+    ports::{Ended, KeysError, LogError},
 };
 
 /// A key that seals for one owner, until its end by both clocks: the wall clock, which privacy gave it by, and the one
@@ -180,6 +180,15 @@ impl Account {
         if let Ok(mut seals) = self.seals.try_lock() {
             let now = self.now();
             seals.held.retain(|_, held| held.seals(now));
+        }
+    }
+
+    /// Forgets keys whose buckets ended: the next message asks for another.
+    pub(super) fn forget_seals(&self, ended: &Ended) {
+        if let Ok(mut seals) = self.seals.try_lock() {
+            let is_over =
+                |bucket: &String| ended.destroyed.contains(bucket) || ended.superseded.contains(bucket);
+            seals.held.retain(|_, held| !is_over(&held.wrap.bucket));
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 use sotto_core::{AccountId, Timestamp, work::KeyWrap};
 use sotto_crypto::AeadKey;
 
-use crate::ports::{Act, Keys, KeysError, Unwrapped, Witness};
+use crate::ports::{Act, Ended, Keys, KeysError, Unwrapped, Witness};
 
 /// The most wraps in one question to privacy.
 const MOST_WRAPS: usize = 256;
@@ -34,6 +34,7 @@ pub(super) struct KeyRing {
 struct Held {
     key: Arc<AeadKey>,
     until: Timestamp,
+    wrap: Arc<KeyWrap>,
 }
 
 impl std::fmt::Debug for KeyRing {
@@ -70,11 +71,23 @@ impl KeyRing {
         for wraps in missing.chunks(MOST_WRAPS) {
             let answers = self.keys.unwrap(account, wraps).await?;
             for (wrap, answer) in wraps.iter().zip(answers) {
-                self.note(account, wrap, &answer, now);
+                self.note(account, Arc::clone(wrap), &answer, now);
                 found.insert(wrap.key_id, answer);
             }
         }
         Ok(found)
+    }
+
+    /// Forgets keys of destroyed buckets and those whose time is over: their memory is wiped.
+    pub(super) fn forget(&self, ended: &Ended, now: Timestamp) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|_, held| held.until > now && !ended.destroyed.contains(&held.wrap.bucket));
+    }
+
+    /// Whether any key is held.
+    #[cfg(test)]
+    pub(super) fn holds_any(&self) -> bool {
+        !self.held.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     fn held(&self, id: &[u8; 16], now: Timestamp) -> Option<Unwrapped> {
@@ -83,7 +96,7 @@ impl KeyRing {
         Some(Unwrapped::Key { key: Arc::clone(&held.key), dies_at: held.until })
     }
 
-    fn note(&self, account: &AccountId, wrap: &KeyWrap, answer: &Unwrapped, now: Timestamp) {
+    fn note(&self, account: &AccountId, wrap: Arc<KeyWrap>, answer: &Unwrapped, now: Timestamp) {
         let refused = match answer {
             Unwrapped::Key { key, dies_at } => {
                 let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,7 +107,7 @@ impl KeyRing {
                     held.remove(&oldest);
                 }
                 let until = now.plus(self.keep.time).min(*dies_at);
-                held.insert(wrap.key_id, Held { key: Arc::clone(key), until });
+                held.insert(wrap.key_id, Held { key: Arc::clone(key), until, wrap });
                 return;
             }
             Unwrapped::Destroyed => "destroyed",

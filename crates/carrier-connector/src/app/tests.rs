@@ -33,6 +33,7 @@ use crate::{
 mod binds;
 mod cancel;
 mod doubts;
+mod ended;
 mod holds;
 mod inbound;
 mod joined;

@@ -4,7 +4,7 @@
 
 use sotto_core::{
     AccountId, Timestamp, WorkItem,
-    delivery::{Event, EventKind, RejectCause},
+    delivery::{Event, EventKind, ExpiryCause, RejectCause},
     work::{Attempt, AttemptEnd},
 };
 use sotto_smpp::CommandStatus;
@@ -125,9 +125,9 @@ pub(crate) fn reject(item: &WorkItem, account: &AccountId, cause: RejectCause, n
     end(item, account, EventKind::Rejected { cause }, now)
 }
 
-/// What follows when a message's validity ended before submit.
-pub(crate) fn expire(item: &WorkItem, account: &AccountId, now: Timestamp) -> Settled {
-    end(item, account, EventKind::Expired { in_silence: false }, now)
+/// What follows when it is too late to submit a message.
+pub(crate) fn expire(item: &WorkItem, account: &AccountId, cause: ExpiryCause, now: Timestamp) -> Settled {
+    end(item, account, EventKind::Expired { cause }, now)
 }
 
 /// What follows when a message may have been sent in the time that a restored cell lost, and is not sent any more.

@@ -7,6 +7,7 @@ pub(crate) mod client;
 pub(crate) mod containers;
 pub(crate) mod doctor;
 pub(crate) mod intake_key;
+pub(crate) mod keys;
 pub(crate) mod ledger;
 pub(crate) mod list;
 pub(crate) mod message;

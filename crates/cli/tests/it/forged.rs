@@ -8,7 +8,7 @@ use sotto_bus::{
 };
 use sotto_core::{
     Facts, MessageClass, MessageId, Shards, SystemClock, Timestamp,
-    delivery::{Event, EventKind},
+    delivery::{Event, EventKind, ExpiryCause},
     text::Encoding,
 };
 use sotto_proto::{
@@ -144,7 +144,7 @@ pub(crate) async fn a_message_that_only_silence_ended_is_lost(cell: &Cell) {
         send_at: None,
     };
     let id = facts.message;
-    let kinds = [EventKind::Accepted(Box::new(facts)), EventKind::Expired { in_silence: true }];
+    let kinds = [EventKind::Accepted(Box::new(facts)), EventKind::Expired { cause: ExpiryCause::Silence }];
     let events = kinds.map(|kind| LogEvent::Delivery(Event { message: id, at, kind }));
     publish::<EventBatch>(cell, events.to_vec()).await;
 

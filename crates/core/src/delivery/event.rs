@@ -94,6 +94,32 @@ impl RejectCause {
     }
 }
 
+/// Why it is too late to submit a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ExpiryCause {
+    /// Its validity ended, said who held it.
+    Validity,
+    /// Its validity ended and nobody who held it said so: silence was closed. The state is the same; the ledger asks where
+    /// such a message is (INV-2).
+    Silence,
+    /// The key of its bucket was destroyed before its time: nobody can read it any more.
+    KeyDestroyed,
+}
+
+impl ExpiryCause {
+    /// Every cause.
+    pub const ALL: [Self; 3] = [Self::Validity, Self::Silence, Self::KeyDestroyed];
+
+    /// The word for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Validity => "validity",
+            Self::Silence => "silence",
+            Self::KeyDestroyed => "key_destroyed",
+        }
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum EventKind {
@@ -174,11 +200,10 @@ pub enum EventKind {
         /// The carrier's error code, at most 10 characters of 0-9, A-Z, a-z.
         error: String,
     },
-    /// Validity ended before submit.
+    /// It is too late to submit it.
     Expired {
-        /// Whether nobody who held the message said so and silence was closed instead. The state is the same; the
-        /// ledger asks where such a message is (INV-2).
-        in_silence: bool,
+        /// Why.
+        cause: ExpiryCause,
     },
     /// No carrier may or will take it.
     Rejected {

@@ -215,10 +215,13 @@ fn a_cancellation_comes_before_the_carriers_answer_or_too_late() {
 
 #[test]
 fn expiry_takes_what_was_never_sent_and_leaves_the_rest() {
-    let (delivery, effects) = after(1, &[routed(1), event(EventKind::Expired { in_silence: false })]);
+    let (delivery, effects) =
+        after(1, &[routed(1), event(EventKind::Expired { cause: ExpiryCause::Validity })]);
     assert_eq!((delivery.outcome(), effects.len()), (Some(Outcome::Expired), 1));
-    let (delivery, _) =
-        after(1, &[routed(1), submitting(1, &[1]), event(EventKind::Expired { in_silence: false })]);
+    let (delivery, _) = after(
+        1,
+        &[routed(1), submitting(1, &[1]), event(EventKind::Expired { cause: ExpiryCause::Validity })],
+    );
     assert_eq!(delivery.stage(), Stage::Submitted);
 }
 
@@ -228,11 +231,11 @@ fn silence_has_a_deadline_until_the_end() {
     let wait = Duration::from_secs(3_600);
     let (delivery, _) = after(1, &[routed(1)]);
     assert_eq!(delivery.deadline(grace, wait), Some(Timestamp::from_unix_seconds(1_330)));
-    assert_eq!(delivery.closing_event(), EventKind::Expired { in_silence: true });
+    assert_eq!(delivery.closing_event(), EventKind::Expired { cause: ExpiryCause::Silence });
     let (delivery, _) = after(1, &[routed(1), submitting(1, &[1])]);
     assert_eq!(delivery.deadline(grace, wait), Some(Timestamp::from_unix_seconds(4_610)));
     assert_eq!(delivery.closing_event(), EventKind::ClosedUnknown);
-    let (delivery, _) = after(1, &[event(EventKind::Expired { in_silence: false })]);
+    let (delivery, _) = after(1, &[event(EventKind::Expired { cause: ExpiryCause::Validity })]);
     assert_eq!(delivery.deadline(grace, wait), None);
 }
 
@@ -286,7 +289,9 @@ fn an_intent_recorded_behind_its_end_holds_nothing_up() {
 #[test]
 fn what_was_declared_over_too_early_lives_again() {
     let rejected = || event(EventKind::Rejected { cause: RejectCause::NoRoute });
-    for over in [rejected(), event(EventKind::Expired { in_silence: false }), event(EventKind::Cancelled)] {
+    for over in
+        [rejected(), event(EventKind::Expired { cause: ExpiryCause::Validity }), event(EventKind::Cancelled)]
+    {
         let (delivery, _) = after(1, &[routed(1), over.clone(), submitting(1, &[1]), submitted(1, 1)]);
         assert_eq!(delivery.parts(), [PartState::Submitted { attempt: 1 }], "{over:?}");
         let (delivery, effects) =
@@ -359,7 +364,9 @@ fn history(parts: u8, retried: &[bool], last: Last) -> Vec<Event> {
         }
         Last::Silent => log.extend(each(&|part| no_response(attempt, part))),
         Last::Refused => log.extend(each(&|part| refused(attempt, part, false))),
-        Last::Expired => log.extend([unsent(attempt, &all), event(EventKind::Expired { in_silence: false })]),
+        Last::Expired => {
+            log.extend([unsent(attempt, &all), event(EventKind::Expired { cause: ExpiryCause::Validity })])
+        }
         Last::Rejected => {}
     }
     log
@@ -414,7 +421,7 @@ fn any_event(parts: u8) -> impl Strategy<Value = Event> {
             end: AttemptEnd::LinkDown,
             parts: vec![part],
         })),
-        1 => Just(event(EventKind::Expired { in_silence: false })),
+        1 => Just(event(EventKind::Expired { cause: ExpiryCause::Validity })),
         1 => Just(event(EventKind::Rejected { cause: RejectCause::NoRoute })),
         1 => Just(event(EventKind::Cancelled)),
         1 => Just(event(EventKind::ClosedUnknown)),

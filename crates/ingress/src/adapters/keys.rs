@@ -7,7 +7,7 @@
 //! A key ends by two clocks: the wall clock, which privacy gave its end by, and the monotonic one, which nobody sets.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -28,7 +28,10 @@ use sotto_crypto::{
 use sotto_proto::{
     from_wire_time,
     message::v1 as public,
-    privacy::v1::{CreateSessionKeyRequest, CreateSessionKeyResponse, key_service_client::KeyServiceClient},
+    privacy::v1::{
+        CreateSessionKeyRequest, CreateSessionKeyResponse, ListEndedBucketsRequest,
+        key_service_client::KeyServiceClient,
+    },
     to_wire_time,
 };
 use sotto_runtime::{Condition, Tasks, grpc::TraceCalls};
@@ -145,6 +148,30 @@ impl SessionKeys {
             held.retain(|held| held.seals(now));
             !held.is_empty() || Arc::strong_count(slot) > 1
         });
+    }
+
+    /// Asks privacy which buckets ended before their time, and forgets their keys: the next message gets another. Called
+    /// every [`WIPE_EVERY`]; while privacy does not answer, keys seal as long as they may anyway.
+    ///
+    /// # Errors
+    /// [`KeyError::Unavailable`], [`KeyError::Refused`].
+    pub async fn forget_ended(&self) -> Result<(), KeyError> {
+        let mut client = self.0.client.clone();
+        let asking = client.list_ended_buckets(ListEndedBucketsRequest {});
+        let answer = match tokio::time::timeout(self.0.timeout, asking).await {
+            Ok(Ok(answer)) => answer.into_inner(),
+            // One of a version that knows no such question has none either.
+            Ok(Err(status)) if status.code() == Code::Unimplemented => return Ok(()),
+            Ok(Err(status)) => return Err(refused(&status)),
+            Err(_) => return Err(KeyError::Unavailable),
+        };
+        let ended: HashSet<String> = answer.destroyed.into_iter().chain(answer.superseded).collect();
+        if !ended.is_empty() {
+            for slot in lock(&self.0.slots).values() {
+                lock(&slot.held).retain(|held| !ended.contains(&held.session.wrap.bucket));
+            }
+        }
+        Ok(())
     }
 
     fn now(&self) -> Now {

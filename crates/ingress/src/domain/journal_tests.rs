@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use sotto_core::{
     MessageClass,
-    delivery::{ReceiptState, RejectCause},
+    delivery::{ExpiryCause, ReceiptState, RejectCause},
     text::Encoding,
     work::AttemptEnd,
 };
@@ -133,7 +133,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         (1_u16..4).prop_map(|attempt| submitting(attempt, 2)),
         (1_u8..=2, prop::sample::select(ReceiptState::ALL.to_vec()))
             .prop_map(|(part, said)| receipt(part, said)),
-        Just(event(5, EventKind::Expired { in_silence: true })),
+        Just(event(5, EventKind::Expired { cause: ExpiryCause::Silence })),
         Just(event(6, EventKind::ClosedUnknown)),
         Just(event(6, EventKind::Doubted)),
         Just(event(6, EventKind::Rejected { cause: RejectCause::NoRoute })),

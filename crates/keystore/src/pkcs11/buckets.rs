@@ -22,7 +22,9 @@ use super::{
     objects::{self, ID_LEN, Object, Trouble, label},
     pool::Conn,
 };
-use crate::{BucketInfo, BucketKeystore, Destruction, KeystoreError, buckets::WRAP_BLOCK, codec::check_name};
+use crate::{
+    BucketInfo, BucketKeystore, Destruction, Fate, KeystoreError, buckets::WRAP_BLOCK, codec::check_name,
+};
 
 /// Tombstones that a token keeps. Beyond that the oldest deaths become one fact: no bucket that would have died by then is
 /// ever made again. At a bucket an hour and four a day that is nine days, and the audit log has every death for good.
@@ -296,8 +298,9 @@ impl Pkcs11Buckets {
         Ok(tombstone)
     }
 
-    /// Puts one fact in the place of the oldest tombstones when there are too many.
-    fn fold(&self, conn: &Conn<'_>) -> Result<(), Trouble> {
+    /// Puts one fact in the place of the oldest tombstones when there are too many. Those of keys that were destroyed before
+    /// their time stay until it: the fact would end every bucket that dies no later.
+    fn fold(&self, conn: &Conn<'_>, now_ms: i64) -> Result<(), Trouble> {
         let (forgotten, floor, generation) = {
             let state = self.state();
             let Some(excess) = state.destroyed.len().checked_sub(TOMBSTONES).filter(|excess| *excess > 0)
@@ -306,10 +309,13 @@ impl Pkcs11Buckets {
             };
             // Several at once: each fold lists the token.
             let excess = excess + TOMBSTONES / 8;
-            let mut deaths: Vec<_> =
-                state.destroyed.values().map(|gone| (gone.dies_at_ms, gone.bucket.clone())).collect();
+            let over = state.destroyed.values().filter(|gone| gone.dies_at_ms <= now_ms);
+            let mut deaths: Vec<_> = over.map(|gone| (gone.dies_at_ms, gone.bucket.clone())).collect();
             deaths.sort();
             deaths.truncate(excess);
+            if deaths.is_empty() {
+                return Ok(());
+            }
             let floor = deaths.iter().map(|(dies_at_ms, _)| *dies_at_ms).chain(state.floor).max();
             (deaths, floor.unwrap_or(i64::MIN), state.generation)
         };
@@ -442,7 +448,7 @@ impl BucketKeystore for Pkcs11Buckets {
         }
         let destroyed = self.token.attempt(|| self.forget(), |conn| self.bury(conn, bucket, now_ms))?;
         // It is destroyed already: that older ones take place is no failure of this.
-        let _folded = self.token.attempt(|| self.forget(), |conn| self.fold(conn));
+        let _folded = self.token.attempt(|| self.forget(), |conn| self.fold(conn, now_ms));
         Ok(destroyed)
     }
 
@@ -458,6 +464,14 @@ impl BucketKeystore for Pkcs11Buckets {
         let state = self.state();
         let whole = state.destroyed.values().filter(|gone| !state.living.contains_key(&gone.bucket));
         Ok(whole.cloned().collect())
+    }
+
+    fn fate(&self, bucket: &str) -> Fate {
+        match self.state().usable(bucket) {
+            Ok(_) => Fate::Living,
+            Err(KeystoreError::BucketDestroyed) => Fate::Destroyed,
+            Err(_) => Fate::Unknown,
+        }
     }
 }
 
@@ -476,6 +490,7 @@ impl Bucket {
             bucket: bucket.to_owned(),
             created_at_ms: self.created_at_ms,
             dies_at_ms: self.dies_at_ms,
+            wraps_at_most: self.made,
         }
     }
 

@@ -14,7 +14,8 @@ use sotto_proto::{
     pipeline::v1 as pipeline,
     privacy::v1::{
         CreateInboundKeyRequest, CreateInboundKeyResponse, CreateSessionKeyRequest, CreateSessionKeyResponse,
-        UnwrapKeysRequest, UnwrapKeysResponse, UnwrapRefusal, UnwrappedKey,
+        ListEndedBucketsRequest, ListEndedBucketsResponse, UnwrapKeysRequest, UnwrapKeysResponse,
+        UnwrapRefusal, UnwrappedKey,
         key_service_server::{KeyService, KeyServiceServer},
         unwrapped_key,
     },
@@ -25,7 +26,7 @@ use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    app::{Keys, MAX_WRAPS, Opened, Refusal, SessionKey},
+    app::{Ended, Keys, MAX_WRAPS, Opened, Refusal, SessionKey},
     domain::{
         bucket::Contents,
         retention::SpanError,
@@ -120,6 +121,15 @@ impl KeyService for KeyServer {
         let keys = key_ids.into_iter().zip(opened).map(|(id, opened)| unwrapped(id, opened)).collect();
         Ok(Response::new(UnwrapKeysResponse { keys }))
     }
+
+    async fn list_ended_buckets(
+        &self,
+        request: Request<ListEndedBucketsRequest>,
+    ) -> Result<Response<ListEndedBucketsResponse>, Status> {
+        let caller = peer_service(&request)?.name();
+        let Ended { destroyed, superseded } = self.0.ended(caller).await.map_err(|error| status(&error))?;
+        Ok(Response::new(ListEndedBucketsResponse { destroyed, superseded }))
+    }
 }
 
 struct Ask {
@@ -150,7 +160,7 @@ impl Ask {
 }
 
 /// To the millisecond, rounded up: a key needed until a part of it is needed for all of it.
-fn read_time(time: WireTime) -> Option<Timestamp> {
+pub(super) fn read_time(time: WireTime) -> Option<Timestamp> {
     let nanos = u32::try_from(time.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
     let seconds = (0..=LAST_SECOND).contains(&time.seconds).then_some(time.seconds)?;
     Some(Timestamp::from_unix_millis(seconds * 1000 + i64::from(nanos.div_ceil(1_000_000))))
@@ -194,7 +204,7 @@ fn wiped(key: &AeadKey) -> Bytes {
 }
 
 /// The one place where an error becomes a gRPC status, and where our own faults are logged.
-fn status(error: &KeyError) -> Status {
+pub(super) fn status(error: &KeyError) -> Status {
     match error {
         KeyError::NotThisService => {
             Status::permission_denied("this method is not for the service that the client certificate names")
@@ -207,10 +217,13 @@ fn status(error: &KeyError) -> Status {
             Status::with_error_details(Code::InvalidArgument, format!("{field} {problem}"), details)
         }
         KeyError::Span(span) => span_status(*span),
+        KeyError::Approval(refused) => Status::failed_precondition(refused.to_string()),
         KeyError::TooMany { retry_after } => retry(Code::ResourceExhausted, error, *retry_after),
-        KeyError::Keystore(_) | KeyError::Crypto(_) | KeyError::Blocking(_) | KeyError::Clock { .. } => {
-            failed(error)
-        }
+        KeyError::Keystore(_)
+        | KeyError::Crypto(_)
+        | KeyError::Blocking(_)
+        | KeyError::Clock { .. }
+        | KeyError::Spent => failed(error),
     }
 }
 

@@ -8,6 +8,9 @@ use sotto_core::{MessageClass, Timestamp, inbound};
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 
+/// Keys that take one another's place in one bucket's time.
+const MOST_KEYS: u16 = 999;
+
 /// What the keys of a bucket seal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Contents {
@@ -26,7 +29,8 @@ impl Contents {
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
+    /// The contents of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
         if name == inbound::CLASS { Some(Self::Inbound) } else { name.parse().ok().map(Self::Messages) }
     }
 }
@@ -43,16 +47,22 @@ impl fmt::Display for Contents {
     }
 }
 
-/// A bucket: `otp/2026-11-24T06` dies on that hour, `transactional/2026-11-28` at the beginning of that day (UTC).
+/// A bucket: `otp/2026-11-24T06` dies on that hour, `transactional/2026-11-28` at the beginning of that day (UTC). When its
+/// key is replaced or destroyed before its time, another bucket with the same time takes its place:
+/// `transactional/2026-11-28.2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bucket {
     contents: Contents,
     dies_at: Timestamp,
+    /// From 1.
+    number: u16,
 }
 
 /// Text that is not the canonical name of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a bucket is named class/YYYY-MM-DD, or otp/YYYY-MM-DDTHH, in UTC")]
+#[error(
+    "a bucket is named class/YYYY-MM-DD, or otp/YYYY-MM-DDTHH, in UTC, and from the second key on with .2 and so on"
+)]
 pub struct InvalidBucket;
 
 impl Bucket {
@@ -63,7 +73,13 @@ impl Bucket {
         let until = needed_until.unix_millis();
         let whole = until.div_euclid(grain).checked_add(i64::from(until.rem_euclid(grain) != 0))?;
         let dies_at = Timestamp::from_unix_millis(whole.checked_mul(grain)?);
-        civil_of(dies_at).map(|_| Self { contents, dies_at })
+        civil_of(dies_at).map(|_| Self { contents, dies_at, number: 1 })
+    }
+
+    /// The one that takes its place; none after [`MOST_KEYS`].
+    pub fn next(self) -> Option<Self> {
+        let number = self.number.checked_add(1).filter(|number| *number <= MOST_KEYS)?;
+        Some(Self { number, ..self })
     }
 
     /// What its keys seal.
@@ -103,7 +119,10 @@ impl fmt::Display for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = civil_of(self.dies_at).ok_or(fmt::Error)?;
         write!(f, "{}/{:04}-{:02}-{:02}", self.contents, at.year(), at.month(), at.day())?;
-        if grain_ms(self.contents) == HOUR_MS { write!(f, "T{:02}", at.hour()) } else { Ok(()) }
+        if grain_ms(self.contents) == HOUR_MS {
+            write!(f, "T{:02}", at.hour())?;
+        }
+        if self.number > 1 { write!(f, ".{}", self.number) } else { Ok(()) }
     }
 }
 
@@ -118,6 +137,10 @@ impl FromStr for Bucket {
 fn read(name: &str) -> Option<Bucket> {
     let (class, death) = name.split_once('/')?;
     let contents = Contents::from_name(class)?;
+    let (death, number) = match death.split_once('.') {
+        Some((death, number)) => (death, number.parse().ok().filter(|number| *number <= MOST_KEYS)?),
+        None => (death, 1),
+    };
     let (date, hour) = match death.split_once('T') {
         Some((date, hour)) => (date, hour.parse().ok()?),
         None => (death, 0),
@@ -128,7 +151,7 @@ fn read(name: &str) -> Option<Bucket> {
     let day = fields.next()?.parse().ok()?;
     let at = civil::DateTime::new(year, month, day, hour, 0, 0, 0).ok()?;
     let at = TimeZone::UTC.to_timestamp(at).ok()?;
-    Some(Bucket { contents, dies_at: Timestamp::from_unix_millis(at.as_millisecond()) })
+    Some(Bucket { contents, dies_at: Timestamp::from_unix_millis(at.as_millisecond()), number })
 }
 
 #[cfg(test)]
@@ -153,6 +176,19 @@ mod tests {
         assert_eq!(name(MessageClass::Transactional), "transactional/2026-11-25");
         assert_eq!(name(MessageClass::Promotional), "promotional/2026-11-25");
         assert_eq!(name(MessageClass::AdInvite), "ad-invite/2026-11-25");
+    }
+
+    #[test]
+    fn keys_that_take_its_place_have_its_time_and_a_number() {
+        let mut bucket: Bucket = "otp/2026-11-24T06".parse().unwrap();
+        let dies_at = bucket.dies_at();
+        for number in 2..=MOST_KEYS {
+            bucket = bucket.next().unwrap();
+            assert_eq!(bucket.to_string(), format!("otp/2026-11-24T06.{number}"));
+            assert_eq!(bucket.to_string().parse(), Ok(bucket));
+            assert_eq!((bucket.dies_at(), bucket.contents()), (dies_at, MessageClass::Otp.into()));
+        }
+        assert_eq!(bucket.next(), None);
     }
 
     #[test]
@@ -187,6 +223,13 @@ mod tests {
             " otp/2026-11-24T06",
             "OTP/2026-11-24T06",
             "otp/2026-11-24T06/x",
+            "otp/2026-11-24T06.",
+            "otp/2026-11-24T06.0",
+            "otp/2026-11-24T06.1",
+            "otp/2026-11-24T06.02",
+            "otp/2026-11-24T06.+2",
+            "otp/2026-11-24T06.1000",
+            "otp/2026-11-24.2T06",
             "transactional/2026-11-24T00",
             "transactional/2026-11-24T",
             "transactional/-001-11-24",

@@ -6,5 +6,6 @@ mod checks;
 mod config;
 mod destruction;
 mod hsm;
+mod operator;
 mod wire;
 mod world;

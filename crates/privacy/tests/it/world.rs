@@ -10,10 +10,12 @@ use std::{
 };
 
 use sotto_core::{AccountId, ManualClock, MessageClass, TenantId, Timestamp, work::KeyWrap};
+use sotto_crypto::sign::SigningKey;
 use sotto_keystore::{SoftBuckets, UnlockSecret};
 use sotto_privacy::{
     app::{Deps, Keys, Opened, Refusal, SessionKey},
     domain::{
+        approval::Person,
         policy::{Allowed, Policy, Rule},
         rate::Bound,
         retention::Retention,
@@ -37,6 +39,13 @@ pub(crate) const RETENTION: Retention = Retention {
     submit_margin: Duration::from_secs(120),
     session: Duration::from_secs(300),
 };
+
+/// People of whom two may approve, by their keys' seeds.
+pub(crate) const PEOPLE: [(&str, u8); 3] = [("an", 1), ("binh", 2), ("chi", 3)];
+
+pub(crate) fn person_key(seed: u8) -> SigningKey {
+    SigningKey::from_seed(&[seed; 32]).unwrap()
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Told(Mutex<Vec<AuditEntry>>);
@@ -130,6 +139,9 @@ impl World {
             retention: RETENTION,
             policy: Policy::new(rules),
             bound,
+            people: PEOPLE
+                .map(|(name, seed)| Person { name: name.to_owned(), key: person_key(seed).public() })
+                .to_vec(),
             keys: Arc::new(self.buckets()),
             clock: self.clock.clone(),
             steady: self.steady.clone(),

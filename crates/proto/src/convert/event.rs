@@ -2,7 +2,7 @@
 
 use sotto_core::{
     AccountId, MessageId, TenantId, Timestamp,
-    delivery::{Event, EventKind, ReceiptState, RejectCause},
+    delivery::{Event, EventKind, ExpiryCause, ReceiptState, RejectCause},
     inbound::OptOut,
 };
 
@@ -161,9 +161,10 @@ impl From<&EventKind> for Kind {
                     error: error.clone(),
                 })
             }
-            EventKind::Expired { in_silence } => {
-                Self::Expired(wire::ExpiredEvent { in_silence: *in_silence })
-            }
+            EventKind::Expired { cause } => Self::Expired(wire::ExpiredEvent {
+                in_silence: *cause == ExpiryCause::Silence,
+                key_destroyed: *cause == ExpiryCause::KeyDestroyed,
+            }),
             EventKind::Rejected { cause } => {
                 Self::Rejected(wire::RejectedEvent { cause: wire::RejectCause::from(*cause).into() })
             }
@@ -263,13 +264,22 @@ fn delivery_kind(kind: Kind) -> Result<EventKind, WireError> {
             state: it.state().try_into()?,
             error: token("receipt.error", 10, it.error)?,
         },
-        Kind::Expired(it) => EventKind::Expired { in_silence: it.in_silence },
+        Kind::Expired(it) => EventKind::Expired { cause: expiry_cause(it) },
         Kind::Rejected(it) => EventKind::Rejected { cause: it.cause().try_into()? },
         Kind::Cancelled(_) => EventKind::Cancelled,
         Kind::ClosedUnknown(_) => EventKind::ClosedUnknown,
         Kind::Doubted(_) => EventKind::Doubted,
         Kind::ParkedReceipt(_) | Kind::OptOut(_) => return Err(WireError::Invalid("kind")),
     })
+}
+
+/// Who destroyed the key knows more than who only closed a silence.
+const fn expiry_cause(it: wire::ExpiredEvent) -> ExpiryCause {
+    match (it.key_destroyed, it.in_silence) {
+        (true, _) => ExpiryCause::KeyDestroyed,
+        (false, true) => ExpiryCause::Silence,
+        (false, false) => ExpiryCause::Validity,
+    }
 }
 
 impl TryFrom<wire::Event> for LogEvent {

@@ -9,7 +9,7 @@ use proptest::{prelude::*, strategy::ValueTree as _};
 use prost::Message as _;
 use sotto_core::{
     AccountId, Facts, MessageClass, MessageId, Timestamp, WorkItem,
-    delivery::{Event, EventKind, ReceiptState, RejectCause},
+    delivery::{Event, EventKind, ExpiryCause, ReceiptState, RejectCause},
     inbound::{Inbound, InboundWrap, OptOut},
     text::Encoding,
     work::{Attempt, AttemptEnd, Envelope, KeyWrap},
@@ -117,7 +117,7 @@ fn event_kind() -> impl Strategy<Value = EventKind> {
                 error: "000".to_owned()
             }
         ),
-        any::<bool>().prop_map(|in_silence| EventKind::Expired { in_silence }),
+        proptest::sample::select(ExpiryCause::ALL.to_vec()).prop_map(|cause| EventKind::Expired { cause }),
         proptest::sample::select(RejectCause::ALL.to_vec()).prop_map(|cause| EventKind::Rejected { cause }),
         Just(EventKind::Cancelled),
         Just(EventKind::ClosedUnknown),

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use sotto_core::{
     WorkItem,
-    delivery::{Event, EventKind, PartState, ReceiptState},
+    delivery::{Event, EventKind, ExpiryCause, PartState, ReceiptState},
     work::AttemptEnd,
 };
 use sotto_smpp::CommandStatus;
@@ -351,7 +351,7 @@ impl World {
             Claimed::Won => {
                 state.connectors.get_mut(index)?.claimings += 1;
                 if over {
-                    let settled = expire(&item, &account, time(0));
+                    let settled = expire(&item, &account, ExpiryCause::Validity, time(0));
                     let ends = item.wanted_parts().into_iter().map(unsent).collect();
                     At::Tell { job, ends, settled, early: BTreeSet::new() }
                 } else {
@@ -526,7 +526,7 @@ impl State {
     fn route(&mut self, work: usize, crash: bool, expires: i64) -> Option<()> {
         let mut item = self.works.get(work)?.item.as_ref().clone();
         if self.now >= expires {
-            self.tell(EventKind::Expired { in_silence: false });
+            self.tell(EventKind::Expired { cause: ExpiryCause::Validity });
         } else {
             let last = item.history.last()?.clone();
             item.attempt = last.number + 1;

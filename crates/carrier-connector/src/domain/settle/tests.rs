@@ -188,7 +188,11 @@ proptest! {
     fn an_expired_or_rejected_item_ends(parts in 1_u8..=10, intended: bool) {
         let item = item(parts);
         let tell = |kind| Event { message: item.facts.message, at: now(), kind };
-        for settled in [expire(&item, &account(), now()), reject(&item, &account(), RejectCause::Content, now())] {
+        for settled in [
+            expire(&item, &account(), ExpiryCause::Validity, now()),
+            expire(&item, &account(), ExpiryCause::KeyDestroyed, now()),
+            reject(&item, &account(), RejectCause::Content, now()),
+        ] {
             let mut delivery = Delivery::accepted(item.facts.clone());
             let (attempt, parts) = (1, item.wanted_parts());
             if intended {

@@ -2,7 +2,7 @@
 
 use sotto_core::{
     Timestamp,
-    delivery::{Delivery, Doubt, EventKind, Outcome, PartState, Stage},
+    delivery::{Delivery, Doubt, EventKind, ExpiryCause, Outcome, PartState, Stage},
 };
 use sotto_proto::{
     message::v1::{
@@ -224,8 +224,11 @@ fn told(recorded: &Recorded, delivery: &Delivery) -> Vec<JourneyStep> {
         EventKind::Rejected { cause } => {
             vec![JourneyStep { detail: cause.name().to_owned(), ..step(recorded) }]
         }
+        EventKind::Expired { cause: cause @ ExpiryCause::KeyDestroyed } => {
+            vec![JourneyStep { detail: cause.name().to_owned(), ..step(recorded) }]
+        }
         EventKind::Accepted(_)
-        | EventKind::Expired { .. }
+        | EventKind::Expired { cause: ExpiryCause::Validity | ExpiryCause::Silence }
         | EventKind::Cancelled
         | EventKind::ClosedUnknown
         | EventKind::Doubted => {

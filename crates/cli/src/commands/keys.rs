@@ -1,0 +1,201 @@
+//! `sotto keys …`: the keys that messages hang on, seen, replaced, and by two people destroyed.
+
+mod approvals;
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Subcommand;
+use sotto_core::{Clock, Timestamp};
+use sotto_proto::{
+    from_wire_time,
+    privacy::v1::{
+        Approval, DestroyKeysRequest, KeyFacts, KeyState, ListKeysRequest, RotateKeysRequest,
+        key_admin_service_client::KeyAdminServiceClient,
+    },
+    to_wire_time,
+};
+use tonic::transport::Channel;
+
+use self::approvals::ActFile;
+use super::{channel, refused};
+use crate::{CliError, Output, Tone, cell::CellDir};
+
+/// `sotto keys …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// List the keys with their state, age, use and end
+    List {
+        /// Also those destroyed in the last so many seconds; default: a week
+        #[arg(long, value_name = "SECONDS", default_value = "604800")]
+        destroyed: u64,
+    },
+    /// Give living keys successors: what is sealed from now on hangs on them, what hangs on the old ones still opens
+    Rotate {
+        /// Of this class (otp, transactional, promotional, ad-invite, inbound); default: of all
+        #[arg(long, default_value = "")]
+        class: String,
+    },
+    /// Make the key of a person who may approve the destruction of keys
+    Person {
+        /// What the cell calls the person (a-z, 0-9, -)
+        name: String,
+        /// Where the private key goes; it is the person's alone
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Write down which keys are to be destroyed before their time, for two people to approve
+    Propose {
+        /// Names of keys, as `sotto keys list` tells them
+        #[arg(required_unless_present_any = ["class", "all"])]
+        buckets: Vec<String>,
+        /// Every living key of this class
+        #[arg(long, conflicts_with_all = ["buckets", "all"])]
+        class: Option<String>,
+        /// Every living key
+        #[arg(long, conflicts_with = "buckets")]
+        all: bool,
+        /// Where the act goes
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// It must be carried out in so many seconds, 60 to 86400
+        #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = clap::value_parser!(u64).range(60..=86_400))]
+        within: u64,
+    },
+    /// Look at an act and sign it
+    Approve {
+        /// The act
+        file: PathBuf,
+        /// Your name, as privacy's configuration has it
+        #[arg(long = "as", value_name = "NAME")]
+        by: String,
+        /// Your private key
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Destroy the keys of an act that two people signed: what hangs on them is unreadable for ever
+    Destroy {
+        /// The act
+        file: PathBuf,
+    },
+}
+
+pub(crate) async fn keys(
+    dir: &CellDir,
+    command: Keys,
+    clock: &dyn Clock,
+    output: &Output,
+) -> Result<(), CliError> {
+    match command {
+        Keys::List { destroyed } => {
+            let since = clock.now().minus(Duration::from_secs(destroyed));
+            list(dir, since, clock.now(), output).await
+        }
+        Keys::Rotate { class } => rotate(dir, class, clock.now(), output).await,
+        Keys::Person { name, out } => approvals::person(&name, &out, output),
+        Keys::Propose { buckets, class, all: _, out, within } => {
+            let buckets = if buckets.is_empty() { living(dir, class.as_deref()).await? } else { buckets };
+            let expires_at = clock.now().plus(Duration::from_secs(within));
+            approvals::propose(dir, buckets, expires_at, &out, output)
+        }
+        Keys::Approve { file, by, key } => approvals::approve(&file, &by, &key, clock.now(), output),
+        Keys::Destroy { file } => destroy(dir, &file, clock.now(), output).await,
+    }
+}
+
+fn privacy(dir: &CellDir) -> Result<KeyAdminServiceClient<Channel>, CliError> {
+    Ok(KeyAdminServiceClient::new(channel(dir, "privacy")?))
+}
+
+async fn read(dir: &CellDir, destroyed_since: Timestamp) -> Result<Vec<KeyFacts>, CliError> {
+    let request = ListKeysRequest { destroyed_since: Some(to_wire_time(destroyed_since)) };
+    let answer = privacy(dir)?.list_keys(request).await;
+    Ok(answer.map_err(|status| refused("the keys cannot be listed", &status))?.into_inner().keys)
+}
+
+async fn list(dir: &CellDir, since: Timestamp, now: Timestamp, output: &Output) -> Result<(), CliError> {
+    let keys = read(dir, since).await?;
+    if keys.is_empty() {
+        return output.line("there is no key: the first message makes one");
+    }
+    keys.iter().try_for_each(|key| tell(key, now, output))
+}
+
+/// Names of the living keys, of one class or of all.
+async fn living(dir: &CellDir, class: Option<&str>) -> Result<Vec<String>, CliError> {
+    // None was destroyed that late.
+    let keys = read(dir, Timestamp::from_unix_seconds(LAST_SECOND)).await?;
+    let wanted = |key: &KeyFacts| {
+        class.is_none_or(|class| key.bucket.split_once('/').is_some_and(|(of, _)| of == class))
+    };
+    let names: Vec<_> = keys.into_iter().filter(wanted).map(|key| key.bucket).collect();
+    if names.is_empty() {
+        return Err(CliError::new("no such key lives").fix("see those there are: sotto keys list"));
+    }
+    Ok(names)
+}
+
+/// The last second of the year 9999.
+const LAST_SECOND: i64 = 253_402_300_799;
+
+async fn rotate(dir: &CellDir, class: String, now: Timestamp, output: &Output) -> Result<(), CliError> {
+    let answer = privacy(dir)?.rotate_keys(RotateKeysRequest { class }).await;
+    let made = answer.map_err(|status| refused("the keys are not rotated", &status))?.into_inner().made;
+    if made.is_empty() {
+        return output.line("no such key lives: the next message makes a new one anyway");
+    }
+    made.iter().try_for_each(|key| tell(key, now, output))?;
+    output.line("these seal from now on, within two seconds; those before open until their end")
+}
+
+async fn destroy(
+    dir: &CellDir,
+    file: &std::path::Path,
+    now: Timestamp,
+    output: &Output,
+) -> Result<(), CliError> {
+    let ActFile { act, approvals } = ActFile::read(file)?;
+    let mut signed = Vec::new();
+    for approval in &approvals {
+        signed.push(Approval { by: approval.by.clone(), signature: approval.bytes()?.into() });
+    }
+    let answer = privacy(dir)?.destroy_keys(DestroyKeysRequest { act, approvals: signed }).await;
+    let answer = answer.map_err(|status| refused("the keys are not destroyed", &status))?.into_inner();
+    answer.destroyed.iter().try_for_each(|key| tell(key, now, output))?;
+    output.line(
+        "what hangs on them is unreadable; messages that wait with it end as expired (key_destroyed) when it is their turn",
+    )
+}
+
+/// One key: name, state, age, use, what comes next.
+fn tell(key: &KeyFacts, now: Timestamp, output: &Output) -> Result<(), CliError> {
+    let made = key.made_at.map(from_wire_time);
+    let dies = key.dies_at.map(from_wire_time);
+    let gone = key.destroyed_at.map(from_wire_time);
+    let text = |time: Option<Timestamp>| time.map(|time| time.to_string());
+    let (state, tone) = match key.state() {
+        KeyState::Current => ("current", Tone::Good),
+        KeyState::Superseded => ("superseded", Tone::Plain),
+        KeyState::Destroyed => ("destroyed", Tone::Faint),
+        KeyState::Unspecified => ("unknown", Tone::Bad),
+    };
+    let end = gone.unwrap_or(now);
+    let age = made.map(|made| end.since(made).as_secs()).unwrap_or_default();
+    let next = if gone.is_some() { None } else { text(dies) };
+    output.json(&serde_json::json!({
+        "bucket": key.bucket, "state": state, "made_at": text(made), "dies_at": text(dies),
+        "destroyed_at": text(gone), "age_seconds": age, "session_keys_at_most": key.wraps_at_most,
+        "generation": (key.generation > 0).then_some(key.generation),
+        "next": next.as_ref().map(|at| serde_json::json!({ "act": "destroy", "at": at })),
+    }))?;
+    let comes = match (gone, next) {
+        (Some(at), _) => format!("destroyed {at}, generation {}", key.generation),
+        (None, Some(at)) => format!("dies {at}"),
+        (None, None) => String::new(),
+    };
+    let made = text(made).unwrap_or_default();
+    let state = output.tone(tone, &format!("{state:10}"));
+    output.line(format!(
+        "{:28}  {state}  made {made}  at most {} session keys  {comes}",
+        key.bucket, key.wraps_at_most
+    ))
+}

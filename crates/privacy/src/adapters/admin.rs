@@ -1,0 +1,105 @@
+//! `sotto.privacy.v1.KeyAdminService`: what people do with keys, for the operator's certificate.
+
+use sotto_proto::{
+    privacy::v1::{
+        self as wire, DestroyKeysRequest, DestroyKeysResponse, ListKeysRequest, ListKeysResponse,
+        RotateKeysRequest, RotateKeysResponse,
+        key_admin_service_server::{KeyAdminService, KeyAdminServiceServer},
+    },
+    to_wire_time,
+};
+use sotto_runtime::grpc::peer_service;
+use tonic::{Request, Response, Status};
+
+use super::grpc::{read_time, status};
+use crate::{
+    app::{KeyFacts, KeyState, Keys},
+    domain::{approval::Signed, bucket::Contents},
+    error::KeyError,
+};
+
+/// The largest request: an act with every bucket it may name, and its signatures.
+const MAX_REQUEST_BYTES: usize = 64 * 1024;
+
+/// More signatures than an act has people.
+const MOST_SIGNATURES: usize = 16;
+
+/// The service on the wire.
+#[derive(Clone, Debug)]
+pub struct AdminServer(Keys);
+
+impl AdminServer {
+    /// The gRPC service over `keys`.
+    pub fn service(keys: Keys) -> KeyAdminServiceServer<Self> {
+        KeyAdminServiceServer::new(Self(keys)).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+}
+
+fn refused(field: &'static str, problem: &'static str) -> Status {
+    status(&KeyError::Field { field, problem })
+}
+
+#[tonic::async_trait]
+impl KeyAdminService for AdminServer {
+    async fn list_keys(
+        &self,
+        request: Request<ListKeysRequest>,
+    ) -> Result<Response<ListKeysResponse>, Status> {
+        let caller = peer_service(&request)?.name();
+        let since = request
+            .into_inner()
+            .destroyed_since
+            .map(|since| read_time(since).ok_or_else(|| refused("destroyed_since", "must be a time")));
+        let keys = self.0.inventory(caller, since.transpose()?).await.map_err(|error| status(&error))?;
+        Ok(Response::new(ListKeysResponse { keys: keys.into_iter().map(facts).collect() }))
+    }
+
+    async fn rotate_keys(
+        &self,
+        request: Request<RotateKeysRequest>,
+    ) -> Result<Response<RotateKeysResponse>, Status> {
+        let caller = peer_service(&request)?.name();
+        let RotateKeysRequest { class } = request.into_inner();
+        let contents = (!class.is_empty()).then(|| {
+            let problem = "must be otp, transactional, promotional, ad-invite or inbound, or empty for all";
+            Contents::from_name(&class).ok_or_else(|| refused("class", problem))
+        });
+        let made = self.0.rotate(caller, contents.transpose()?).await.map_err(|error| status(&error))?;
+        Ok(Response::new(RotateKeysResponse { made: made.into_iter().map(facts).collect() }))
+    }
+
+    async fn destroy_keys(
+        &self,
+        request: Request<DestroyKeysRequest>,
+    ) -> Result<Response<DestroyKeysResponse>, Status> {
+        let caller = peer_service(&request)?.name();
+        let DestroyKeysRequest { act, approvals } = request.into_inner();
+        if approvals.len() > MOST_SIGNATURES {
+            return Err(refused("approvals", "must be at most 16"));
+        }
+        let signed =
+            approvals.into_iter().map(|one| Signed { by: one.by, signature: one.signature.to_vec() });
+        let destroyed =
+            self.0.destroy(caller, act, signed.collect()).await.map_err(|error| status(&error))?;
+        Ok(Response::new(DestroyKeysResponse { destroyed: destroyed.into_iter().map(facts).collect() }))
+    }
+}
+
+fn facts(key: KeyFacts) -> wire::KeyFacts {
+    let (state, destroyed_at, generation) = match key.state {
+        KeyState::Current => (wire::KeyState::Current, None, 0),
+        KeyState::Superseded => (wire::KeyState::Superseded, None, 0),
+        KeyState::Destroyed { at, generation } => {
+            (wire::KeyState::Destroyed, Some(to_wire_time(at)), generation)
+        }
+    };
+    wire::KeyFacts {
+        bucket: key.bucket,
+        state: state.into(),
+        made_at: Some(to_wire_time(key.made_at)),
+        dies_at: Some(to_wire_time(key.dies_at)),
+        destroyed_at,
+        wraps_at_most: key.wraps_at_most,
+        generation,
+    }
+}

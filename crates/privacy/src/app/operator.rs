@@ -1,0 +1,286 @@
+//! What people do with the keys of buckets: look, replace, destroy; and what other processes hear of it.
+
+use std::sync::Arc;
+
+use sotto_core::Timestamp;
+use sotto_keystore::{BucketInfo, Destruction, Fate};
+
+use super::{Inner, Keys, MAKER, OPENER, TELL_AGAIN, lock};
+use crate::{
+    domain::{
+        approval::{self, Approved, Signed},
+        bucket::{Bucket, Contents},
+        tally::{Deed, Outcome},
+    },
+    error::KeyError,
+    ports::AuditEntry,
+};
+
+/// Whose certificate may look at keys and end them.
+const OPERATOR: &str = "operator";
+
+/// The most destroyed keys of one answer: the last ones.
+const MOST_DESTROYED: usize = 10_000;
+
+/// What a key is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// Seals and opens.
+    Current,
+    /// Opens.
+    Superseded,
+    /// Is gone.
+    Destroyed {
+        /// When.
+        at: Timestamp,
+        /// By which change of the keystore.
+        generation: u64,
+    },
+}
+
+/// What is known of the key of a bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyFacts {
+    /// The bucket.
+    pub bucket: String,
+    /// What it is good for.
+    pub state: KeyState,
+    /// When it was made.
+    pub made_at: Timestamp,
+    /// When it dies, or was to die.
+    pub dies_at: Timestamp,
+    /// No more session keys than this hang on it.
+    pub wraps_at_most: u64,
+}
+
+/// Buckets that ended before their time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// Nothing opens with them.
+    pub destroyed: Vec<String>,
+    /// Nothing is sealed with them any more.
+    pub superseded: Vec<String>,
+}
+
+impl Keys {
+    /// The keys there are, and those that were destroyed from `since` on (none: in the last week).
+    ///
+    /// # Errors
+    /// [`KeyError::NotThisService`], [`KeyError::Keystore`].
+    pub async fn inventory(
+        &self,
+        caller: &'static str,
+        since: Option<Timestamp>,
+    ) -> Result<Vec<KeyFacts>, KeyError> {
+        self.only(caller, &[OPERATOR])?;
+        self.blocking(move |inner| inner.inventory(since)).await
+    }
+
+    /// Gives every living bucket of these contents (none: of all) another key; returns the new ones.
+    ///
+    /// # Errors
+    /// [`KeyError::NotThisService`], [`KeyError::Keystore`].
+    pub async fn rotate(
+        &self,
+        caller: &'static str,
+        contents: Option<Contents>,
+    ) -> Result<Vec<KeyFacts>, KeyError> {
+        self.only(caller, &[OPERATOR])?;
+        self.blocking(move |inner| inner.rotate(contents)).await
+    }
+
+    /// Destroys the keys that an approved act names; those that are destroyed already stay so.
+    ///
+    /// # Errors
+    /// [`KeyError::NotThisService`], [`KeyError::Approval`], [`KeyError::Field`] for a bucket that is not here, before
+    /// anything is destroyed; [`KeyError::Keystore`]: carry it out again.
+    pub async fn destroy(
+        &self,
+        caller: &'static str,
+        act: String,
+        signed: Vec<Signed>,
+    ) -> Result<Vec<KeyFacts>, KeyError> {
+        self.only(caller, &[OPERATOR])?;
+        self.blocking(move |inner| inner.destroy(&act, &signed)).await
+    }
+
+    /// The buckets that ended before their time, until it is over.
+    ///
+    /// # Errors
+    /// [`KeyError::NotThisService`], [`KeyError::Keystore`].
+    pub async fn ended(&self, caller: &'static str) -> Result<Ended, KeyError> {
+        self.only(caller, &[MAKER, OPENER])?;
+        self.blocking(|inner| inner.ended()).await
+    }
+
+    fn only(&self, caller: &'static str, callers: &[&str]) -> Result<(), KeyError> {
+        if callers.contains(&caller) {
+            return Ok(());
+        }
+        self.refused_unread(caller, Deed::Other, Outcome::NotThisService);
+        Err(KeyError::NotThisService)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, KeyError> + Send + 'static,
+    ) -> Result<T, KeyError> {
+        let inner = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || work(&inner)).await.map_err(KeyError::Blocking)?
+    }
+}
+
+/// On blocking threads: the keystore waits for the disk.
+impl Inner {
+    fn inventory(&self, since: Option<Timestamp>) -> Result<Vec<KeyFacts>, KeyError> {
+        let since = since.unwrap_or_else(|| self.deps.clock.now().minus(TELL_AGAIN)).unix_millis();
+        let living = self.deps.keys.buckets().map_err(KeyError::Keystore)?;
+        let mut gone = self.deps.keys.destroyed().map_err(KeyError::Keystore)?;
+        gone.retain(|gone| gone.destroyed_at_ms >= since);
+        gone.sort_by_key(|gone| gone.generation);
+        let gone = gone.split_off(gone.len().saturating_sub(MOST_DESTROYED));
+        let mut keys: Vec<_> = living.iter().map(|living| self.facts(living)).collect();
+        keys.extend(gone.iter().map(of_destroyed));
+        keys.sort_by_cached_key(|key| (key.bucket.parse::<Bucket>().ok(), key.bucket.clone()));
+        Ok(keys)
+    }
+
+    fn facts(&self, living: &BucketInfo) -> KeyFacts {
+        let superseded = living.bucket.parse().is_ok_and(|bucket| self.is_superseded(bucket));
+        KeyFacts {
+            bucket: living.bucket.clone(),
+            state: if superseded { KeyState::Superseded } else { KeyState::Current },
+            made_at: Timestamp::from_unix_millis(living.created_at_ms),
+            dies_at: Timestamp::from_unix_millis(living.dies_at_ms),
+            wraps_at_most: living.wraps_at_most,
+        }
+    }
+
+    fn is_superseded(&self, bucket: Bucket) -> bool {
+        bucket.next().is_some_and(|next| self.deps.keys.fate(&next.to_string()) != Fate::Unknown)
+    }
+
+    /// The bucket of this time that seals now: the last one that was made, or the one after it if that is destroyed.
+    pub(super) fn current(&self, first: Bucket) -> Option<Bucket> {
+        let mut current = first;
+        loop {
+            match (self.deps.keys.fate(&current.to_string()), self.is_superseded(current)) {
+                (Fate::Unknown, _) | (Fate::Living, false) => return Some(current),
+                (Fate::Living, true) | (Fate::Destroyed, _) => current = current.next()?,
+            }
+        }
+    }
+
+    fn rotate(&self, contents: Option<Contents>) -> Result<Vec<KeyFacts>, KeyError> {
+        let now = self.now().at;
+        let mut made = Vec::new();
+        for living in self.deps.keys.buckets().map_err(KeyError::Keystore)? {
+            let Ok(bucket) = living.bucket.parse::<Bucket>() else { continue };
+            let wanted = contents.is_none_or(|contents| bucket.contents() == contents);
+            if !wanted || bucket.is_dead(now) || self.is_superseded(bucket) {
+                continue;
+            }
+            let next = bucket.next().ok_or(KeyError::Spent)?.to_string();
+            let info = self
+                .deps
+                .keys
+                .create_bucket(&next, bucket.dies_at().unix_millis(), now.unix_millis())
+                .map_err(KeyError::Keystore)?;
+            *lock(&self.ended) = None;
+            tracing::info!(bucket = next, "another key seals from now on");
+            self.tell_act("bucket.superseded", &format!("{},by={next}", living.bucket));
+            made.push(self.facts(&info));
+        }
+        Ok(made)
+    }
+
+    fn destroy(&self, act: &str, signed: &[Signed]) -> Result<Vec<KeyFacts>, KeyError> {
+        let now = self.now().at;
+        let judged = approval::judge(&self.deps.people, &self.deps.cell, act, signed, now);
+        let Approved { act, by } = judged.map_err(|error| {
+            self.tell_refusal();
+            KeyError::Approval(error)
+        })?;
+        let missing = |bucket: &&String| self.deps.keys.fate(bucket) == Fate::Unknown;
+        if act.buckets().iter().any(|bucket| missing(&bucket)) {
+            let problem = "must name buckets that are here (sotto keys list): nothing was destroyed";
+            return Err(KeyError::Field { field: "act", problem });
+        }
+        let by = by.join("+");
+        for bucket in act.buckets() {
+            // Told before it is done: what is destroyed without a word of why would look like a fault.
+            if self.deps.keys.fate(bucket) == Fate::Living {
+                self.tell_act("bucket.destruction_approved", &format!("{bucket},act={},by={by}", act.id()));
+            }
+            let buried = self.bury(bucket, now);
+            // Also after a failure: it may have been done.
+            *lock(&self.ended) = None;
+            buried.map_err(KeyError::Keystore)?;
+        }
+        tracing::warn!(act = act.id(), buckets = act.buckets().len(), "keys are destroyed before their time");
+        let destroyed = self.deps.keys.destroyed().map_err(KeyError::Keystore)?;
+        let of_act = |gone: &&Destruction| act.buckets().contains(&gone.bucket);
+        Ok(destroyed.iter().filter(of_act).map(of_destroyed).collect())
+    }
+
+    /// Asked each second by every process that holds session keys: looked up after a change only.
+    fn ended(&self) -> Result<Ended, KeyError> {
+        let now = self.now().at;
+        let mut known = lock(&self.ended);
+        let all = match known.as_ref() {
+            Some(all) => Arc::clone(all),
+            None => {
+                let all = Arc::new(self.look_for_ended(now)?);
+                *known = Some(Arc::clone(&all));
+                all
+            }
+        };
+        drop(known);
+        let lives = |name: &&String| name.parse::<Bucket>().is_ok_and(|bucket| !bucket.is_dead(now));
+        Ok(Ended {
+            destroyed: all.destroyed.iter().filter(lives).cloned().collect(),
+            superseded: all.superseded.iter().filter(lives).cloned().collect(),
+        })
+    }
+
+    fn look_for_ended(&self, now: Timestamp) -> Result<Ended, KeyError> {
+        let destroyed = self.deps.keys.destroyed().map_err(KeyError::Keystore)?;
+        let early = destroyed.into_iter().filter(|gone| gone.dies_at_ms > now.unix_millis());
+        let living = self.deps.keys.buckets().map_err(KeyError::Keystore)?;
+        let superseded = living.into_iter().map(|living| living.bucket);
+        let superseded = superseded.filter(|name| name.parse().is_ok_and(|one| self.is_superseded(one)));
+        Ok(Ended { destroyed: early.map(|gone| gone.bucket).collect(), superseded: superseded.collect() })
+    }
+
+    fn tell_act(&self, action: &'static str, object: &str) {
+        self.tell_of(action, object, "ok");
+    }
+
+    fn tell_refusal(&self) {
+        self.tell_of("bucket.destruction_approved", "act", "not_approved");
+    }
+
+    fn tell_of(&self, action: &'static str, object: &str, outcome: &'static str) {
+        self.deps.audit.tell(AuditEntry {
+            at: self.deps.clock.now(),
+            action,
+            actor: OPERATOR,
+            tenant: None,
+            object: object.to_owned(),
+            outcome,
+        });
+    }
+}
+
+fn of_destroyed(gone: &Destruction) -> KeyFacts {
+    KeyFacts {
+        bucket: gone.bucket.clone(),
+        state: KeyState::Destroyed {
+            at: Timestamp::from_unix_millis(gone.destroyed_at_ms),
+            generation: gone.generation,
+        },
+        made_at: Timestamp::from_unix_millis(gone.created_at_ms),
+        dies_at: Timestamp::from_unix_millis(gone.dies_at_ms),
+        wraps_at_most: gone.wraps_at_most,
+    }
+}

@@ -1,0 +1,141 @@
+//! Keys of messages are replaced and destroyed while messages wait that hang on them. The carrier counts.
+
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+
+use serde_json::{Value, json};
+use sotto_core::{Clock as _, SystemClock, Timestamp};
+use sotto_proto::message::v1::MessageState;
+use sotto_testkit::{eventually, eventually_ok};
+
+use crate::{
+    cell::{BOUND, Carriers, Cell, carrier_with, number, text},
+    load::{Load, shown, states},
+};
+
+/// Within it nobody opens with a destroyed key.
+const HEEDED: Duration = Duration::from_secs(5);
+
+/// Parts a second that the carrier takes: what waits, waits for some seconds.
+const TPS: u32 = 25;
+
+/// Gives privacy two people who may approve; their keys are beside the cell.
+async fn name_people(root: &Path) {
+    let mut config = fs::read_to_string(root.join("config/privacy.toml")).unwrap();
+    for name in ["an", "binh"] {
+        let out = root.join(format!("operator/{name}.key"));
+        let arguments = ["--json", "keys", "person", name, "--out", out.to_str().unwrap()];
+        let made = crate::cell::sotto(root, arguments).await;
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+        let key = made["key"].as_str().unwrap();
+        config.push_str(&format!("\n[[approval.people]]\nname = \"{name}\"\nkey = \"{key}\"\n"));
+    }
+    fs::write(root.join("config/privacy.toml"), config).unwrap();
+}
+
+async fn prepared(root: &Path) -> Option<Carriers> {
+    name_people(root).await;
+    Some(carrier_with(root, TPS, "", &json!({})).await)
+}
+
+fn path(cell: &Cell, name: &str) -> String {
+    cell.root().join("operator").join(name).display().to_string()
+}
+
+async fn approve(cell: &Cell, act: &str, name: &str) {
+    cell.run(["keys", "approve", act, "--as", name, "--key", &path(cell, &format!("{name}.key"))]).await;
+}
+
+async fn in_state(cell: &Cell, state: &str) -> BTreeSet<String> {
+    let keys = cell.json(["keys", "list"]).await;
+    let of_state = keys.iter().filter(|key| key["state"] == state);
+    of_state.map(|key| key["bucket"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The numbers that the carrier got parts for, and when.
+async fn parts(cell: &Cell) -> Vec<(String, Timestamp)> {
+    let parts = cell.carrier("/messages?limit=100000").await;
+    let part = |part: &Value| {
+        let at = Timestamp::from_unix_millis(part["at"].as_i64().unwrap());
+        (part["destination"].as_str().unwrap().to_owned(), at)
+    };
+    parts.as_array().unwrap().iter().map(part).collect()
+}
+
+/// How many of these ended as expired because of their key; every other one is delivered.
+async fn ended_by_their_key(cell: &Cell, ids: &[String]) -> usize {
+    let open = eventually_ok(BOUND, "every end", async || {
+        let states = states(cell, ids).await;
+        let ends = [MessageState::Delivered, MessageState::Expired];
+        let open = states.iter().filter(|(_, state)| !ends.contains(state)).count();
+        if open == 0 { Ok(states) } else { Err(open) }
+    })
+    .await;
+    let expired: Vec<_> = open.into_iter().filter(|(_, state)| *state == MessageState::Expired).collect();
+    let (client, token) = (cell.messages(), cell.token("shop").await);
+    for (id, _) in &expired {
+        let journey = shown(&client, &token, id).await.journey;
+        let last = journey.iter().rfind(|step| step.kind == "expired").unwrap();
+        assert_eq!(last.detail, "key_destroyed", "{id}");
+    }
+    expired.len()
+}
+
+#[tokio::test]
+async fn keys_are_replaced_without_a_failure_and_destroyed_by_two_within_five_seconds() {
+    let mut cell = Cell::start_with(prepared).await;
+    // Replaced while messages wait and more come: not one fails.
+    let load = Load::start(&cell, 0..120).await;
+    eventually(BOUND, "the first parts", async || cell.count("parts").await >= 20).await;
+    let before = in_state(&cell, "current").await;
+    cell.run(["keys", "rotate"]).await;
+    let ids = load.finish().await;
+    assert_eq!(ended_by_their_key(&cell, &ids).await, 0);
+    let superseded = in_state(&cell, "superseded").await;
+    assert!(!before.is_empty() && superseded.is_superset(&before), "{before:?} {superseded:?}");
+
+    // One person is not enough, and neither is one who signs for two.
+    let ids_before = Load::start(&cell, 1_000..1_250).await.finish().await;
+    let act = path(&cell, "act.json");
+    cell.run(["keys", "propose", "--all", "--out", &act]).await;
+    approve(&cell, &act, "an").await;
+    let living = in_state(&cell, "current").await;
+    let refused = cell.try_run(["keys", "destroy", &act]).await;
+    assert!(text(&refused.stderr).contains("1 of 2"), "{}", text(&refused.stderr));
+    cell.run(["keys", "approve", &act, "--as", "binh", "--key", &path(&cell, "an.key")]).await;
+    let refused = cell.try_run(["keys", "destroy", &act]).await;
+    assert!(text(&refused.stderr).contains("signature of binh"), "{}", text(&refused.stderr));
+    assert_eq!(in_state(&cell, "current").await, living, "nothing was destroyed");
+
+    // Two are: what waits ends unread, and nothing of it leaves when five seconds are over.
+    approve(&cell, &act, "binh").await;
+    let destroyed = cell.json(["keys", "destroy", &act]).await;
+    let heeded = SystemClock.now().plus(HEEDED);
+    assert!(destroyed.len() >= 2 && destroyed.iter().all(|key| key["state"] == "destroyed"), "{destroyed:?}");
+    cell.kill("privacy").await;
+    eventually(BOUND, "five seconds to pass", async || SystemClock.now() > heeded).await;
+    let after = Load::start(&cell, 2_000..2_020).await.finish().await;
+    assert_eq!(ended_by_their_key(&cell, &after).await, 0, "new keys are good");
+    let unread = ended_by_their_key(&cell, &ids_before).await;
+    assert!(unread >= 20, "only {unread} of {} were still waiting", ids_before.len());
+    let late: Vec<_> = parts(&cell).await.into_iter().filter(|(_, at)| *at > heeded).collect();
+    let new: BTreeSet<_> = (2_000..2_020).map(|n| number(n)[1..].to_owned()).collect();
+    assert!(late.iter().all(|(to, _)| new.contains(to)), "{late:?}");
+    // Carried out once more, the act has nothing to do: the keys made since live.
+    let current = in_state(&cell, "current").await;
+    cell.run(["keys", "destroy", &act]).await;
+    assert_eq!(in_state(&cell, "current").await, current);
+
+    let all = ids.len() + ids_before.len() + after.len();
+    let ledger = eventually_ok(BOUND, "the ledger", async || {
+        let told = cell.ledger().await;
+        if told["balanced"] == true && told["expired"] == unread { Ok(told) } else { Err(told) }
+    })
+    .await;
+    assert_eq!((&ledger["accepted"], &ledger["delivered"]), (&json!(all), &json!(all - unread)), "{ledger}");
+    let (got, twice) = (cell.count("parts").await, cell.count("duplicates").await);
+    assert_eq!((got, twice), (u64::try_from(all - unread).unwrap(), 0));
+    let told = cell.json(["audit", "act", "bucket.destruction_approved", "--actor", "operator"]).await;
+    assert!(told[0]["object"].as_str().unwrap().ends_with("by=an+binh"), "{told:?}");
+    cell.stop().await;
+}
