@@ -4,12 +4,12 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use sotto_core::{Clock as _, SystemClock, Timestamp};
-use sotto_proto::message::v1::MessageState;
+use sotto_proto::message::v1::{MessageClass, MessageState};
 use sotto_testkit::{eventually, eventually_ok};
 
 use crate::{
-    cell::{BOUND, Carriers, Cell, carrier_with, number, text},
-    load::{Load, shown, states},
+    cell::{BOUND, Carriers, Cell, carrier_with, number, text, with_token},
+    load::{Load, otp, shown, states},
 };
 
 /// Within it nobody opens with a destroyed key.
@@ -40,6 +40,16 @@ async fn prepared(root: &Path) -> Option<Carriers> {
 
 fn path(cell: &Cell, name: &str) -> String {
     cell.root().join("operator").join(name).display().to_string()
+}
+
+/// Destroys every key that there is, by the word of two.
+async fn destroy_all(cell: &Cell) {
+    let act = path(cell, "all.json");
+    cell.run(["keys", "propose", "--all", "--out", &act]).await;
+    for name in ["an", "binh"] {
+        approve(cell, &act, name).await;
+    }
+    assert!(!cell.json(["keys", "destroy", &act]).await.is_empty());
 }
 
 async fn approve(cell: &Cell, act: &str, name: &str) {
@@ -79,6 +89,38 @@ async fn ended_by_their_key(cell: &Cell, ids: &[String]) -> usize {
         assert_eq!(last.detail, "key_destroyed", "{id}");
     }
     expired.len()
+}
+
+/// Each destroyed key has a receipt in the audit log, which verifies with the key that the log names and with no other; and
+/// the plan names the living ones.
+async fn receipts(cell: &Cell, destroyed: &[Value]) {
+    let names: BTreeSet<_> = destroyed.iter().map(|key| key["bucket"].clone().to_string()).collect();
+    let mut told = eventually_ok(BOUND, "the receipts", async || {
+        let told = cell.json(["retention", "status"]).await;
+        let proved = told.iter().filter(|one| one["verified"] == true && one["bucket"].is_string());
+        let proved: BTreeSet<_> = proved.map(|one| one["bucket"].to_string()).collect();
+        if proved.is_superset(&names) { Ok(told) } else { Err(format!("{proved:?}")) }
+    })
+    .await;
+    let sum = told.pop().unwrap();
+    assert_eq!((&sum["missing"], &sum["unsigned"], &sum["faults"]), (&json!([]), &json!([]), &json!([])));
+    // Privacy was killed meanwhile: its key is the same.
+    let [key] = sum["keys"].as_array().unwrap().as_slice() else { panic!("{sum}") };
+    cell.run(["retention", "status", "--key", key.as_str().unwrap(), "--compare", "0"]).await;
+    let other = sotto_crypto::sign::SigningKey::generate().unwrap().public().jwk_x();
+    let refused = cell.try_run(["retention", "status", "--key", &other, "--compare", "0"]).await;
+    assert!(!refused.status.success());
+
+    let plan = cell.json(["retention", "plan"]).await;
+    let planned: BTreeSet<_> = plan
+        .iter()
+        .filter(|one| one["what"] == "key")
+        .map(|one| one["bucket"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(planned, in_state(cell, "current").await);
+    let classes = plan.iter().filter(|one| one["what"] == "class").count();
+    assert_eq!(classes, 5, "{plan:?}");
+    assert!(plan.iter().any(|one| one["stream"] == "WAITING" && one["kept"] == "until it is done"));
 }
 
 #[tokio::test]
@@ -137,5 +179,53 @@ async fn keys_are_replaced_without_a_failure_and_destroyed_by_two_within_five_se
     assert_eq!((got, twice), (u64::try_from(all - unread).unwrap(), 0));
     let told = cell.json(["audit", "act", "bucket.destruction_approved", "--actor", "operator"]).await;
     assert!(told[0]["object"].as_str().unwrap().ends_with("by=an+binh"), "{told:?}");
+    receipts(&cell, &destroyed).await;
+    cell.stop().await;
+}
+
+/// The attacker has every backup from before the deletion, every secret, and the keystore as it is now; and runs the cell with
+/// it, which would send what it can read.
+#[tokio::test]
+async fn what_was_destroyed_is_unreadable_with_every_backup_every_secret_and_the_living_keystore() {
+    let mut cell = Cell::start_with(prepared).await;
+    cell.run(["stop", "--carrier", "slow"]).await;
+    eventually(BOUND, "the stop", async || cell.json(["carriers"]).await[0]["bound_by"] == "stopped").await;
+    let mut ids = Vec::new();
+    for n in 0..10 {
+        let mut request = otp(n);
+        request.message.as_mut().unwrap().class = MessageClass::Transactional.into();
+        let sent = cell.messages().send(with_token(request, &cell.token("shop").await)).await.unwrap();
+        ids.push(sent.into_inner().message_id);
+    }
+    cell.stop().await;
+    let kept = tempfile::TempDir::with_prefix("sotto-backup-").unwrap();
+    let (backup, secrets) = (kept.path().join("cell"), kept.path().join("apart"));
+    let (backup, secrets) = (backup.to_str().unwrap(), secrets.to_str().unwrap());
+    cell.run(["backup", backup, "--secrets", secrets]).await;
+
+    cell.start_again().await;
+    destroy_all(&cell).await;
+    cell.stop().await;
+    let living = kept.path().join("buckets.sks");
+    fs::copy(cell.root().join("keystore/buckets.sks"), &living).unwrap();
+    fs::remove_dir_all(cell.root()).unwrap();
+
+    fs::create_dir_all(cell.root().join("keystore")).unwrap();
+    fs::copy(&living, cell.root().join("keystore/buckets.sks")).unwrap();
+    cell.run(["restore", backup, "--secrets", secrets]).await;
+    cell.start_again().await;
+    cell.run(["release", "--resend", "--reason", "an attack"]).await;
+    cell.run(["stop", "--carrier", "slow", "--lift"]).await;
+    eventually_ok(BOUND, "every end", async || {
+        let states = states(&cell, &ids).await;
+        let open = states.iter().filter(|(_, state)| *state != MessageState::Unknown).count();
+        if open == 0 { Ok(()) } else { Err(open) }
+    })
+    .await;
+    assert_eq!(cell.count("parts").await, 0, "something was read");
+    // What is new is sent: the cell itself works.
+    let new = Load::start(&cell, 100..105).await.finish().await;
+    assert_eq!(ended_by_their_key(&cell, &new).await, 0);
+    assert_eq!(cell.count("parts").await, 5);
     cell.stop().await;
 }

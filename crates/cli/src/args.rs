@@ -7,7 +7,8 @@ use sotto_core::{AccountId, CellId, Replicas, Shards};
 
 use crate::bench::Bench;
 use crate::commands::{
-    carriers::Stopped, client::NewClient, keys::Keys, list::Wanted, send::NewMessage, simulator::Simulator,
+    carriers::Stopped, client::NewClient, keys::Keys, list::Wanted, retention::RetentionCommand,
+    send::NewMessage, simulator::Simulator,
 };
 
 /// Sotto: a self-hosted, confidential SMS aggregator.
@@ -158,6 +159,9 @@ pub(crate) enum Command {
     /// The keys that messages hang on: see, replace, and by two people destroy them
     #[command(subcommand)]
     Keys(Keys),
+    /// What dies next, and the proof of what is dead
+    #[command(subcommand)]
+    Retention(RetentionCommand),
     /// What could not be handled
     #[command(subcommand)]
     Quarantine(Quarantine),

@@ -150,6 +150,9 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
             commands::audit::verify(&dir, log, key, checkpoint, output)
         }
         Command::Keys(asked) => Box::pin(commands::keys::keys(&dir, asked, clock, output)).await,
+        Command::Retention(asked) => {
+            Box::pin(commands::retention::retention(&dir, asked, clock, output)).await
+        }
         Command::Quarantine(Quarantine::List) => commands::quarantine::list(&dir, output).await,
         Command::Quarantine(Quarantine::Show { number }) => {
             commands::quarantine::show(&dir, number, output).await

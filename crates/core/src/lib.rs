@@ -9,6 +9,7 @@ pub mod cancel;
 pub mod carriers;
 pub mod clock;
 pub mod control;
+pub mod deletion;
 pub mod delivery;
 pub mod error;
 pub mod facts;

@@ -1,6 +1,7 @@
 //! The service's work: policy and clock decide, the keystore acts, everything is counted.
 
 mod operator;
+mod receipts;
 
 use std::{
     collections::HashMap,
@@ -14,15 +15,16 @@ use sotto_core::{
     work::{KeyWrap, Need},
 };
 use sotto_crypto::{AeadKey, random::random_array, wrap::WrapBinding};
-use sotto_keystore::{BucketKeystore, Destruction, KeystoreError};
+use sotto_keystore::{BucketKeystore, Keystore, KeystoreError};
 use tokio::time::Instant;
 
-pub use operator::{Ended, KeyFacts, KeyState};
+pub use operator::{Ended, Inventory, KeyFacts, KeyState};
 
 use crate::{
     domain::{
         approval::Person,
         bucket::{Bucket, Contents},
+        limits::Rule,
         policy::Policy,
         rate::{Bound, Rates},
         retention::{Retention, Span},
@@ -53,6 +55,8 @@ pub struct Deps {
     pub cell: CellId,
     /// How far ahead keys may be asked for.
     pub retention: Retention,
+    /// The same as told to operators, with its bounds.
+    pub rules: Vec<Rule>,
     /// Who may open whose messages.
     pub policy: Policy,
     /// How fast.
@@ -61,6 +65,8 @@ pub struct Deps {
     pub people: Vec<Person>,
     /// The bucket keys.
     pub keys: Arc<dyn BucketKeystore>,
+    /// The key that signs receipts of their destruction.
+    pub receipts: Arc<dyn Keystore>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// The clock that it is compared with.
@@ -282,15 +288,6 @@ impl Keys {
     pub async fn sweep(&self) -> Result<usize, KeyError> {
         let inner = Arc::clone(&self.0);
         tokio::task::spawn_blocking(move || inner.sweep()).await.map_err(KeyError::Blocking)?
-    }
-
-    /// Tells the destructions of the last week once more, with the time they happened at.
-    ///
-    /// # Errors
-    /// [`KeyError::Keystore`].
-    pub async fn tell_again(&self) -> Result<(), KeyError> {
-        let inner = Arc::clone(&self.0);
-        tokio::task::spawn_blocking(move || inner.tell_again()).await.map_err(KeyError::Blocking)?
     }
 
     /// Ends the minute: its counts go to the log and to the audit log.
@@ -522,27 +519,6 @@ impl Inner {
             self.tell_destruction(&destruction);
         }
         Ok(was_alive)
-    }
-
-    fn tell_again(&self) -> Result<(), KeyError> {
-        let since = self.deps.clock.now().minus(TELL_AGAIN).unix_millis();
-        let destroyed = self.deps.keys.destroyed().map_err(KeyError::Keystore)?;
-        for destruction in destroyed.iter().filter(|destruction| destruction.destroyed_at_ms >= since) {
-            self.tell_destruction(destruction);
-        }
-        Ok(())
-    }
-
-    fn tell_destruction(&self, destruction: &Destruction) {
-        self.deps.audit.tell(AuditEntry {
-            at: Timestamp::from_unix_millis(destruction.destroyed_at_ms),
-            action: "bucket.destroyed",
-            actor: "privacy",
-            tenant: None,
-            // The generation shows a restored old file (docs/formats/keystore.md §5).
-            object: format!("{},generation={}", destruction.bucket, destruction.generation),
-            outcome: "ok",
-        });
     }
 
     fn binding<'a>(&'a self, wrap: &'a KeyWrap) -> WrapBinding<'a> {

@@ -18,6 +18,7 @@ use crate::{
     app::MAX_WRAPS,
     domain::{
         approval::Person,
+        limits::{self, LIMITS, Limits},
         policy::{Allowed, Policy, Rule},
         rate::Bound,
         retention::Retention,
@@ -81,6 +82,11 @@ pub struct KeystoreConfig {
 }
 
 impl KeystoreConfig {
+    /// The file with the key that signs receipts, beside that of the buckets.
+    pub fn receipts_file(&self) -> PathBuf {
+        self.buckets_file.with_file_name("receipts.sks")
+    }
+
     /// The token as the keystore knows it; none when a file keeps the keys.
     pub fn token(&self) -> Option<TokenSettings> {
         let Pkcs11Config { module, token, pin_file, sessions, wait, sync_folder } = self.pkcs11.clone();
@@ -93,6 +99,8 @@ impl KeystoreConfig {
 /// How far ahead messages may wait.
 #[derive(Clone, Debug, Deserialize)]
 pub struct RetentionConfig {
+    /// The rules that bound the others.
+    pub limits: String,
     /// Of one-time codes.
     pub otp: ConfigDuration,
     /// Of service notices.
@@ -132,6 +140,28 @@ impl PersonConfig {
         }
         let key = PublicKey::from_jwk_x(&self.key).ok_or("key must be what sotto keys person printed")?;
         Ok(Person { name: self.name.clone(), key })
+    }
+}
+
+impl RetentionConfig {
+    /// Key in the configuration, class and value of each.
+    const fn classes(&self) -> [(&'static str, &'static str, ConfigDuration); 5] {
+        [
+            ("otp", "otp", self.otp),
+            ("transactional", "transactional", self.transactional),
+            ("promotional", "promotional", self.promotional),
+            ("ad_invite", "ad-invite", self.ad_invite),
+            ("inbound", "inbound", self.inbound),
+        ]
+    }
+
+    /// The rules as the domain knows them; none under a name that validation refuses.
+    fn rules(&self) -> Vec<limits::Rule> {
+        let rule = |(_, class, kept): (&str, &str, ConfigDuration)| {
+            let limit = Limits::named(&self.limits)?.of(class)?;
+            Some(limits::Rule::new(*limit, kept.get(), class == "otp"))
+        };
+        self.classes().into_iter().filter_map(rule).collect()
     }
 }
 
@@ -184,6 +214,11 @@ impl Config {
     /// The bound as the domain knows it.
     pub const fn bound(&self) -> Bound {
         Bound { per_second: self.rate.per_second, burst: self.rate.burst }
+    }
+
+    /// How long each class is kept, within which bounds.
+    pub fn rules(&self) -> Vec<limits::Rule> {
+        self.retention.rules()
     }
 
     /// The people as the domain knows them. One that does not parse (validation refuses it) has no word.
@@ -260,18 +295,20 @@ impl Validate for KeystoreConfig {
 
 impl Validate for RetentionConfig {
     fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
-        let minute = Duration::from_secs(60);
-        let day = Duration::from_secs(86_400);
-        errors.duration_in(at, "otp", self.otp, minute..=day);
-        for (key, value) in [
-            ("transactional", self.transactional),
-            ("promotional", self.promotional),
-            ("ad_invite", self.ad_invite),
-            ("inbound", self.inbound),
-        ] {
-            errors.duration_in(at, key, value, minute..=day * 30);
+        let margin = Duration::from_secs(10)..=Duration::from_secs(900);
+        errors.duration_in(at, "submit_margin", self.submit_margin, margin);
+        let Some(limits) = Limits::named(&self.limits) else {
+            let known: Vec<_> = LIMITS.iter().map(|limits| limits.name).collect();
+            let problem = format!("must be one of: {}", known.join(", "));
+            errors
+                .push(ConfigError::new(at.key("limits"), problem).fix("vn, unless a lawyer said otherwise"));
+            return;
+        };
+        for (key, class, value) in self.classes() {
+            if let Some(limit) = limits.of(class) {
+                errors.duration_in(at, key, value, limit.least..=limit.most);
+            }
         }
-        errors.duration_in(at, "submit_margin", self.submit_margin, Duration::from_secs(10)..=minute * 15);
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod approval;
 pub mod bucket;
+pub mod limits;
 pub mod policy;
 pub mod rate;
 pub mod retention;

@@ -5,6 +5,9 @@ use std::{fmt, time::Duration};
 use sotto_core::{TenantId, Timestamp};
 use tokio::time::Instant;
 
+/// The ring of the keystore with the keys that sign receipts of destructions.
+pub const RECEIPT_RING: &str = "receipt";
+
 /// One act for the audit log. Nothing personal and no key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sotto_keystore::{BucketKeystore, KeystoreError, Pkcs11Buckets, SoftBuckets, Token, UnlockSecret};
+use sotto_keystore::{
+    BucketKeystore, Keystore, KeystoreError, Pkcs11Buckets, SoftBuckets, Token, UnlockSecret,
+};
 use sotto_runtime::{
     Condition, Context, Service, Stop,
     grpc::{GrpcServer, ServerLimits},
@@ -16,6 +18,7 @@ use crate::{
         admin::AdminServer,
         audit::{AuditQueue, Broker, publish},
         grpc::KeyServer,
+        receipts,
     },
     app::{Deps, Keys},
     config::{Config, DEFAULT_TOML, KeystoreConfig},
@@ -80,15 +83,17 @@ pub async fn serve(
 
     let tls = Tls::load(&config.tls).map_err(PrivacyError::Tls)?;
     tls.watch(&context);
-    let buckets = open(config.keystore.clone()).await?;
+    let (buckets, receipts) = open(config.keystore.clone(), context.clock.now().unix_millis()).await?;
     opened.set(true);
     let keys = Keys::new(Deps {
         cell: config.cell.id.clone(),
         retention: config.retention(),
+        rules: config.rules(),
         policy: config.policy(),
         bound: config.bound(),
         people: config.people(),
         keys: buckets,
+        receipts,
         clock: Arc::clone(&context.clock),
         steady,
         audit,
@@ -115,13 +120,21 @@ pub async fn serve(
     served.map_err(PrivacyError::Serve)
 }
 
-async fn open(config: KeystoreConfig) -> Result<Arc<dyn BucketKeystore>, PrivacyError> {
-    let open = move || -> Result<Arc<dyn BucketKeystore>, KeystoreError> {
+/// The keys of buckets, and the one that signs receipts of their destruction.
+type Opened = (Arc<dyn BucketKeystore>, Arc<dyn Keystore>);
+
+async fn open(config: KeystoreConfig, now_ms: i64) -> Result<Opened, PrivacyError> {
+    let open = move || -> Result<Opened, KeystoreError> {
         if let Some(settings) = config.token() {
-            return Ok(Arc::new(Pkcs11Buckets::open(Token::open(settings)?, SLOT)?));
+            let token = Token::open(settings)?;
+            let buckets = Pkcs11Buckets::open(token.clone(), SLOT)?;
+            return Ok((Arc::new(buckets), receipts::in_token(token, now_ms)?));
         }
-        let secret = UnlockSecret::read(&config.unlock_secret_file)?;
-        Ok(Arc::new(SoftBuckets::open(&config.buckets_file, secret, SLOT)?))
+        let secret = || UnlockSecret::read(&config.unlock_secret_file);
+        // The file of buckets first: who has it is the one process that writes beside it.
+        let buckets = SoftBuckets::open(&config.buckets_file, secret()?, SLOT)?;
+        let receipts = receipts::in_file(&config.receipts_file(), secret()?, now_ms)?;
+        Ok((Arc::new(buckets), receipts))
     };
     let opened = tokio::task::spawn_blocking(open).await;
     opened.map_err(PrivacyError::Blocking)?.map_err(PrivacyError::Open)

@@ -268,7 +268,7 @@ fn hashes(list: &[bytes::Bytes]) -> Option<Vec<Hash>> {
     list.iter().map(|bytes| hash(bytes)).collect()
 }
 
-fn pinned_key(dir: &CellDir) -> Result<VerifierKey, CliError> {
+pub(crate) fn pinned_key(dir: &CellDir) -> Result<VerifierKey, CliError> {
     let path = dir.path(KEY_FILE);
     let text = std::fs::read_to_string(&path)
         .map_err(at(&path))

@@ -9,8 +9,8 @@ use sotto_core::{Clock, Timestamp};
 use sotto_proto::{
     from_wire_time,
     privacy::v1::{
-        Approval, DestroyKeysRequest, KeyFacts, KeyState, ListKeysRequest, RotateKeysRequest,
-        key_admin_service_client::KeyAdminServiceClient,
+        Approval, DestroyKeysRequest, KeyFacts, KeyState, ListKeysRequest, ListKeysResponse,
+        RotateKeysRequest, key_admin_service_client::KeyAdminServiceClient,
     },
     to_wire_time,
 };
@@ -106,14 +106,15 @@ fn privacy(dir: &CellDir) -> Result<KeyAdminServiceClient<Channel>, CliError> {
     Ok(KeyAdminServiceClient::new(channel(dir, "privacy")?))
 }
 
-async fn read(dir: &CellDir, destroyed_since: Timestamp) -> Result<Vec<KeyFacts>, CliError> {
+/// The living keys, those that were destroyed since, and what goes with them.
+pub(super) async fn read(dir: &CellDir, destroyed_since: Timestamp) -> Result<ListKeysResponse, CliError> {
     let request = ListKeysRequest { destroyed_since: Some(to_wire_time(destroyed_since)) };
     let answer = privacy(dir)?.list_keys(request).await;
-    Ok(answer.map_err(|status| refused("the keys cannot be listed", &status))?.into_inner().keys)
+    Ok(answer.map_err(|status| refused("the keys cannot be listed", &status))?.into_inner())
 }
 
 async fn list(dir: &CellDir, since: Timestamp, now: Timestamp, output: &Output) -> Result<(), CliError> {
-    let keys = read(dir, since).await?;
+    let keys = read(dir, since).await?.keys;
     if keys.is_empty() {
         return output.line("there is no key: the first message makes one");
     }
@@ -123,7 +124,7 @@ async fn list(dir: &CellDir, since: Timestamp, now: Timestamp, output: &Output) 
 /// Names of the living keys, of one class or of all.
 async fn living(dir: &CellDir, class: Option<&str>) -> Result<Vec<String>, CliError> {
     // None was destroyed that late.
-    let keys = read(dir, Timestamp::from_unix_seconds(LAST_SECOND)).await?;
+    let keys = read(dir, Timestamp::from_unix_seconds(LAST_SECOND)).await?.keys;
     let wanted = |key: &KeyFacts| {
         class.is_none_or(|class| key.bucket.split_once('/').is_some_and(|(of, _)| of == class))
     };

@@ -17,6 +17,7 @@ pub(crate) mod owner;
 pub(crate) mod provision;
 pub(crate) mod quarantine;
 pub(crate) mod rebuild;
+pub(crate) mod retention;
 pub(crate) mod send;
 pub(crate) mod simulator;
 pub(crate) mod watch;

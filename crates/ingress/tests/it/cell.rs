@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
@@ -34,7 +34,7 @@ use sotto_proto::{
     pipeline::v1 as pipeline,
     privacy::v1::{
         CreateInboundKeyRequest, CreateInboundKeyResponse, CreateSessionKeyRequest, CreateSessionKeyResponse,
-        UnwrapKeysRequest, UnwrapKeysResponse,
+        ListEndedBucketsRequest, ListEndedBucketsResponse, UnwrapKeysRequest, UnwrapKeysResponse,
         key_service_server::{KeyService, KeyServiceServer},
     },
     to_wire_time,
@@ -302,6 +302,8 @@ fn death(class: WireClass, needed_until: Timestamp) -> Timestamp {
 pub(crate) struct FakePrivacy {
     pub(crate) made: Arc<AtomicU32>,
     pub(crate) down: Arc<AtomicBool>,
+    /// What ended before its time.
+    pub(crate) ended: Arc<Mutex<ListEndedBucketsResponse>>,
 }
 
 #[tonic::async_trait]
@@ -344,5 +346,15 @@ impl KeyService for FakePrivacy {
         _: Request<CreateInboundKeyRequest>,
     ) -> Result<Response<CreateInboundKeyResponse>, Status> {
         Err(Status::permission_denied("not for ingress"))
+    }
+
+    async fn list_ended_buckets(
+        &self,
+        _: Request<ListEndedBucketsRequest>,
+    ) -> Result<Response<ListEndedBucketsResponse>, Status> {
+        if self.down.load(Ordering::SeqCst) {
+            return Err(Status::unavailable("away"));
+        }
+        Ok(Response::new(self.ended.lock().unwrap().clone()))
     }
 }

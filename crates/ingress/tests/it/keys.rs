@@ -11,6 +11,7 @@ use sotto_ingress::{
     adapters::keys::SessionKeys,
     ports::{KeyError, KeySource as _},
 };
+use sotto_proto::privacy::v1::ListEndedBucketsResponse;
 use sotto_runtime::{Readiness, Stop, Tasks, grpc::channel};
 use sotto_testkit::{Pki, eventually_ok};
 use tokio::time::Instant;
@@ -89,6 +90,34 @@ async fn days_of_needs_take_a_key_a_day_once_they_are_known() {
     let before = world.made();
     all().await;
     assert_eq!(world.made(), before, "what was learned of a bucket stays known");
+}
+
+#[tokio::test]
+async fn a_key_whose_bucket_ended_seals_no_more_and_others_do() {
+    let world = World::start().await;
+    let need = world.clock.now().plus(Duration::from_secs(600));
+    world.key(need).await.unwrap();
+    let say = |destroyed: &[&str], superseded: &[&str]| {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let ended = ListEndedBucketsResponse { destroyed: owned(destroyed), superseded: owned(superseded) };
+        *world.peers.keys.ended.lock().unwrap() = ended;
+    };
+    for (number, (destroyed, superseded)) in (1..).zip([
+        (&["other"][..], &["another"][..]),
+        (&["any/2026-11-24"], &[]),
+        (&[], &["any/2026-11-24"]),
+    ]) {
+        say(destroyed, superseded);
+        world.keys.forget_ended().await.unwrap();
+        world.key(need).await.unwrap();
+        assert_eq!(world.made(), number, "{destroyed:?} {superseded:?}");
+    }
+    // Nobody says anything: what is held serves.
+    say(&[], &[]);
+    world.peers.keys.down.store(true, Ordering::SeqCst);
+    assert_eq!(world.keys.forget_ended().await, Err(KeyError::Unavailable));
+    world.key(need).await.unwrap();
+    assert_eq!(world.made(), 3);
 }
 
 #[tokio::test]

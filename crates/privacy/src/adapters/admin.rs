@@ -1,5 +1,7 @@
 //! `sotto.privacy.v1.KeyAdminService`: what people do with keys, for the operator's certificate.
 
+use std::time::Duration;
+
 use sotto_proto::{
     privacy::v1::{
         self as wire, DestroyKeysRequest, DestroyKeysResponse, ListKeysRequest, ListKeysResponse,
@@ -14,7 +16,7 @@ use tonic::{Request, Response, Status};
 use super::grpc::{read_time, status};
 use crate::{
     app::{KeyFacts, KeyState, Keys},
-    domain::{approval::Signed, bucket::Contents},
+    domain::{approval::Signed, bucket::Contents, limits::Rule},
     error::KeyError,
 };
 
@@ -50,8 +52,13 @@ impl KeyAdminService for AdminServer {
             .into_inner()
             .destroyed_since
             .map(|since| read_time(since).ok_or_else(|| refused("destroyed_since", "must be a time")));
-        let keys = self.0.inventory(caller, since.transpose()?).await.map_err(|error| status(&error))?;
-        Ok(Response::new(ListKeysResponse { keys: keys.into_iter().map(facts).collect() }))
+        let inventory = self.0.inventory(caller, since.transpose()?).await.map_err(|error| status(&error))?;
+        let rules = self.0.rules().iter().map(|one| rule(one, self.0.submit_margin()));
+        Ok(Response::new(ListKeysResponse {
+            keys: inventory.keys.into_iter().map(facts).collect(),
+            rules: rules.collect(),
+            receipt_key: inventory.receipt_key,
+        }))
     }
 
     async fn rotate_keys(
@@ -82,6 +89,17 @@ impl KeyAdminService for AdminServer {
         let destroyed =
             self.0.destroy(caller, act, signed.collect()).await.map_err(|error| status(&error))?;
         Ok(Response::new(DestroyKeysResponse { destroyed: destroyed.into_iter().map(facts).collect() }))
+    }
+}
+
+fn rule(rule: &Rule, margin: Duration) -> wire::RetentionRule {
+    wire::RetentionRule {
+        class: rule.limit.class.to_owned(),
+        kept_s: rule.kept.as_secs(),
+        least_s: rule.limit.least.as_secs(),
+        most_s: rule.limit.most.as_secs(),
+        longer_s: rule.grain.saturating_add(margin).as_secs(),
+        why: rule.limit.why.to_owned(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What people do with the keys of buckets: look, replace, destroy; and what other processes hear of it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use sotto_core::Timestamp;
 use sotto_keystore::{BucketInfo, Destruction, Fate};
@@ -10,6 +10,7 @@ use crate::{
     domain::{
         approval::{self, Approved, Signed},
         bucket::{Bucket, Contents},
+        limits::Rule,
         tally::{Deed, Outcome},
     },
     error::KeyError,
@@ -53,6 +54,15 @@ pub struct KeyFacts {
     pub wraps_at_most: u64,
 }
 
+/// What there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inventory {
+    /// The keys, by class and time of death.
+    pub keys: Vec<KeyFacts>,
+    /// The public key that receipts are signed with, as the `x` of its JWK.
+    pub receipt_key: String,
+}
+
 /// Buckets that ended before their time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
@@ -71,9 +81,22 @@ impl Keys {
         &self,
         caller: &'static str,
         since: Option<Timestamp>,
-    ) -> Result<Vec<KeyFacts>, KeyError> {
+    ) -> Result<Inventory, KeyError> {
         self.only(caller, &[OPERATOR])?;
-        self.blocking(move |inner| inner.inventory(since)).await
+        self.blocking(move |inner| {
+            Ok(Inventory { keys: inner.inventory(since)?, receipt_key: inner.receipt_key()? })
+        })
+        .await
+    }
+
+    /// How long each class is kept.
+    pub fn rules(&self) -> &[Rule] {
+        &self.0.deps.rules
+    }
+
+    /// Submit timeout and skew, which come on top.
+    pub fn submit_margin(&self) -> Duration {
+        self.0.deps.retention.submit_margin
     }
 
     /// Gives every living bucket of these contents (none: of all) another key; returns the new ones.
@@ -121,7 +144,7 @@ impl Keys {
         Err(KeyError::NotThisService)
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Inner) -> Result<T, KeyError> + Send + 'static,
     ) -> Result<T, KeyError> {

@@ -155,11 +155,13 @@ async fn what_is_done_with_keys_is_in_the_audit_stream_numbered_without_gaps() {
         .iter()
         .map(|one| format!("{} {} {} {} {}", one.producer, one.action, one.actor, one.object, one.outcome))
         .collect();
-    let generation = records.iter().find(|one| one.action == "bucket.destroyed").unwrap().object.clone();
+    let object = |action: &str| records.iter().find(|one| one.action == action).unwrap().object.clone();
+    let (generation, key) = (object("bucket.destroyed"), object("receipt_key.current"));
     assert!(generation.starts_with("otp/2026-11-24T05,generation="), "{generation}");
     assert_eq!(
         told,
         [
+            format!("privacy/run-1 receipt_key.current privacy {key} ok"),
             "privacy/run-1 session_key.opened routing account=viettel-otp,keys=1 not_this_service".to_owned(),
             format!("privacy/run-1 bucket.destroyed privacy {generation} ok"),
             "privacy/run-1 session_key.opened carrier account=viettel-otp,keys=1 ok".to_owned(),

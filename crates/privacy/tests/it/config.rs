@@ -39,6 +39,20 @@ fn every_range_is_checked() {
     for (wrong, path) in [
         ("retention.otp = '25 h'", "retention.otp"),
         ("retention.otp = '59 s'", "retention.otp"),
+        ("retention.otp = '16 m'", "retention.otp"),
+        ("retention.transactional = '73 h'", "retention.transactional"),
+        ("retention.limits = 'mars'", "retention.limits"),
+        ("retention.limits = 'technical'\nretention.otp = '25 h'", "retention.otp"),
+        (
+            "[[approval.people]]\nname = 'An'\nkey = 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'",
+            "approval.people",
+        ),
+        ("[[approval.people]]\nname = 'an'\nkey = 'AAAA'", "approval.people"),
+        (
+            "[[approval.people]]\nname = 'an'\nkey = 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'\n\
+             [[approval.people]]\nname = 'binh'\nkey = 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'",
+            "approval.people",
+        ),
         ("retention.transactional = '1 s'", "retention.transactional"),
         ("retention.promotional = '59 s'", "retention.promotional"),
         ("retention.ad_invite = '31 d'", "retention.ad_invite"),

@@ -38,7 +38,7 @@ async fn destroy(keys: &Keys, buckets: &[&str]) -> Result<Vec<KeyFacts>, KeyErro
 }
 
 async fn states(keys: &Keys) -> Vec<(String, KeyState)> {
-    let all = keys.inventory("operator", None).await.unwrap();
+    let all = keys.inventory("operator", None).await.unwrap().keys;
     all.into_iter().map(|key| (key.bucket, key.state)).collect()
 }
 
@@ -195,7 +195,7 @@ async fn the_inventory_says_of_each_key_how_it_stands() {
     for _ in 0..4 {
         world.otp_key(&keys).await;
     }
-    let [otp] = keys.inventory("operator", None).await.unwrap().try_into().unwrap();
+    let [otp] = keys.inventory("operator", None).await.unwrap().keys.try_into().unwrap();
     let facts = KeyFacts {
         bucket: OTP.to_owned(),
         state: KeyState::Current,
@@ -211,7 +211,7 @@ async fn the_inventory_says_of_each_key_how_it_stands() {
     // What was destroyed longer ago is told to who asks for it.
     world.clock.advance(Duration::from_secs(8 * 86_400));
     assert_eq!(states(&keys).await, []);
-    assert_eq!(keys.inventory("operator", Some(NOW)).await.unwrap().len(), 1);
+    assert_eq!(keys.inventory("operator", Some(NOW)).await.unwrap().keys.len(), 1);
     for caller in ["ingress", "carrier", "routing", "audit"] {
         assert!(matches!(refused(keys.inventory(caller, None).await), KeyError::NotThisService), "{caller}");
         assert!(matches!(refused(keys.rotate(caller, None).await), KeyError::NotThisService), "{caller}");

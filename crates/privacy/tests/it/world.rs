@@ -11,8 +11,9 @@ use std::{
 
 use sotto_core::{AccountId, ManualClock, MessageClass, TenantId, Timestamp, work::KeyWrap};
 use sotto_crypto::sign::SigningKey;
-use sotto_keystore::{SoftBuckets, UnlockSecret};
+use sotto_keystore::{Keystore, SoftBuckets, UnlockSecret};
 use sotto_privacy::{
+    adapters::receipts::in_file,
     app::{Deps, Keys, Opened, Refusal, SessionKey},
     domain::{
         approval::Person,
@@ -127,6 +128,12 @@ impl World {
             .unwrap()
     }
 
+    /// The key that signs receipts.
+    pub(crate) fn receipts(&self) -> Arc<dyn Keystore> {
+        let file = self.folder.path().join("receipts.sks");
+        in_file(&file, UnlockSecret::read(&self.secret_file()).unwrap(), NOW.unix_millis()).unwrap()
+    }
+
     /// A service that allows everything.
     pub(crate) fn open(&self) -> Keys {
         let all = Rule { accounts: Allowed::All, tenants: Allowed::All };
@@ -137,12 +144,14 @@ impl World {
         Keys::new(Deps {
             cell: cell.parse().unwrap(),
             retention: RETENTION,
+            rules: Vec::new(),
             policy: Policy::new(rules),
             bound,
             people: PEOPLE
                 .map(|(name, seed)| Person { name: name.to_owned(), key: person_key(seed).public() })
                 .to_vec(),
             keys: Arc::new(self.buckets()),
+            receipts: self.receipts(),
             clock: self.clock.clone(),
             steady: self.steady.clone(),
             audit: self.told.clone(),

@@ -1,0 +1,265 @@
+//! `sotto retention plan | status`: what dies next, and the proof of what is dead.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use clap::Subcommand;
+use prost::Message as _;
+use sotto_bus::{Topology, topology::Retention};
+use sotto_core::{
+    CellId, Clock, Timestamp,
+    deletion::{ACTION, Deletion, KEY_ACTION, Seal},
+};
+use sotto_crypto::sign::PublicKey;
+use sotto_proto::{
+    audit::v1::{Act, LogEntry, log_entry::Content},
+    from_wire_time,
+    privacy::v1::{KeyFacts, KeyState, ListKeysResponse, RetentionRule},
+};
+use sotto_tlog::{Directory, fsck};
+
+use super::{
+    audit::{LOG_DIR, pinned_key},
+    keys,
+};
+use crate::{CliError, Output, Tone, cell::CellDir};
+
+/// Faults that are told one by one; more are only counted.
+const TOLD: usize = 20;
+
+/// A receipt that is younger may not be in the log yet.
+const ON_ITS_WAY: Duration = Duration::from_secs(60);
+
+/// `sotto retention …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum RetentionCommand {
+    /// How long what is kept of messages, and what is destroyed next
+    Plan,
+    /// What was destroyed when, checked in the audit log: its tree, and the signature of each receipt
+    Status {
+        /// Folder with the log; default: the cell's own
+        #[arg(long, value_name = "DIR")]
+        log: Option<PathBuf>,
+        /// The public key that receipts must be signed with, as noted elsewhere; default: each that the log names
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
+        /// Also compare with the keys that a running privacy has destroyed in the last so many seconds; 0: do not ask it
+        #[arg(long, value_name = "SECONDS", default_value = "604800")]
+        compare: u64,
+    },
+}
+
+pub(crate) async fn retention(
+    dir: &CellDir,
+    command: RetentionCommand,
+    clock: &dyn Clock,
+    output: &Output,
+) -> Result<(), CliError> {
+    match command {
+        RetentionCommand::Plan => plan(dir, clock.now(), output).await,
+        RetentionCommand::Status { log, key, compare } => {
+            let log = log.unwrap_or_else(|| dir.path(LOG_DIR));
+            let now = clock.now();
+            let known = match compare {
+                0 => None,
+                seconds => Some(keys::read(dir, now.minus(Duration::from_secs(seconds))).await?),
+            };
+            status(dir, &log, key.as_deref(), known.as_ref(), now, output)
+        }
+    }
+}
+
+async fn plan(dir: &CellDir, now: Timestamp, output: &Output) -> Result<(), CliError> {
+    let ListKeysResponse { mut keys, rules, .. } = keys::read(dir, now).await?;
+    for rule in &rules {
+        tell_rule(rule, output)?;
+    }
+    keys.retain(|key| key.state() != KeyState::Destroyed);
+    keys.sort_by_key(|key| key.dies_at.map(from_wire_time));
+    for key in &keys {
+        let dies = key.dies_at.map(from_wire_time).map(|at| at.to_string()).unwrap_or_default();
+        let text = format!("{dies}  {} is destroyed: at most {} session keys", key.bucket, key.wraps_at_most);
+        output.json(&serde_json::json!({
+            "what": "key", "bucket": key.bucket, "at": dies, "session_keys_at_most": key.wraps_at_most,
+        }))?;
+        output.line(text)?;
+    }
+    let topology = Topology::embedded()
+        .map_err(|error| CliError::caused_by("the list of streams cannot be used", &error))?;
+    for stream in &topology.streams {
+        let kept = match (stream.max_age_s, stream.retention) {
+            (Some(seconds), _) => format!("{seconds} s"),
+            (None, Retention::WorkQueue) => "until it is done".to_owned(),
+            (None, Retention::Latest) => "the latest word on each".to_owned(),
+            (None, Retention::Limits) => "for ever: nothing trims it".to_owned(),
+        };
+        output.json(&serde_json::json!({ "what": "stream", "stream": stream.name, "kept": kept }))?;
+        output.line(format!("stream {:12} {kept}", stream.name))?;
+    }
+    Ok(())
+}
+
+fn tell_rule(rule: &RetentionRule, output: &Output) -> Result<(), CliError> {
+    let RetentionRule { class, kept_s, least_s, most_s, longer_s, why } = rule;
+    output.json(&serde_json::json!({
+        "what": "class", "class": class, "kept_seconds": kept_s, "least_seconds": least_s,
+        "most_seconds": most_s, "key_lives_longer_seconds": longer_s, "why": why,
+    }))?;
+    output.line(format!(
+        "{class:14} waits at most {kept_s} s (allowed {least_s} to {most_s}: {why}); its key dies at most {longer_s} s later"
+    ))
+}
+
+/// What the log says of destroyed keys.
+#[derive(Default)]
+struct Deletions {
+    /// Public keys that the log names for receipts, by the short id that receipts use.
+    keys: BTreeMap<String, PublicKey>,
+    /// Buckets whose receipt verifies, with it.
+    proved: BTreeMap<String, Deletion>,
+    /// Buckets that have a receipt which nobody signed.
+    unsigned: BTreeSet<String>,
+    faults: Vec<String>,
+    more_faults: u64,
+}
+
+impl Deletions {
+    fn take(&mut self, cell: &CellId, index: u64, entry: &[u8], pinned: Option<PublicKey>) {
+        let content = LogEntry::decode(entry).ok().and_then(|entry| entry.content);
+        let Some(Content::Act(act)) = content else { return };
+        if !act.producer.starts_with("privacy/") {
+            return;
+        }
+        match act.action.as_str() {
+            KEY_ACTION => match PublicKey::from_jwk_x(&act.object) {
+                Some(key) => drop(self.keys.insert(short_id(key), key)),
+                None => self.fault(index, "names a key of receipts that is none"),
+            },
+            ACTION => self.receipt(cell, index, &act, pinned),
+            _ => {}
+        }
+    }
+
+    fn receipt(&mut self, cell: &CellId, index: u64, act: &Act, pinned: Option<PublicKey>) {
+        let Some((deletion, seal)) = Deletion::of_act(cell.clone(), act.at_s, &act.object) else {
+            // Of a version that signed none.
+            self.unsigned.extend(act.object.split(',').next().map(str::to_owned));
+            return;
+        };
+        let Some(Seal { key_id, signature }) = seal else {
+            self.unsigned.insert(deletion.bucket);
+            return;
+        };
+        let key = pinned.or_else(|| self.keys.get(&key_id).copied());
+        let Some(key) = key.filter(|key| short_id(*key) == key_id) else {
+            self.fault(index, "is signed with a key that was not told before");
+            return;
+        };
+        let signature = URL_SAFE_NO_PAD.decode(signature).unwrap_or_default();
+        if key.verify(deletion.to_string().as_bytes(), &signature).is_err() {
+            self.fault(index, "is a receipt whose signature does not verify");
+            return;
+        }
+        match self.proved.get(&deletion.bucket) {
+            Some(before) if *before != deletion => self.fault(index, "contradicts an earlier receipt"),
+            _ => drop(self.proved.insert(deletion.bucket.clone(), deletion)),
+        }
+    }
+
+    fn fault(&mut self, index: u64, what: &str) {
+        if self.faults.len() < TOLD {
+            self.faults.push(format!("entry {index} {what}"));
+        } else {
+            self.more_faults += 1;
+        }
+    }
+
+    /// Keys that privacy destroyed and of which the log has no good receipt.
+    fn missing(&self, known: &[KeyFacts], now: Timestamp) -> Vec<String> {
+        let is_due = |key: &&KeyFacts| {
+            let at = key.destroyed_at.map(from_wire_time);
+            key.state() == KeyState::Destroyed && at.is_some_and(|at| now.since(at) >= ON_ITS_WAY)
+        };
+        let lacks = |key: &&KeyFacts| {
+            self.proved.get(&key.bucket).is_none_or(|proved| proved.generation != key.generation)
+        };
+        known.iter().filter(is_due).filter(lacks).map(|key| key.bucket.clone()).collect()
+    }
+}
+
+/// The first characters of a key's id, as receipts name it.
+fn short_id(key: PublicKey) -> String {
+    key.thumbprint().chars().take(8).collect()
+}
+
+fn status(
+    dir: &CellDir,
+    log: &std::path::Path,
+    key: Option<&str>,
+    known: Option<&ListKeysResponse>,
+    now: Timestamp,
+    output: &Output,
+) -> Result<(), CliError> {
+    let pinned = key.map(|text| {
+        PublicKey::from_jwk_x(text).ok_or_else(|| {
+            CliError::new("the key is not an Ed25519 public key")
+                .fix("give the x of its JWK, as sotto retention status tells it")
+        })
+    });
+    let pinned = pinned.transpose()?;
+    let cell = dir.open()?.id;
+    let mut found = Deletions::default();
+    let checked = fsck(&Directory::new(log), &pinned_key(dir)?, None, |index, entry| {
+        found.take(&cell, index, entry, pinned);
+    });
+    let report = checked.map_err(|fault| {
+        CliError::caused_by(format!("the log in {} does not verify", log.display()), &fault)
+            .fix("do not repair it: keep it, and find out who changed it (sotto audit verify)")
+    })?;
+    for deletion in found.proved.values() {
+        let at = Timestamp::from_unix_seconds(deletion.destroyed_at_s);
+        output.json(&serde_json::json!({
+            "bucket": deletion.bucket, "destroyed_at": at.to_string(), "generation": deletion.generation,
+            "session_keys_at_most": deletion.wraps_at_most, "verified": true,
+        }))?;
+        output.line(format!(
+            "{:28}  destroyed {at}  at most {} session keys  generation {}",
+            deletion.bucket, deletion.wraps_at_most, deletion.generation
+        ))?;
+    }
+    let unsigned: Vec<_> = found.unsigned.iter().filter(|name| !found.proved.contains_key(*name)).collect();
+    let missing = known.map(|known| found.missing(&known.keys, now)).unwrap_or_default();
+    let faults = u64::try_from(found.faults.len()).unwrap_or(u64::MAX).saturating_add(found.more_faults);
+    let keys: Vec<_> = found.keys.values().map(|key| key.jwk_x()).collect();
+    let bad = faults > 0 || !missing.is_empty();
+    output.json(&serde_json::json!({
+        "verified": !bad, "entries": report.checkpoint.size, "receipts": found.proved.len(),
+        "unsigned": unsigned, "missing": missing, "faults": found.faults, "keys": keys,
+    }))?;
+    for fault in &found.faults {
+        output.line(output.tone(Tone::Bad, fault))?;
+    }
+    for bucket in &unsigned {
+        output.line(output.tone(Tone::Faint, &format!("{bucket}  destroyed, and nobody signed it")))?;
+    }
+    for bucket in &missing {
+        output.line(
+            output.tone(Tone::Bad, &format!("{bucket}  destroyed, and the log has no receipt of it")),
+        )?;
+    }
+    output.line(format!("receipts are signed with {}", keys.join(", ")))?;
+    if bad {
+        let problem = format!("{faults} receipt(s) are not as they must be, {} are missing", missing.len());
+        return Err(CliError::new(problem).fix("docs/runbooks/receipt-missing.md"));
+    }
+    output.line(format!(
+        "{} {} receipts in {} entries of the log",
+        output.tone(Tone::Good, "verified"),
+        found.proved.len(),
+        report.checkpoint.size
+    ))
+}
