@@ -122,10 +122,18 @@ mod tests {
     const TEXT: &str = "sotto approval v1\ncell vn\nact 00000000000000ff\nexpires 2026-11-24T05:00:00.000Z\n\
                         destroy otp/2026-11-24T06\ndestroy transactional/2026-11-28.2\n";
 
+    fn cell() -> CellId {
+        "vn".parse().unwrap()
+    }
+
     fn act(buckets: &[&str]) -> Result<Act, ActError> {
         let buckets = buckets.iter().map(|name| (*name).to_owned()).collect();
-        let expires_at = "2026-11-24T05:00:00.000Z".parse().unwrap();
-        Act::destroy([0, 0, 0, 0, 0, 0, 0, 0xff], "vn".parse().unwrap(), expires_at, buckets)
+        Act::destroy(
+            [0, 0, 0, 0, 0, 0, 0, 0xff],
+            cell(),
+            Timestamp::from_unix_seconds(1_795_496_400),
+            buckets,
+        )
     }
 
     #[test]
@@ -183,7 +191,7 @@ mod tests {
         ) {
             let of = |id| {
                 let at = Timestamp::from_unix_millis(at);
-                Act::destroy(id, "vn".parse().unwrap(), at, vec!["a".to_owned()]).unwrap()
+                Act::destroy(id, cell(), at, vec!["a".to_owned()]).unwrap()
             };
             prop_assert_eq!(of(id).to_string().parse(), Ok(of(id)));
             prop_assert_eq!(of(id).to_string() == of(other).to_string(), id == other);

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use sotto_crypto::AeadKey;
 use sotto_keystore::{
-    BucketKeystore as _, KeyKind, KeyRole, Keystore as _, KeystoreError, MacHome, Pkcs11Buckets,
+    BucketKeystore as _, Fate, KeyKind, KeyRole, Keystore as _, KeystoreError, MacHome, Pkcs11Buckets,
     Pkcs11Keystore, Remedy, Token, TokenSettings,
 };
 use sotto_testkit::{SoftHsm, softhsm_tests};
@@ -217,6 +217,24 @@ softhsm_tests! {
             assert!(matches!(again, Err(KeystoreError::BucketDestroyed)), "{number}");
         }
         buckets.create_bucket("otp/later", DIES + 1_000, NOW).unwrap();
+    }
+
+    fn the_tombstone_of_a_key_that_was_destroyed_early_stays_until_its_time(hsm) {
+        hsm.make_token("sotto");
+        let buckets = Pkcs11Buckets::create(open_token(hsm, "sotto"), "privacy").unwrap();
+        // As after an operator's word: all of one month's keys, and then as many hours as a token keeps tombstones of.
+        let name = |number: i64| format!("otp/{number:04}");
+        buckets.create_bucket("early", DIES + 100_000, NOW).unwrap();
+        buckets.destroy_bucket("early", NOW).unwrap();
+        for number in 0..258 {
+            buckets.create_bucket(&name(number), DIES + number, NOW).unwrap();
+            buckets.destroy_bucket(&name(number), DIES + number).unwrap();
+        }
+        assert_eq!(buckets.fate("early"), Fate::Destroyed);
+        assert_eq!(buckets.fate(&name(0)), Fate::Unknown, "forgotten after its time");
+        // What is forgotten ends no bucket that dies later than it did.
+        buckets.create_bucket("later", DIES + 50_000, NOW).unwrap();
+        assert_eq!(buckets.fate("later"), Fate::Living);
     }
 
     fn killed_at_any_step_a_bucket_opens_right(hsm) {

@@ -143,8 +143,12 @@ mod tests {
         Signed { by: by.to_owned(), signature: key(seed).sign(text.as_bytes()).unwrap().to_vec() }
     }
 
+    fn cell(name: &str) -> CellId {
+        name.parse().unwrap()
+    }
+
     fn judged(text: &str, signed: &[Signed]) -> Result<Vec<String>, ApprovalError> {
-        judge(&people(), &"vn".parse().unwrap(), text, signed, NOW).map(|approved| approved.by)
+        judge(&people(), &cell("vn"), text, signed, NOW).map(|approved| approved.by)
     }
 
     #[test]
@@ -181,7 +185,7 @@ mod tests {
         ] {
             assert_eq!(judged(&text(at), &both(&text(at))), Err(error));
         }
-        let there = judge(&people(), &"sg".parse().unwrap(), &soon, &both(&soon), NOW);
+        let there = judge(&people(), &cell("sg"), &soon, &both(&soon), NOW);
         assert_eq!(there, Err(ApprovalError::Cell));
         assert_eq!(judged("destroy all\n", &[]), Err(ApprovalError::Act(ActError::Text)));
     }
@@ -190,7 +194,7 @@ mod tests {
     fn without_people_nothing_is_approved() {
         let text = text(NOW.plus(LONGEST));
         for people in [&people()[..1], &[]] {
-            let judged = judge(people, &"vn".parse().unwrap(), &text, &[signed("binh", 1, &text)], NOW);
+            let judged = judge(people, &cell("vn"), &text, &[signed("binh", 1, &text)], NOW);
             assert_eq!(judged, Err(ApprovalError::Nobody));
         }
     }

@@ -2,13 +2,17 @@
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
-use sotto_keystore::{Pkcs11Buckets, Token, TokenSettings};
+use sotto_core::{approval::Act, work::KeyWrap};
+use sotto_crypto::wrap::WrapBinding;
+use sotto_keystore::{BucketKeystore as _, KeystoreError, Pkcs11Buckets, Token, TokenSettings};
 use sotto_privacy::{
     config::{Config, DEFAULT_TOML},
     error::PrivacyError,
     service::serve,
 };
-use sotto_proto::privacy::v1::unwrapped_key;
+use sotto_proto::privacy::v1::{
+    Approval, DestroyKeysRequest, key_admin_service_client::KeyAdminServiceClient, unwrapped_key,
+};
 use sotto_runtime::{Context, config::testing::load_text};
 use sotto_testkit::{Pki, SoftHsm, eventually, softhsm_tests};
 use tonic::Code;
@@ -16,22 +20,37 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     config::required,
-    wire::{BOUND, ask, client, config, make, unwrap},
-    world::{MINUTE, NOW, World},
+    wire::{BOUND, ask, client, config, make, operator, unwrap},
+    world::{MINUTE, NOW, PEOPLE, World, person_key},
 };
 
 /// Makes the token of a cell, as `sotto init --hsm` does.
 fn prepare(hsm: &SoftHsm) {
     hsm.make_token("privacy");
-    let settings = TokenSettings {
+    Pkcs11Buckets::create(Token::open(settings(hsm)).unwrap(), "privacy").unwrap();
+}
+
+fn settings(hsm: &SoftHsm) -> TokenSettings {
+    TokenSettings {
         module: hsm.shim(),
         label: "privacy".to_owned(),
         pin_file: hsm.pin_file(),
         sessions: 1,
         wait: BOUND,
         sync_folder: None,
+    }
+}
+
+/// An act of two people of [`PEOPLE`] that destroys these.
+fn approved(buckets: &[&str]) -> (String, Vec<Approval>) {
+    let buckets = buckets.iter().map(|bucket| (*bucket).to_owned()).collect();
+    let act = Act::destroy([1; 8], "vn".parse().unwrap(), NOW.plus(MINUTE), buckets).unwrap().to_string();
+    let sign = |(name, seed): (&str, u8)| Approval {
+        by: name.to_owned(),
+        signature: person_key(seed).sign(act.as_bytes()).unwrap().to_vec().into(),
     };
-    Pkcs11Buckets::create(Token::open(settings).unwrap(), "privacy").unwrap();
+    let approvals = PEOPLE[..2].iter().map(|person| sign(*person)).collect();
+    (act, approvals)
 }
 
 fn section(hsm: &SoftHsm) -> String {
@@ -53,7 +72,11 @@ struct Served {
 impl Served {
     async fn start(hsm: &SoftHsm) -> Self {
         let (world, pki) = (World::new(), Pki::new());
-        let config = config(&world, &pki, &section(hsm));
+        let people = PEOPLE.map(|(name, seed)| {
+            format!("{{ name = '{name}', key = '{}' }}", person_key(seed).public().jwk_x())
+        });
+        let people = format!("approval.people = [{}]\n", people.join(", "));
+        let config = config(&world, &pki, &format!("{}{people}", section(hsm)));
         let context = Context::detached(world.clock.clone(), "run-1");
         let served = serve(config, context.clone(), world.steady.clone(), world.told.clone());
         context.tasks.spawn_critical("service", served);
@@ -117,6 +140,41 @@ softhsm_tests! {
             let deaths = told.iter().filter(|one| one.starts_with("bucket.destroyed")).count();
             assert_eq!(deaths, 1, "{told:?}");
             served.stop().await;
+        });
+    }
+
+    /// The attacker has the wrap as any backup has it, the PIN and the living token.
+    fn what_two_people_destroyed_opens_under_no_key_of_the_living_token(hsm) {
+        prepare(hsm);
+        run(async {
+            let served = Served::start(hsm).await;
+            let mut ingress = client(&served.pki, &served.port, "ingress");
+            let made = make(&mut ingress, NOW.plus(10 * MINUTE)).await;
+            let wrap = KeyWrap::try_from(made.wrap.unwrap()).unwrap();
+            let channel = operator(&served.pki, &served.port);
+            let (act, approvals) = approved(&[&wrap.bucket]);
+            let request = DestroyKeysRequest { act, approvals };
+            KeyAdminServiceClient::new(channel).destroy_keys(request).await.unwrap();
+            // New keys in the place of the old one.
+            let next = make(&mut ingress, NOW.plus(10 * MINUTE)).await;
+            let next = KeyWrap::try_from(next.wrap.unwrap()).unwrap();
+            served.stop().await;
+
+            let token = Token::open(TokenSettings { sessions: 2, ..settings(hsm) }).unwrap();
+            let buckets = Pkcs11Buckets::open(token, "privacy").unwrap();
+            let living: Vec<_> = buckets.buckets().unwrap().into_iter().map(|one| one.bucket).collect();
+            assert_eq!(living, [next.bucket.as_str()]);
+            for (of, opens) in [(&next, true), (&wrap, false)] {
+                for bucket in living.iter().chain([&wrap.bucket]) {
+                    let binding = WrapBinding {
+                        cell: "vn", tenant: "acme", class: "otp", bucket, key_id: &of.key_id,
+                    };
+                    let opened = buckets.unwrap_session_key(&binding, &of.wrapped).is_ok();
+                    assert_eq!(opened, opens && *bucket == next.bucket, "{bucket}");
+                }
+            }
+            let again = buckets.create_bucket(&wrap.bucket, i64::MAX, NOW.unix_millis());
+            assert!(matches!(again, Err(KeystoreError::BucketDestroyed)));
         });
     }
 

@@ -1,5 +1,5 @@
 //! The privacy service with its real key file, real TLS and a clock moved by hand.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "test code")]
+#![expect(clippy::unwrap_used, reason = "test code")]
 
 mod broker;
 mod checks;

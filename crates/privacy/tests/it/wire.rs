@@ -96,10 +96,18 @@ pub(crate) fn config(world: &World, pki: &Pki, more: &str) -> Config {
 
 /// A client of the service at `port`, with the certificate of another service.
 pub(crate) fn client(pki: &Pki, port: &str, service: &str) -> KeyServiceClient<Channel> {
+    KeyServiceClient::new(channel_as(pki, port, service))
+}
+
+/// The operator's way in.
+pub(crate) fn operator(pki: &Pki, port: &str) -> Channel {
+    channel_as(pki, port, "operator")
+}
+
+fn channel_as(pki: &Pki, port: &str, service: &str) -> Channel {
     let CertFiles { ca, cert, key } = pki.service(service);
     let tls = Tls::load(&TlsConfig { ca_file: ca, cert_file: cert, key_file: key }).unwrap();
-    let endpoint = format!("https://localhost:{port}");
-    KeyServiceClient::new(channel(&endpoint, &tls, "privacy.sotto.internal", BOUND).unwrap())
+    channel(&format!("https://localhost:{port}"), &tls, "privacy.sotto.internal", BOUND).unwrap()
 }
 
 pub(crate) async fn make(
