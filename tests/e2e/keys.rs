@@ -8,7 +8,7 @@ use sotto_proto::message::v1::{MessageClass, MessageState};
 use sotto_testkit::{eventually, eventually_ok};
 
 use crate::{
-    cell::{BOUND, Carriers, Cell, carrier_with, number, text, with_token},
+    cell::{BOUND, Carriers, Cell, SENDER, carrier_with, number, text, with_token},
     load::{Load, otp, shown, states},
 };
 
@@ -30,6 +30,7 @@ async fn name_people(root: &Path) {
         let key = made["key"].as_str().unwrap();
         config.push_str(&format!("\n[[approval.people]]\nname = \"{name}\"\nkey = \"{key}\"\n"));
     }
+    config.push_str("\n[own_keys]\ntenants = [\"bank\"]\n");
     fs::write(root.join("config/privacy.toml"), config).unwrap();
 }
 
@@ -42,10 +43,10 @@ fn path(cell: &Cell, name: &str) -> String {
     cell.root().join("operator").join(name).display().to_string()
 }
 
-/// Destroys every key that there is, by the word of two.
-async fn destroy_all(cell: &Cell) {
-    let act = path(cell, "all.json");
-    cell.run(["keys", "propose", "--all", "--out", &act]).await;
+/// Destroys keys by the word of two.
+async fn destroy(cell: &Cell, which: &[&str], act: &str) {
+    let act = path(cell, act);
+    cell.run([&["keys", "propose", "--out", &act], which].concat()).await;
     for name in ["an", "binh"] {
         approve(cell, &act, name).await;
     }
@@ -123,9 +124,37 @@ async fn receipts(cell: &Cell, destroyed: &[Value]) {
     assert!(plan.iter().any(|one| one["stream"] == "WAITING" && one["kept"] == "until it is done"));
 }
 
+/// A tenant with keys of its own is deleted alone: what waits of it ends unread, what waits of another is delivered.
+async fn shred_one_tenant(cell: &Cell) {
+    cell.new_client("bank", "bank", "BANKVN").await;
+    cell.run(["stop", "--carrier", "slow"]).await;
+    eventually(BOUND, "the stop", async || cell.json(["carriers"]).await[0]["bound_by"] == "stopped").await;
+    let send = async |client: &str, from: &str, n| {
+        let mut request = otp(n);
+        request.message.as_mut().unwrap().from = from.to_owned();
+        let sent = cell.messages().send(with_token(request, &cell.token(client).await)).await.unwrap();
+        sent.into_inner().message_id
+    };
+    let (ours, theirs) = (send("bank", "BANKVN", 9_000).await, send("shop", SENDER, 9_001).await);
+    destroy(cell, &["--tenant", "bank"], "bank.json").await;
+    let heeded = SystemClock.now().plus(HEEDED);
+    eventually(BOUND, "five seconds to pass", async || SystemClock.now() > heeded).await;
+    cell.run(["stop", "--carrier", "slow", "--lift"]).await;
+    assert_eq!(cell.ended(&theirs).await["state"], "delivered");
+    let token = cell.token("bank").await;
+    eventually(BOUND, "its end", async || {
+        shown(&cell.messages(), &token, &ours).await.state() == MessageState::Expired
+    })
+    .await;
+    let journey = shown(&cell.messages(), &token, &ours).await.journey;
+    assert!(journey.iter().any(|step| step.detail == "key_destroyed"), "{journey:?}");
+    assert_eq!(cell.count("parts").await, 1);
+}
+
 #[tokio::test]
 async fn keys_are_replaced_without_a_failure_and_destroyed_by_two_within_five_seconds() {
     let mut cell = Cell::start_with(prepared).await;
+    shred_one_tenant(&cell).await;
     // Replaced while messages wait and more come: not one fails.
     let load = Load::start(&cell, 0..120).await;
     eventually(BOUND, "the first parts", async || cell.count("parts").await >= 20).await;
@@ -168,7 +197,7 @@ async fn keys_are_replaced_without_a_failure_and_destroyed_by_two_within_five_se
     cell.run(["keys", "destroy", &act]).await;
     assert_eq!(in_state(&cell, "current").await, current);
 
-    let all = ids.len() + ids_before.len() + after.len();
+    let (all, unread) = (ids.len() + ids_before.len() + after.len() + 2, unread + 1);
     let ledger = eventually_ok(BOUND, "the ledger", async || {
         let told = cell.ledger().await;
         if told["balanced"] == true && told["expired"] == unread { Ok(told) } else { Err(told) }
@@ -204,7 +233,7 @@ async fn what_was_destroyed_is_unreadable_with_every_backup_every_secret_and_the
     cell.run(["backup", backup, "--secrets", secrets]).await;
 
     cell.start_again().await;
-    destroy_all(&cell).await;
+    destroy(&cell, &["--all"], "all.json").await;
     cell.stop().await;
     let living = kept.path().join("buckets.sks");
     fs::copy(cell.root().join("keystore/buckets.sks"), &living).unwrap();

@@ -52,9 +52,15 @@ impl fmt::Display for Deletion {
 }
 
 impl Deletion {
+    /// The tenant whose own bucket it was, which is the tenant of its act.
+    pub fn owner(&self) -> Option<&str> {
+        self.bucket.split_once('@').map(|(_, owner)| owner)
+    }
+
     /// The object of its act in the audit log; without a seal when nobody could sign.
     pub fn object(&self, seal: Option<&Seal>) -> String {
         let Self { bucket, made_at_ms, wraps_at_most, generation, .. } = self;
+        let bucket = bucket.split_once('@').map_or(bucket.as_str(), |(bucket, _)| bucket);
         let facts = format!("{bucket},generation={generation},made={made_at_ms},wraps={wraps_at_most}");
         match seal {
             Some(Seal { key_id, signature }) => format!("{facts},key={key_id},sig={signature}"),
@@ -63,9 +69,15 @@ impl Deletion {
     }
 
     /// Puts a receipt together from its act in the audit log; none if the object is not one that [`Self::object`] writes.
-    pub fn of_act(cell: CellId, destroyed_at_s: i64, object: &str) -> Option<(Self, Option<Seal>)> {
+    pub fn of_act(
+        cell: CellId,
+        destroyed_at_s: i64,
+        tenant: &str,
+        object: &str,
+    ) -> Option<(Self, Option<Seal>)> {
         let mut fields = object.split(',');
-        let bucket = fields.next()?.to_owned();
+        let bucket = fields.next()?;
+        let bucket = if tenant.is_empty() { bucket.to_owned() } else { format!("{bucket}@{tenant}") };
         let mut field = |name: &str| fields.next()?.strip_prefix(name)?.strip_prefix('=');
         let generation = field("generation")?.parse().ok()?;
         let made_at_ms = field("made")?.parse().ok()?;
@@ -105,9 +117,13 @@ mod tests {
         let made = deletion();
         let object = made.object(Some(&seal()));
         assert!(object.len() <= 200, "an object in the audit log: {}", object.len());
-        let read = Deletion::of_act(made.cell.clone(), made.destroyed_at_s, &object);
+        let read = Deletion::of_act(made.cell.clone(), made.destroyed_at_s, "", &object);
         assert_eq!(read, Some((made.clone(), Some(seal()))));
-        let unsigned = Deletion::of_act(made.cell.clone(), made.destroyed_at_s, &made.object(None));
+        let owned = Deletion { bucket: format!("{}@{}", made.bucket, "a".repeat(35)), ..made.clone() };
+        assert_eq!(owned.object(Some(&seal())), object, "the tenant stands beside it in the act");
+        let read = Deletion::of_act(made.cell.clone(), made.destroyed_at_s, owned.owner().unwrap(), &object);
+        assert_eq!(read, Some((owned, Some(seal()))));
+        let unsigned = Deletion::of_act(made.cell.clone(), made.destroyed_at_s, "", &made.object(None));
         assert_eq!(unsigned, Some((made, None)));
         assert_eq!(
             deletion().to_string(),
@@ -129,7 +145,7 @@ mod tests {
             good.replace(",sig=", ",gis="),
             good.replace(",key=kkkkkkkk", ""),
         ] {
-            assert_eq!(Deletion::of_act("vn".parse().unwrap(), 0, &wrong), None, "{wrong}");
+            assert_eq!(Deletion::of_act("vn".parse().unwrap(), 0, "", &wrong), None, "{wrong}");
         }
     }
 
@@ -141,7 +157,7 @@ mod tests {
             let one = Deletion {
                 made_at_ms: made, destroyed_at_s: destroyed, wraps_at_most: wraps, generation, ..deletion()
             };
-            let read = Deletion::of_act(one.cell.clone(), destroyed, &one.object(Some(&seal())));
+            let read = Deletion::of_act(one.cell.clone(), destroyed, "", &one.object(Some(&seal())));
             prop_assert_eq!(read.map(|(read, _)| read.to_string()), Some(one.to_string()));
         }
     }

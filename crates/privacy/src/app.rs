@@ -4,7 +4,7 @@ mod operator;
 mod receipts;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -25,6 +25,7 @@ use crate::{
         approval::Person,
         bucket::{Bucket, Contents},
         limits::Rule,
+        place::Place,
         policy::Policy,
         rate::{Bound, Rates},
         retention::{Retention, Span},
@@ -61,6 +62,8 @@ pub struct Deps {
     pub policy: Policy,
     /// How fast.
     pub bound: Bound,
+    /// The tenants whose messages hang on bucket keys of their own.
+    pub own_keys: HashSet<TenantId>,
     /// Who may approve the destruction of keys before their time.
     pub people: Vec<Person>,
     /// The bucket keys.
@@ -380,12 +383,14 @@ impl Inner {
         tenant: TenantId,
         now: Timestamp,
     ) -> Result<Made, KeyError> {
+        let owner = self.deps.own_keys.contains(&tenant).then(|| tenant.clone());
+        let first = Place { bucket, owner };
         let key_id = random_array().map_err(KeyError::Crypto)?;
         let key = AeadKey::generate().map_err(KeyError::Crypto)?;
-        let (name, wrapped) = match self.wrapped(bucket, &tenant, &key_id, &key, now) {
+        let (name, wrapped) = match self.wrapped(&first, &tenant, &key_id, &key, now) {
             // Destroyed by an operator since it was looked up: there is another one now.
             Err(KeyError::Keystore(KeystoreError::BucketDestroyed)) => {
-                self.wrapped(bucket, &tenant, &key_id, &key, now)?
+                self.wrapped(&first, &tenant, &key_id, &key, now)?
             }
             wrapped => wrapped?,
         };
@@ -397,14 +402,14 @@ impl Inner {
     /// A session key under the bucket that seals now in the time of `first`.
     fn wrapped(
         &self,
-        first: Bucket,
+        first: &Place,
         tenant: &TenantId,
         key_id: &[u8; 16],
         key: &AeadKey,
         now: Timestamp,
     ) -> Result<(String, bytes::Bytes), KeyError> {
-        let bucket = self.current(first).ok_or(KeyError::Spent)?;
-        let name = bucket.to_string();
+        let place = self.current(first).ok_or(KeyError::Spent)?;
+        let (name, bucket) = (place.to_string(), place.bucket);
         // On disk when it returns, and the same key for whoever asks next.
         self.deps
             .keys
@@ -424,7 +429,7 @@ impl Inner {
     fn open_all(&self, opener: &Opener, wraps: Vec<Option<KeyWrap>>) -> Result<Vec<Opened>, KeyError> {
         let mut counts = Batch::default();
         // A request often names one dead bucket many times.
-        let mut dead: HashMap<Bucket, Refusal> = HashMap::new();
+        let mut dead: HashMap<Place, Refusal> = HashMap::new();
         let mut opened = Vec::with_capacity(wraps.len());
         for wrap in wraps {
             let one = match &wrap {
@@ -446,25 +451,28 @@ impl Inner {
         &self,
         account: &AccountId,
         wrap: &KeyWrap,
-        dead: &mut HashMap<Bucket, Refusal>,
+        dead: &mut HashMap<Place, Refusal>,
     ) -> Result<Opened, KeyError> {
         let refused = |refusal, dies_at| Ok(Opened { result: Err(refusal), dies_at });
         if !self.deps.policy.allows(account, &wrap.tenant) {
             return refused(Refusal::NotAllowed, None);
         }
-        let bucket = match wrap.bucket.parse::<Bucket>() {
-            Ok(bucket) if bucket.contents() == Contents::Messages(wrap.class) => bucket,
+        let fits = |place: &Place| {
+            place.bucket.contents() == Contents::Messages(wrap.class) && place.is_for(&wrap.tenant)
+        };
+        let place = match wrap.bucket.parse::<Place>() {
+            Ok(place) if fits(&place) => place,
             Ok(_) | Err(_) => return refused(Refusal::Invalid, None),
         };
-        let dies_at = Some(bucket.dies_at());
+        let dies_at = Some(place.bucket.dies_at());
         let now = self.now().at;
-        if bucket.is_dead(now) {
+        if place.bucket.is_dead(now) {
             // Its key may still be in the file: the next sweep is seconds away. Nothing opens with it any more.
-            let refusal = match dead.get(&bucket) {
+            let refusal = match dead.get(&place) {
                 Some(refusal) => *refusal,
-                None => self.refusal_of_dead(bucket, now)?,
+                None => self.refusal_of_dead(&place, now)?,
             };
-            dead.insert(bucket, refusal);
+            dead.insert(place, refusal);
             return refused(refusal, dies_at);
         }
         let result = match self.deps.keys.unwrap_session_key(&self.binding(wrap), &wrap.wrapped) {
@@ -477,8 +485,8 @@ impl Inner {
         Ok(Opened { result, dies_at })
     }
 
-    fn refusal_of_dead(&self, bucket: Bucket, now: Timestamp) -> Result<Refusal, KeyError> {
-        match self.bury(&bucket.to_string(), now) {
+    fn refusal_of_dead(&self, place: &Place, now: Timestamp) -> Result<Refusal, KeyError> {
+        match self.bury(&place.to_string(), now) {
             Ok(_) => Ok(Refusal::Destroyed),
             Err(KeystoreError::BucketUnknown) => Ok(Refusal::UnknownBucket),
             Err(error) => Err(KeyError::Keystore(error)),

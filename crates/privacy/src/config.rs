@@ -1,9 +1,10 @@
 //! `default.toml` as types. Its text is the reference.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use serde::Deserialize;
 use sotto_bus::NatsConfig;
+use sotto_core::TenantId;
 use sotto_crypto::sign::PublicKey;
 use sotto_keystore::TokenSettings;
 use sotto_runtime::{
@@ -19,6 +20,7 @@ use crate::{
     domain::{
         approval::Person,
         limits::{self, LIMITS, Limits},
+        place::LONGEST_OWNER,
         policy::{Allowed, Policy, Rule},
         rate::Bound,
         retention::Retention,
@@ -27,6 +29,9 @@ use crate::{
 
 /// The embedded defaults.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
+
+/// Tenants with keys of their own: each multiplies the keys of a cell.
+const MOST_OWNERS: usize = 64;
 
 /// All of the configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -51,6 +56,8 @@ pub struct Config {
     pub rate: RateConfig,
     /// `[[unwrap]]`
     pub unwrap: Vec<RuleConfig>,
+    /// `[own_keys]`
+    pub own_keys: OwnKeysConfig,
     /// `[approval]`
     pub approval: ApprovalConfig,
     /// `[admin]`
@@ -113,6 +120,13 @@ pub struct RetentionConfig {
     pub inbound: ConfigDuration,
     /// Submit timeout and skew on top.
     pub submit_margin: ConfigDuration,
+}
+
+/// Who has bucket keys of their own.
+#[derive(Clone, Debug, Deserialize)]
+pub struct OwnKeysConfig {
+    /// The tenants.
+    pub tenants: Vec<String>,
 }
 
 /// Who may approve the destruction of keys before their time.
@@ -221,6 +235,11 @@ impl Config {
         self.retention.rules()
     }
 
+    /// The tenants with keys of their own. One that does not parse (validation refuses it) has none.
+    pub fn own_keys(&self) -> HashSet<TenantId> {
+        self.own_keys.tenants.iter().filter_map(|name| name.parse().ok()).collect()
+    }
+
     /// The people as the domain knows them. One that does not parse (validation refuses it) has no word.
     pub fn people(&self) -> Vec<Person> {
         self.approval.people.iter().filter_map(|person| person.read().ok()).collect()
@@ -272,6 +291,7 @@ impl Validate for Config {
         errors.duration_in(&at.key("destruction"), "sweep_every", self.destruction.sweep_every, sweep);
         self.rate.validate(&at.key("rate"), errors);
         validate_rules(&self.unwrap, at, errors);
+        self.own_keys.validate(&at.key("own_keys"), errors);
         self.approval.validate(&at.key("approval"), errors);
         self.admin.validate(&at.key("admin"), errors);
         self.telemetry.validate(&at.key("telemetry"), errors);
@@ -309,6 +329,22 @@ impl Validate for RetentionConfig {
                 errors.duration_in(at, key, value, limit.least..=limit.most);
             }
         }
+    }
+}
+
+impl Validate for OwnKeysConfig {
+    fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
+        let names = self.tenants.iter();
+        let owns = |name: &String| {
+            name.len() <= LONGEST_OWNER && name.parse::<TenantId>().is_ok_and(|tenant| !tenant.is_unowned())
+        };
+        if let Some(wrong) = names.clone().find(|name| !owns(name)) {
+            let problem = format!("{wrong:?} must be a tenant of at most {LONGEST_OWNER} characters");
+            errors
+                .push(ConfigError::new(at.key("tenants"), problem).fix("name tenants as clients have them"));
+        }
+        let fix = "keep to those who must be deleted alone: each has up to 110 keys at a time";
+        errors.require(at, "tenants", names.len() <= MOST_OWNERS, "must name at most 64 tenants", fix);
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod approval;
 pub mod bucket;
 pub mod limits;
+pub mod place;
 pub mod policy;
 pub mod rate;
 pub mod retention;

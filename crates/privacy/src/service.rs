@@ -91,6 +91,7 @@ pub async fn serve(
         rules: config.rules(),
         policy: config.policy(),
         bound: config.bound(),
+        own_keys: config.own_keys(),
         people: config.people(),
         keys: buckets,
         receipts,

@@ -46,11 +46,14 @@ pub(crate) enum Keys {
     /// Write down which keys are to be destroyed before their time, for two people to approve
     Propose {
         /// Names of keys, as `sotto keys list` tells them
-        #[arg(required_unless_present_any = ["class", "all"])]
+        #[arg(required_unless_present_any = ["class", "tenant", "all"])]
         buckets: Vec<String>,
         /// Every living key of this class
         #[arg(long, conflicts_with_all = ["buckets", "all"])]
         class: Option<String>,
+        /// Every living key that is this tenant's own (privacy's own_keys.tenants)
+        #[arg(long, conflicts_with_all = ["buckets", "all"])]
+        tenant: Option<String>,
         /// Every living key
         #[arg(long, conflicts_with = "buckets")]
         all: bool,
@@ -92,8 +95,11 @@ pub(crate) async fn keys(
         }
         Keys::Rotate { class } => rotate(dir, class, clock.now(), output).await,
         Keys::Person { name, out } => approvals::person(&name, &out, output),
-        Keys::Propose { buckets, class, all: _, out, within } => {
-            let buckets = if buckets.is_empty() { living(dir, class.as_deref()).await? } else { buckets };
+        Keys::Propose { buckets, class, tenant, all: _, out, within } => {
+            let buckets = match buckets.is_empty() {
+                true => living(dir, class.as_deref(), tenant.as_deref()).await?,
+                false => buckets,
+            };
             let expires_at = clock.now().plus(Duration::from_secs(within));
             approvals::propose(dir, buckets, expires_at, &out, output)
         }
@@ -121,16 +127,18 @@ async fn list(dir: &CellDir, since: Timestamp, now: Timestamp, output: &Output) 
     keys.iter().try_for_each(|key| tell(key, now, output))
 }
 
-/// Names of the living keys, of one class or of all.
-async fn living(dir: &CellDir, class: Option<&str>) -> Result<Vec<String>, CliError> {
+/// Names of the living keys, of one class or of all, of one tenant that has its own or of all.
+async fn living(dir: &CellDir, class: Option<&str>, tenant: Option<&str>) -> Result<Vec<String>, CliError> {
     // None was destroyed that late.
     let keys = read(dir, Timestamp::from_unix_seconds(LAST_SECOND)).await?.keys;
     let wanted = |key: &KeyFacts| {
         class.is_none_or(|class| key.bucket.split_once('/').is_some_and(|(of, _)| of == class))
+            && tenant.is_none_or(|tenant| key.bucket.split_once('@').is_some_and(|(_, of)| of == tenant))
     };
     let names: Vec<_> = keys.into_iter().filter(wanted).map(|key| key.bucket).collect();
     if names.is_empty() {
-        return Err(CliError::new("no such key lives").fix("see those there are: sotto keys list"));
+        let fix = "see those there are: sotto keys list; a tenant has keys of its own if privacy's own_keys.tenants names it";
+        return Err(CliError::new("no such key lives").fix(fix));
     }
     Ok(names)
 }

@@ -145,7 +145,8 @@ impl Deletions {
     }
 
     fn receipt(&mut self, cell: &CellId, index: u64, act: &Act, pinned: Option<PublicKey>) {
-        let Some((deletion, seal)) = Deletion::of_act(cell.clone(), act.at_s, &act.object) else {
+        let read = Deletion::of_act(cell.clone(), act.at_s, &act.tenant, &act.object);
+        let Some((deletion, seal)) = read else {
             // Of a version that signed none.
             self.unsigned.extend(act.object.split(',').next().map(str::to_owned));
             return;

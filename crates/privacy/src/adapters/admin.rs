@@ -23,8 +23,8 @@ use crate::{
 /// The largest request: an act with every bucket it may name, and its signatures.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
-/// More signatures than an act has people.
-const MOST_SIGNATURES: usize = 16;
+/// So many names fit into the object of an act in the audit log.
+const MOST_SIGNATURES: usize = 3;
 
 /// The service on the wire.
 #[derive(Clone, Debug)]
@@ -82,7 +82,7 @@ impl KeyAdminService for AdminServer {
         let caller = peer_service(&request)?.name();
         let DestroyKeysRequest { act, approvals } = request.into_inner();
         if approvals.len() > MOST_SIGNATURES {
-            return Err(refused("approvals", "must be at most 16"));
+            return Err(refused("approvals", "must be at most 3"));
         }
         let signed =
             approvals.into_iter().map(|one| Signed { by: one.by, signature: one.signature.to_vec() });

@@ -9,8 +9,9 @@ use super::{Inner, Keys, MAKER, OPENER, TELL_AGAIN, lock};
 use crate::{
     domain::{
         approval::{self, Approved, Signed},
-        bucket::{Bucket, Contents},
+        bucket::Contents,
         limits::Rule,
+        place::Place,
         tally::{Deed, Outcome},
     },
     error::KeyError,
@@ -164,12 +165,12 @@ impl Inner {
         let gone = gone.split_off(gone.len().saturating_sub(MOST_DESTROYED));
         let mut keys: Vec<_> = living.iter().map(|living| self.facts(living)).collect();
         keys.extend(gone.iter().map(of_destroyed));
-        keys.sort_by_cached_key(|key| (key.bucket.parse::<Bucket>().ok(), key.bucket.clone()));
+        keys.sort_by_cached_key(|key| (key.bucket.parse::<Place>().ok(), key.bucket.clone()));
         Ok(keys)
     }
 
     fn facts(&self, living: &BucketInfo) -> KeyFacts {
-        let superseded = living.bucket.parse().is_ok_and(|bucket| self.is_superseded(bucket));
+        let superseded = living.bucket.parse().is_ok_and(|place| self.is_superseded(&place));
         KeyFacts {
             bucket: living.bucket.clone(),
             state: if superseded { KeyState::Superseded } else { KeyState::Current },
@@ -179,15 +180,15 @@ impl Inner {
         }
     }
 
-    fn is_superseded(&self, bucket: Bucket) -> bool {
-        bucket.next().is_some_and(|next| self.deps.keys.fate(&next.to_string()) != Fate::Unknown)
+    fn is_superseded(&self, place: &Place) -> bool {
+        place.next().is_some_and(|next| self.deps.keys.fate(&next.to_string()) != Fate::Unknown)
     }
 
     /// The bucket of this time that seals now: the last one that was made, or the one after it if that is destroyed.
-    pub(super) fn current(&self, first: Bucket) -> Option<Bucket> {
-        let mut current = first;
+    pub(super) fn current(&self, first: &Place) -> Option<Place> {
+        let mut current = first.clone();
         loop {
-            match (self.deps.keys.fate(&current.to_string()), self.is_superseded(current)) {
+            match (self.deps.keys.fate(&current.to_string()), self.is_superseded(&current)) {
                 (Fate::Unknown, _) | (Fate::Living, false) => return Some(current),
                 (Fate::Living, true) | (Fate::Destroyed, _) => current = current.next()?,
             }
@@ -198,12 +199,13 @@ impl Inner {
         let now = self.now().at;
         let mut made = Vec::new();
         for living in self.deps.keys.buckets().map_err(KeyError::Keystore)? {
-            let Ok(bucket) = living.bucket.parse::<Bucket>() else { continue };
+            let Ok(place) = living.bucket.parse::<Place>() else { continue };
+            let bucket = place.bucket;
             let wanted = contents.is_none_or(|contents| bucket.contents() == contents);
-            if !wanted || bucket.is_dead(now) || self.is_superseded(bucket) {
+            if !wanted || bucket.is_dead(now) || self.is_superseded(&place) {
                 continue;
             }
-            let next = bucket.next().ok_or(KeyError::Spent)?.to_string();
+            let next = place.next().ok_or(KeyError::Spent)?.to_string();
             let info = self
                 .deps
                 .keys
@@ -259,7 +261,7 @@ impl Inner {
             }
         };
         drop(known);
-        let lives = |name: &&String| name.parse::<Bucket>().is_ok_and(|bucket| !bucket.is_dead(now));
+        let lives = |name: &&String| name.parse::<Place>().is_ok_and(|place| !place.bucket.is_dead(now));
         Ok(Ended {
             destroyed: all.destroyed.iter().filter(lives).cloned().collect(),
             superseded: all.superseded.iter().filter(lives).cloned().collect(),
@@ -271,7 +273,7 @@ impl Inner {
         let early = destroyed.into_iter().filter(|gone| gone.dies_at_ms > now.unix_millis());
         let living = self.deps.keys.buckets().map_err(KeyError::Keystore)?;
         let superseded = living.into_iter().map(|living| living.bucket);
-        let superseded = superseded.filter(|name| name.parse().is_ok_and(|one| self.is_superseded(one)));
+        let superseded = superseded.filter(|name| name.parse().is_ok_and(|one| self.is_superseded(&one)));
         Ok(Ended { destroyed: early.map(|gone| gone.bucket).collect(), superseded: superseded.collect() })
     }
 

@@ -89,7 +89,7 @@ impl Inner {
             at,
             action: ACTION,
             actor: "privacy",
-            tenant: None,
+            tenant: deletion.owner().and_then(|owner| owner.parse().ok()),
             object: deletion.object(seal.as_ref()),
             outcome: "ok",
         });

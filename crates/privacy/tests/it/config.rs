@@ -42,6 +42,9 @@ fn every_range_is_checked() {
         ("retention.otp = '16 m'", "retention.otp"),
         ("retention.transactional = '73 h'", "retention.transactional"),
         ("retention.limits = 'mars'", "retention.limits"),
+        ("own_keys.tenants = ['No Tenant']", "own_keys.tenants"),
+        ("own_keys.tenants = ['unowned']", "own_keys.tenants"),
+        ("own_keys.tenants = ['a12345678901234567890123456789012345']", "own_keys.tenants"),
         ("retention.limits = 'technical'\nretention.otp = '25 h'", "retention.otp"),
         (
             "[[approval.people]]\nname = 'An'\nkey = 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'",

@@ -188,6 +188,47 @@ async fn a_rotation_seals_with_new_keys_and_opens_with_the_old_ones() {
 }
 
 #[tokio::test]
+async fn a_tenant_with_keys_of_its_own_is_shredded_alone_and_at_once() {
+    let world = World::new();
+    let keys = world.open();
+    let until = NOW.plus(10 * MINUTE);
+    let make = async |name: &str, class| keys.make("ingress", tenant(name), class, until).await.unwrap();
+    let (ours, codes) =
+        (make("bank", MessageClass::Promotional).await, make("bank", MessageClass::Otp).await);
+    let theirs = make("acme", MessageClass::Promotional).await;
+    assert_eq!(ours.wrap.bucket, "promotional/2026-11-25@bank");
+    assert_eq!(codes.wrap.bucket, "otp/2026-11-24T05@bank");
+    assert_eq!(theirs.wrap.bucket, "promotional/2026-11-25");
+    assert_eq!(ours.dies_at, theirs.dies_at);
+    let inbound = keys.make_inbound("carrier", &account("vina"), tenant("bank")).await.unwrap();
+    assert!(inbound.wrap.bucket.ends_with("@bank"));
+    assert_eq!(refusal(&keys, &ours.wrap).await, None);
+    // Its bucket is for nobody else.
+    let mut other = theirs.wrap.clone();
+    other.bucket = ours.wrap.bucket.clone();
+    assert_eq!(refusal(&keys, &other).await, Some(Refusal::Invalid));
+    world.told.take();
+
+    let gone = destroy(&keys, &[&ours.wrap.bucket, &codes.wrap.bucket, &inbound.wrap.bucket]).await.unwrap();
+    assert_eq!(gone.len(), 3);
+    for wrap in [&ours.wrap, &codes.wrap] {
+        assert_eq!(refusal(&keys, wrap).await, Some(Refusal::Destroyed));
+    }
+    assert_eq!(refusal(&keys, &theirs.wrap).await, None, "no other tenant is touched");
+    // The receipt's act is the tenant's, and its object has room for the signature.
+    let told = world.told.take();
+    let receipt = told.iter().find(|one| one.starts_with("bucket.destroyed otp/2026-11-24T05,")).unwrap();
+    assert!(receipt.len() <= 200 + "bucket.destroyed  ok".len(), "{receipt}");
+    // It goes on with new ones, and so do the keys of everybody.
+    assert_eq!(make("bank", MessageClass::Otp).await.wrap.bucket, "otp/2026-11-24T05.2@bank");
+    let rotated = keys.rotate("operator", Some(Contents::Messages(MessageClass::Otp))).await.unwrap();
+    assert_eq!(
+        rotated.iter().map(|key| key.bucket.as_str()).collect::<Vec<_>>(),
+        ["otp/2026-11-24T05.3@bank"]
+    );
+}
+
+#[tokio::test]
 async fn the_inventory_says_of_each_key_how_it_stands() {
     let world = World::new();
     let keys = world.open();

@@ -41,7 +41,7 @@ async fn a_receipt_verifies_with_the_key_that_was_told_and_only_as_it_was_told()
     keys.sweep().await.unwrap();
     let told = objects(&world.told.take(), "bucket.destroyed");
     let read = |object: &str, at: Timestamp| {
-        Deletion::of_act("vn".parse().unwrap(), at.unix_seconds(), object).unwrap()
+        Deletion::of_act("vn".parse().unwrap(), at.unix_seconds(), "", object).unwrap()
     };
     let [object] = &told[..] else { panic!("{told:?}") };
     let receipt = read(object, made.dies_at);

@@ -1,6 +1,7 @@
 //! A key file, a clock and an audit log that remembers.
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -147,6 +148,7 @@ impl World {
             rules: Vec::new(),
             policy: Policy::new(rules),
             bound,
+            own_keys: HashSet::from([tenant("bank")]),
             people: PEOPLE
                 .map(|(name, seed)| Person { name: name.to_owned(), key: person_key(seed).public() })
                 .to_vec(),
