@@ -50,6 +50,16 @@ async fn a_cell_with_an_hsm_delivers_and_outlives_its_absence() {
     cell.run(["intake-key", "rotate"]).await;
     cell.run(over_nats.into_iter().chain(["+84917345683"])).await;
 
+    // Each key is seen, and the messages' have successors while they go on opening.
+    let keys = cell.json(["keys", "list"]).await;
+    let rings = keys.iter().filter(|key| key["ring"].is_string()).count();
+    let buckets = keys.iter().filter(|key| key["bucket"].is_string() && key["state"] == "current").count();
+    assert!(rings >= 7 && buckets >= 1, "{keys:?}");
+    let rotated = cell.json(["keys", "rotate"]).await;
+    assert_eq!(rotated.len(), buckets);
+    let sent = client.send(with_token(load::otp(6), &token)).await.unwrap().into_inner();
+    assert_eq!(cell.ended(&sent.message_id).await["state"], "delivered");
+
     // No file keeps a key of theirs, nor what would open one.
     let kept = files(&cell.root());
     let keyfile = |path: &&String| path.ends_with(".sks") || path.contains("secrets/unlock");

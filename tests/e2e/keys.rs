@@ -59,7 +59,10 @@ async fn approve(cell: &Cell, act: &str, name: &str) {
 
 async fn in_state(cell: &Cell, state: &str) -> BTreeSet<String> {
     let keys = cell.json(["keys", "list"]).await;
-    let of_state = keys.iter().filter(|key| key["state"] == state);
+    let rings: BTreeSet<_> = keys.iter().filter_map(|key| key["ring"].as_str()).collect();
+    let all = ["checkpoint", "client-secrets", "client-store", "idempotency", "intake", "token"];
+    assert_eq!(rings, BTreeSet::from(all), "{keys:?}");
+    let of_state = keys.iter().filter(|key| key["state"] == state && key["bucket"].is_string());
     of_state.map(|key| key["bucket"].as_str().unwrap().to_owned()).collect()
 }
 

@@ -3,19 +3,15 @@
 use std::time::Duration;
 
 use sotto_core::{Clock, Timestamp};
-use sotto_keystore::{
-    KeyInfo, KeyKind, KeyRole, Keystore, KeystoreError, MacHome, Pkcs11Keystore, SoftKeystore, Token,
-    UnlockSecret,
-};
+use sotto_keystore::{KeyInfo, KeyKind, KeyRole, Keystore, KeystoreError};
 
+use super::keys;
 use crate::{
     CliError, Output, Tone,
     cell::CellDir,
     error::at,
-    hsm,
     init::{
         files,
-        hsm::token_of,
         keys::{INTAKE_KEY, INTAKE_RING, intake_jwk},
     },
 };
@@ -99,18 +95,7 @@ fn client_folders(dir: &CellDir) -> Result<Vec<std::path::PathBuf>, CliError> {
 }
 
 fn open(dir: &CellDir) -> Result<Box<dyn Keystore>, CliError> {
-    let cell = dir.open()?;
-    if hsm::conf(dir).exists() {
-        hsm::enter(dir)?;
-        let settings = hsm::token(dir, token_of("ingress", &cell.id), dir.path("secrets/pin-ingress"))?;
-        let token = Token::open(settings).map_err(failed)?;
-        return Ok(Box::new(Pkcs11Keystore::open(token, "ingress", MacHome::Process).map_err(failed)?));
-    }
-    let secret = UnlockSecret::read(&dir.path("secrets/unlock-ingress")).map_err(failed)?;
-    // In containers a link stands there, and what replaces the file must stand where it leads.
-    let path = dir.path("keystore/ingress.sks");
-    let path = std::fs::canonicalize(&path).map_err(at(&path))?;
-    Ok(Box::new(SoftKeystore::open(&path, secret, "ingress").map_err(failed)?))
+    keys::open(dir, "ingress")
 }
 
 fn failed(error: KeystoreError) -> CliError {

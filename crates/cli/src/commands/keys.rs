@@ -1,6 +1,9 @@
 //! `sotto keys …`: the keys that messages hang on, seen, replaced, and by two people destroyed.
 
 mod approvals;
+mod rings;
+
+pub(super) use rings::open;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -18,12 +21,12 @@ use tonic::transport::Channel;
 
 use self::approvals::ActFile;
 use super::{channel, refused};
-use crate::{CliError, Output, Tone, cell::CellDir};
+use crate::{CliError, Output, Tone, cell::CellDir, hsm};
 
 /// `sotto keys …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Keys {
-    /// List the keys with their state, age, use and end
+    /// List the keys of messages with state, age, use and end, and the rings of the services whose keystores are here
     List {
         /// Also those destroyed in the last so many seconds; default: a week
         #[arg(long, value_name = "SECONDS", default_value = "604800")]
@@ -120,11 +123,16 @@ pub(super) async fn read(dir: &CellDir, destroyed_since: Timestamp) -> Result<Li
 }
 
 async fn list(dir: &CellDir, since: Timestamp, now: Timestamp, output: &Output) -> Result<(), CliError> {
+    if hsm::conf(dir).exists() {
+        // It may begin the program anew: before anything is told.
+        hsm::enter(dir)?;
+    }
     let keys = read(dir, since).await?.keys;
     if keys.is_empty() {
-        return output.line("there is no key: the first message makes one");
+        output.line("no message has a key: the first one makes it")?;
     }
-    keys.iter().try_for_each(|key| tell(key, now, output))
+    keys.iter().try_for_each(|key| tell(key, now, output))?;
+    rings::list(dir, now, output)
 }
 
 /// Names of the living keys, of one class or of all, of one tenant that has its own or of all.

@@ -264,3 +264,115 @@ fn status(
         report.checkpoint.size
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use sotto_crypto::sign::SigningKey;
+
+    use super::*;
+
+    const AT: i64 = 1_795_497_600;
+
+    fn key(seed: u8) -> SigningKey {
+        SigningKey::from_seed(&[seed; 32]).unwrap()
+    }
+
+    fn cell() -> CellId {
+        "vn".parse().unwrap()
+    }
+
+    fn deletion(generation: u64) -> Deletion {
+        Deletion {
+            cell: cell(),
+            bucket: "otp/2026-11-24T06".to_owned(),
+            made_at_ms: 1_795_493_815_007,
+            destroyed_at_s: AT,
+            wraps_at_most: 65_536,
+            generation,
+        }
+    }
+
+    fn signed(by: &SigningKey, deletion: &Deletion) -> String {
+        let signature = URL_SAFE_NO_PAD.encode(by.sign(deletion.to_string().as_bytes()).unwrap());
+        deletion.object(Some(&Seal { key_id: short_id(by.public()), signature }))
+    }
+
+    fn entry(producer: &str, action: &str, object: String) -> Vec<u8> {
+        let act = Act {
+            producer: producer.to_owned(),
+            at_s: AT,
+            action: action.to_owned(),
+            object,
+            ..Default::default()
+        };
+        LogEntry { version: 1, content: Some(Content::Act(act)) }.encode_to_vec()
+    }
+
+    /// What is found in a log of these acts of privacy's.
+    fn found(acts: &[(&str, String)], pinned: Option<PublicKey>) -> Deletions {
+        let mut found = Deletions::default();
+        for (index, (action, object)) in (0..).zip(acts) {
+            found.take(&cell(), index, &entry("privacy/a", action, object.clone()), pinned);
+        }
+        found
+    }
+
+    #[test]
+    fn a_receipt_is_good_by_a_key_that_was_told_before_it_or_is_noted_elsewhere() {
+        let (ours, other) = (key(1), key(2));
+        let receipt = || (ACTION, signed(&ours, &deletion(9)));
+        let told = || (KEY_ACTION, ours.public().jwk_x());
+        let good = found(&[told(), receipt(), receipt()], None);
+        assert_eq!((good.proved.len(), good.faults.as_slice()), (1, &[][..]), "told twice is one");
+        assert!(found(&[receipt()], Some(ours.public())).faults.is_empty());
+        for (acts, pinned) in [
+            (vec![receipt()], None),
+            (vec![receipt(), told()], None),
+            (vec![told(), receipt()], Some(other.public())),
+            (vec![(KEY_ACTION, other.public().jwk_x()), receipt()], None),
+        ] {
+            let bad = found(&acts, pinned);
+            assert_eq!((bad.proved.len(), bad.faults.len()), (0, 1), "{acts:?}");
+        }
+    }
+
+    #[test]
+    fn a_receipt_that_was_altered_contradicts_another_or_is_of_somebody_else_does_not_count() {
+        let ours = key(1);
+        let told = (KEY_ACTION, ours.public().jwk_x());
+        let object = signed(&ours, &deletion(9));
+        for altered in [object.replace("generation=9", "generation=8"), object.replace("T06", "T07")] {
+            let bad = found(&[told.clone(), (ACTION, altered)], None);
+            assert_eq!((bad.proved.len(), bad.faults.len()), (0, 1));
+        }
+        let twice = [told.clone(), (ACTION, object.clone()), (ACTION, signed(&ours, &deletion(10)))];
+        assert_eq!(found(&twice, None).faults, ["entry 2 contradicts an earlier receipt"]);
+        let mut of_other = found(&[told.clone()], None);
+        of_other.take(&cell(), 1, &entry("identity/a", ACTION, object), None);
+        assert!(of_other.proved.is_empty() && of_other.faults.is_empty());
+        let unsigned = found(&[told, (ACTION, deletion(9).object(None))], None);
+        assert_eq!(unsigned.unsigned.len(), 1);
+        assert!(unsigned.proved.is_empty() && unsigned.faults.is_empty());
+    }
+
+    #[test]
+    fn what_privacy_destroyed_a_minute_ago_must_have_its_receipt() {
+        let ours = key(1);
+        let proved =
+            found(&[(KEY_ACTION, ours.public().jwk_x()), (ACTION, signed(&ours, &deletion(9)))], None);
+        let known = |bucket: &str, generation| KeyFacts {
+            bucket: bucket.to_owned(),
+            state: KeyState::Destroyed.into(),
+            destroyed_at: Some(sotto_proto::to_wire_time(Timestamp::from_unix_seconds(AT))),
+            generation,
+            ..Default::default()
+        };
+        let known = [known("otp/2026-11-24T06", 9), known("otp/2026-11-24T07", 10)];
+        let at = Timestamp::from_unix_seconds(AT);
+        assert!(proved.missing(&known, at.plus(Duration::from_secs(59))).is_empty(), "it is on its way");
+        assert_eq!(proved.missing(&known, at.plus(Duration::from_secs(60))), ["otp/2026-11-24T07"]);
+        // The same name from an older keystore is another destruction.
+        let other = [KeyFacts { generation: 8, ..known[0].clone() }];
+        assert_eq!(proved.missing(&other, at.plus(Duration::from_secs(60))).len(), 1);
+    }
+}

@@ -63,7 +63,20 @@ pub(super) fn keystores(dir: &CellDir, cell: &CellId, now: Timestamp) -> Result<
 }
 
 /// The slots of named keys.
-pub(super) const SLOTS: [&str; 3] = ["ingress", "identity", "audit"];
+pub(crate) const SLOTS: [&str; 3] = ["ingress", "identity", "audit"];
+
+/// The rings of a slot.
+pub(crate) fn rings_of(slot: &str) -> &'static [(&'static str, KeyKind)] {
+    match slot {
+        "ingress" => &[("idempotency", KeyKind::HmacSha256), (INTAKE_RING, KeyKind::X25519)],
+        "identity" => &[
+            ("token", KeyKind::Ed25519),
+            ("client-secrets", KeyKind::HmacSha256),
+            ("client-store", KeyKind::HmacSha256),
+        ],
+        _ => &[("checkpoint", KeyKind::Ed25519)],
+    }
+}
 
 /// Makes the first keys of a slot, and writes down the public halves that others need.
 pub(super) fn fill(
@@ -73,16 +86,7 @@ pub(super) fn fill(
     keystore: &dyn Keystore,
     now: Timestamp,
 ) -> Result<(), CliError> {
-    let keys: &[(&str, KeyKind)] = match slot {
-        "ingress" => &[("idempotency", KeyKind::HmacSha256), (INTAKE_RING, KeyKind::X25519)],
-        "identity" => &[
-            ("token", KeyKind::Ed25519),
-            ("client-secrets", KeyKind::HmacSha256),
-            ("client-store", KeyKind::HmacSha256),
-        ],
-        _ => &[("checkpoint", KeyKind::Ed25519)],
-    };
-    for (label, kind) in keys {
+    for (label, kind) in rings_of(slot) {
         let key = keystore.generate(label, *kind, now.unix_millis()).map_err(failed)?;
         if slot == "audit" {
             pin_log(dir, cell, key.public)?;
