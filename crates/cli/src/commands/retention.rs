@@ -347,7 +347,7 @@ mod tests {
         }
         let twice = [told.clone(), (ACTION, object.clone()), (ACTION, signed(&ours, &deletion(10)))];
         assert_eq!(found(&twice, None).faults, ["entry 2 contradicts an earlier receipt"]);
-        let mut of_other = found(&[told.clone()], None);
+        let mut of_other = found(std::slice::from_ref(&told), None);
         of_other.take(&cell(), 1, &entry("identity/a", ACTION, object), None);
         assert!(of_other.proved.is_empty() && of_other.faults.is_empty());
         let unsigned = found(&[told, (ACTION, deletion(9).object(None))], None);
