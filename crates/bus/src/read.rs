@@ -150,6 +150,11 @@ impl<B: prost::Message + Default> StreamReader<B> {
         let api = format!("STREAM.INFO.{}", self.stream);
         let info = self.bus.api(&api, &json!({})).await;
         let info = info.map_err(|source| ReadError::Api { stream: self.stream.clone(), source })?;
+        // Who was the leader tells of the past.
+        if !is_led(&info) {
+            let source = ApiError::NoAnswer { subject: format!("$JS.API.{api}") };
+            return Err(ReadError::Api { stream: self.stream.clone(), source });
+        }
         let number =
             |name: &str| info.get("state").and_then(|s| s.get(name)).and_then(Value::as_u64).unwrap_or(0);
         Ok(StreamState {
@@ -222,10 +227,17 @@ impl<B: prost::Message + Default> StreamReader<B> {
             of: ALL.to_owned(),
             last: from.saturating_sub(1),
             to,
+            stored: false,
             ready: VecDeque::new(),
             ended: from > to,
             kind: PhantomData,
         }
+    }
+
+    /// The same, where a message with the sequence `to` was stored once: [`Self::state`] told of it. A broker that knows of
+    /// less is behind, and its end is not the end.
+    pub fn read_stored(&self, from: u64, to: u64) -> Reading<B> {
+        Reading { stored: true, ..self.read(from, to) }
     }
 }
 
@@ -238,6 +250,8 @@ pub struct Reading<B> {
     /// The last sequence that was taken over; the answer goes on after it.
     last: u64,
     to: u64,
+    /// It is known that `to` was given to a message.
+    stored: bool,
     ready: VecDeque<StoredMessage>,
     ended: bool,
     kind: PhantomData<fn() -> B>,
@@ -318,7 +332,7 @@ impl<B: prost::Message + Default> Reading<B> {
         let number = |path: &str| info.pointer(path).and_then(Value::as_u64).unwrap_or(0);
         let (messages, last) = (number("/state/messages"), number("/state/last_seq"));
         // Sequences only grow: who knows of less than what was told before is cut off itself.
-        if !is_led(&info) || last < self.to {
+        if !is_led(&info) || (self.stored && last < self.to) {
             return Ok(false);
         }
         let more = messages > 0 && last > self.last;

@@ -74,7 +74,7 @@ fn told(records: Vec<AuditRecord>, subject: Option<&Subject>) -> Vec<Result<Act,
 pub async fn log_unanswered(bus: &Bus, consumer: &str, intake: &Intake) -> Result<(), ReadError> {
     let reader = StreamReader::<AuditBatch>::new(bus, "AUDIT")?;
     let state = reader.consumer(consumer).await?;
-    let mut reading = reader.read(state.acknowledged + 1, state.delivered);
+    let mut reading = reader.read_stored(state.acknowledged + 1, state.delivered);
     let mut answers = Vec::new();
     loop {
         let stored = match reading.next().await {

@@ -188,7 +188,7 @@ async fn a_leader_that_dies_takes_nothing_along() {
     let script = Script::all_done();
     let worker = route(&cluster.bus(Service::Routing).await, &script, quick()).await;
     eventually(BOUND, "work", || async { !script.given().is_empty() }).await;
-    cluster.kill_leader(&operator).await;
+    let lost = cluster.kill_leader(&operator).await;
     for n in 400..420 {
         publisher.publish(&accepted(Lane::Otp), n.to_string()).await.unwrap();
     }
@@ -199,6 +199,12 @@ async fn a_leader_that_dies_takes_nothing_along() {
     })
     .await;
     assert!(worker.stop(BOUND).await);
+
+    // Its disk went with it: it gets everything from the other two.
+    let server = cluster.servers.get_mut(lost).unwrap();
+    std::fs::remove_dir_all(server.store_dir()).unwrap();
+    server.restart().await;
+    leader(&operator).await;
 }
 
 #[tokio::test]
@@ -256,7 +262,7 @@ async fn a_broker_that_is_cut_off_decides_nothing_and_who_is_there_goes_elsewher
     // Who reads the copy that was cut off does not take its end for the end.
     let all = StreamReader::<Texts>::new(&operator, "INTAKE").unwrap().state().await.unwrap().last;
     let old_copy = StreamReader::<Texts>::new(&lonely, "INTAKE").unwrap();
-    let mut reading = old_copy.read(1, all);
+    let mut reading = old_copy.read_stored(1, all);
     let mut read = 0;
     let broken = loop {
         match reading.next().await {

@@ -160,7 +160,7 @@ impl Log for Broker {
             let reader: StreamReader<EventBatch> =
                 StreamReader::new(&self.bus, "EVENTS").map_err(failed("events"))?;
             let state = reader.state().await.map_err(failed("events"))?;
-            let reading = reader.read(state.first.max(1), state.last);
+            let reading = reader.read_stored(state.first.max(1), state.last);
             let history: History = Box::pin(stream::try_unfold(reading, async |mut reading| {
                 let next = match reading.next().await {
                     Ok(next) => next,

@@ -176,7 +176,7 @@ impl<B: prost::Message + Default> Stream<B> {
         if from > to {
             return Ok(());
         }
-        let mut reading = self.reader.read(from, to);
+        let mut reading = self.reader.read_stored(from, to);
         while let Some(stored) = reading.next_message().await.map_err(cannot_read)? {
             if !B::decode(stored.payload).is_ok_and(&mut take) {
                 unreadable.insert((self.name.clone(), stored.sequence));

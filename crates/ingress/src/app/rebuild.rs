@@ -217,7 +217,7 @@ impl Rebuilder {
     ) -> Result<(), RebuildError> {
         let reader = StreamReader::<WorkBatch>::new(&self.bus, stream).map_err(RebuildError::Read)?;
         let state = reader.state().await.map_err(RebuildError::Read)?;
-        let mut reading = reader.read(state.first, state.last);
+        let mut reading = reader.read_stored(state.first, state.last);
         while let Some(batch) = next(&mut reading).await? {
             // What is on its way to another attempt has its acceptance in EVENTS.
             let Some(Subject::Accepted(_, shard) | Subject::Scheduled(_, _, shard)) = batch.subject else {
@@ -237,7 +237,7 @@ impl Rebuilder {
     ) -> Result<(), RebuildError> {
         let reader = StreamReader::<EventBatch>::new(&self.bus, "EVENTS").map_err(RebuildError::Read)?;
         let state = reader.state().await.map_err(RebuildError::Read)?;
-        let mut reading = reader.read(state.first, state.last);
+        let mut reading = reader.read_stored(state.first, state.last);
         while let Some(batch) = next(&mut reading).await? {
             let Some(Subject::Event(shard)) = batch.subject else { continue };
             // What cannot be read is in quarantine already: the projection met it before us.
