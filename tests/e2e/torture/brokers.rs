@@ -11,7 +11,7 @@ use sotto_testkit::{
 };
 use tempfile::TempDir;
 
-use super::{Struck, Torture, now, plan::Kind, say, smsc::WINDOW};
+use super::{Struck, Torture, now, plan::Kind, smsc::WINDOW};
 use crate::{
     cell::{BOUND, Cell},
     quarantine::bus_of,
@@ -132,20 +132,21 @@ impl Torture {
     }
 }
 
+/// One harm, that of which the broker itself notices least; the storm knows all.
 #[tokio::test]
-async fn a_cell_on_three_brokers_outlives_any_of_them() {
+async fn a_cell_goes_on_without_a_broker_that_is_cut_off_from_the_others() {
     let outside = TempDir::with_prefix("sotto-carrier-").unwrap();
-    let routes = routes().await;
-    let mut torture = Torture::start_of(&std::env::temp_dir(), outside.path(), None, Some(routes)).await;
-    for (harm, stream) in [(Harm::Kill, "VN_EVENTS"), (Harm::Freeze, "VN_INTAKE"), (Harm::Cut, "VN_EVENTS")] {
-        let kind = Kind::Broker(harm, stream);
-        say(&format!("  {kind}"));
-        torture.struck.push(Struck { what: kind.to_string(), at: now(), explains: WINDOW * kind.explains() });
-        torture.harm(harm, stream).await;
-    }
-    torture.brokers.as_ref().unwrap().whole().await;
+    let routes = Some(routes().await);
+    let mut torture = Torture::start_of(&std::env::temp_dir(), outside.path(), None, routes).await;
+    let kind = Kind::Broker(Harm::Cut, "VN_EVENTS");
+    torture.struck.push(Struck { what: kind.to_string(), at: now(), explains: WINDOW * kind.explains() });
+    torture.harm(Harm::Cut, "VN_EVENTS").await;
     torture.cell.wait_until_ready().await;
-    assert!(torture.cell.run(["doctor"]).await.contains("three copies of each stream"));
+    // While messages flow a copy is a little behind now and then.
+    eventually(WHOLE, "three copies of everything", async || {
+        torture.cell.run(["doctor"]).await.contains("three copies of each stream")
+    })
+    .await;
     let mut cell = torture.judge(0, None).await;
     cell.stop().await;
     assert_eq!(cell.json(["audit", "verify"]).await[0]["verified"], true);
