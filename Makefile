@@ -3,7 +3,7 @@
 # Where rustup and deploy/tools/setup.sh put things: no shell of yours needs to know.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help setup demo build release test fmt lint unit e2e interop soak torture torture-upgrade power-loss bench bench-peers bench-soak \
+.PHONY: help setup demo build release test fmt lint unit e2e interop soak canaries torture torture-upgrade power-loss bench bench-peers bench-soak \
 	bench-micro bench-compare mutants compose-test clean
 
 help: ## what there is
@@ -40,6 +40,9 @@ interop: ## SMPP peers and a NATS client that nobody here wrote (installs them),
 
 soak: build ## ten minutes of the noise that carriers make, counted by the carrier
 	SOTTO_SOAK_MINUTES=$${MINUTES:-10} cargo nextest run --workspace --locked --profile soak -E 'test(a_twentieth_of_each_noise)'
+
+canaries: setup build ## messages with markers by every feature, searched for everywhere (MESSAGES=10000)
+	SOTTO_CANARIES=$${MESSAGES:-10000} cargo nextest run --workspace --locked --profile soak -E 'test(no_number_sender_or_text)'
 
 torture: setup build ## minutes of faults of every kind over a cell under load, by a seed (MINUTES=10 SEED=7; CLUSTER=1: three brokers; DISK=1 as root: full disks too)
 	$(if $(DISK),SOTTO_TORTURE_DISK=1) $(if $(CLUSTER),SOTTO_TORTURE_CLUSTER=1) SOTTO_TORTURE_MINUTES=$${MINUTES:-10} SOTTO_TORTURE_SEED=$${SEED:-7} cargo nextest run --workspace --locked --profile torture \

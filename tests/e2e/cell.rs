@@ -35,6 +35,8 @@ pub(crate) fn number(n: u32) -> String {
 }
 
 pub(crate) struct Cell {
+    /// Its name.
+    pub(crate) id: &'static str,
     folder: TempDir,
     up: Process,
     carriers: Option<Carriers>,
@@ -58,6 +60,11 @@ impl Carriers {
     /// Those of a file that the test made, with a simulator that it keeps itself.
     pub(crate) fn of(file: PathBuf, admin: String) -> Self {
         Self { file, _simulator: None, admin, arguments: Vec::new(), program: tools::built("sotto") }
+    }
+
+    /// The same, with a simulator that ends with the cell.
+    pub(crate) fn with_simulator(file: PathBuf, simulator: Process, admin: String) -> Self {
+        Self { _simulator: Some(simulator), ..Self::of(file, admin) }
     }
 
     /// The same with more arguments of `sotto up`.
@@ -90,7 +97,12 @@ impl Cell {
 
     /// As [`Cell::start`], with its keys in tokens of SoftHSM2.
     pub(crate) async fn start_with_hsm() -> Self {
-        Self::start_as(&std::env::temp_dir(), &["--hsm"], async |_| None).await
+        Self::start_as("vn", &std::env::temp_dir(), &["--hsm"], async |_| None).await
+    }
+
+    /// As [`Cell::start`], under another name.
+    pub(crate) async fn start_named(id: &'static str) -> Self {
+        Self::start_as(id, &std::env::temp_dir(), &[], async |_| None).await
     }
 
     /// The same, with the cell's folder in `parent`.
@@ -98,11 +110,12 @@ impl Cell {
         parent: &Path,
         prepare: impl AsyncFnOnce(&Path) -> Option<Carriers>,
     ) -> Self {
-        Self::start_as(parent, &[], prepare).await
+        Self::start_as("vn", parent, &[], prepare).await
     }
 
     /// The same, with more options of `sotto init`.
     pub(crate) async fn start_as(
+        id: &'static str,
         parent: &Path,
         options: &[&str],
         prepare: impl AsyncFnOnce(&Path) -> Option<Carriers>,
@@ -112,12 +125,12 @@ impl Cell {
         folder.disable_cleanup(std::env::var_os("SOTTO_KEEP").is_some());
         let root = folder.path().join("cell");
         // More than `sotto init` makes by itself: what works with some works with one.
-        let init = ["init", "--id", "vn", "--shards", "4"];
+        let init = ["init", "--id", id, "--shards", "4"];
         let init = sotto(&root, init.iter().chain(options)).await;
         assert!(init.status.success(), "{}", text(&init.stderr));
         let carriers = prepare(&root).await;
         let up = launch(folder.path(), &root, carriers.as_ref());
-        let mut cell = Self { folder, up, carriers };
+        let mut cell = Self { id, folder, up, carriers };
         cell.wait_until_up().await;
         cell.run(["owner", "claim"]).await;
         cell.new_client("shop", "acme", SENDER).await;
@@ -459,7 +472,7 @@ pub(crate) async fn carrier_with(root: &Path, tps: u32, keys: &str, behaviour: &
     let (simulator, port, admin) = simulator(&root.join("own-simulator.log"), arguments).await;
     let keys = format!("window = 10\ntps = {tps}\nresponse_timeout = \"10 s\"\n{keys}");
     let file = carriers_file(root, port, &keys);
-    Carriers { _simulator: Some(simulator), ..Carriers::of(file, admin) }
+    Carriers::with_simulator(file, simulator, admin)
 }
 
 /// Who may bind at a simulator, with which certificate, and how it behaves.

@@ -90,7 +90,8 @@ async fn send_all(
     sent
 }
 
-async fn accepted_at_last(
+/// The id of a message that is asked for until it is accepted.
+pub(crate) async fn accepted_at_last(
     client: &MessageServiceClient<Channel>,
     token: &str,
     request: SendRequest,

@@ -31,7 +31,7 @@ async fn refused(cell: &Cell, client: &str, to: &str) -> String {
 }
 
 /// A connection as this client, by what the tool wrote for it.
-async fn connect(cell: &Cell, client: &str) -> ClientConnection {
+pub(crate) async fn connect(cell: &Cell, client: &str) -> ClientConnection {
     let folder = cell.root().join(format!("clients/{client}.nats"));
     let told: Value =
         serde_json::from_slice(&std::fs::read(folder.join("connection.json")).unwrap()).unwrap();

@@ -61,7 +61,7 @@ pub(crate) async fn bus_of(cell: &Cell, service: Service, replicas: Replicas) ->
     let options = BusOptions {
         service,
         instance: "test".to_owned(),
-        cell: BusCell { id: "vn".parse().unwrap(), shards, replicas },
+        cell: BusCell { id: cell.id.parse().unwrap(), shards, replicas },
         topology: Topology::embedded().unwrap(),
         clock: Arc::new(SystemClock),
         digest: Arc::new(|_| [0; 32]),

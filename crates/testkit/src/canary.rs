@@ -1,16 +1,20 @@
 //! Searches for planted secrets in every encoding in which one could leak.
 //!
 //! A search that finds nothing proves something only after it has found what was planted: see [`Canary::prove`].
-//! Compressed or encrypted files hide what they hold; leave compression off in the servers under test.
+//! What is packed by gzip or zlib, by S2 or by Snappy's framing is unpacked wherever it stands and searched too. Blocks without
+//! a header (LZ4, LZF, bare Snappy) leave the first place of a word as it is. Encrypted files hide what they hold.
 
 mod encodings;
+mod memory;
 mod scan;
+mod unpack;
 
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
 };
 
+pub use memory::Memory;
 use scan::Scanner;
 
 /// How a secret was written where it was found.
@@ -82,14 +86,35 @@ impl Canary {
         Self { secrets, scanner }
     }
 
-    /// What is found in `bytes`, which are called `place`; each secret once an encoding.
+    /// What is found in `bytes`, which are called `place`, and in what is packed in them; each secret once an encoding.
     pub fn search_bytes(&self, place: &str, bytes: &[u8]) -> Vec<Finding> {
+        let mut found = self.search_plain(place, bytes);
+        for (at, packing, inside) in unpack::unpacked(bytes) {
+            found.extend(self.search_plain(&format!("{place}, {packing} at byte {at}"), &inside));
+        }
+        found
+    }
+
+    fn search_plain(&self, place: &str, bytes: &[u8]) -> Vec<Finding> {
         let found = self.scanner.scan(bytes).into_iter().filter_map(|hit| {
             let (label, _) = self.secrets.get(hit.secret)?;
             let (encoding, place) = (hit.encoding, place.to_owned());
             Some(Finding { label: label.clone(), encoding, place, offset: hit.offset })
         });
         found.collect()
+    }
+
+    /// What is found in the memory of a process that this test started: all that it has written to, and what is packed in it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or has ended.
+    pub fn search_memory(&self, name: &str, process: u32) -> io::Result<Vec<Finding>> {
+        let mut findings = Vec::new();
+        let mut memory = Memory::of(process)?;
+        while let Some((place, bytes)) = memory.piece()? {
+            findings.extend(self.search_bytes(&format!("memory of {name}, {place}"), &bytes));
+        }
+        Ok(findings)
     }
 
     /// What is found in the files under `path`, and in their names.
@@ -131,6 +156,18 @@ impl Canary {
                 let seen =
                     found.iter().any(|finding| finding.label == *label && finding.encoding == encoding);
                 assert!(seen, "{label:?} was planted as {encoding:?} and not found");
+            }
+            // Packed, amid a text that packs well.
+            let text = format!("{}{secret} and more", "what stands before it. ".repeat(9));
+            for (packing, mut packed) in unpack::packed(text.as_bytes()) {
+                packed.splice(0..0, [0xa7; 37]);
+                let found = self.search_bytes("a plant", &packed);
+                let seen = found.iter().any(|finding| {
+                    finding.label == *label
+                        && finding.encoding == Encoding::Utf8
+                        && finding.place.contains(packing)
+                });
+                assert!(seen, "{label:?} was packed by {packing} and not found");
             }
         }
     }

@@ -21,13 +21,12 @@ impl Pattern {
         Self { bytes: bytes.into_iter().map(|(value, mask)| (value & mask, mask)).collect() }
     }
 
-    /// The first byte of which all bits count.
-    fn anchor(&self) -> Option<(usize, u8)> {
-        self.bytes
-            .iter()
-            .enumerate()
-            .find(|(_, (_, mask))| *mask == 0xff)
-            .map(|(at, (value, _))| (at, *value))
+    /// The first two bytes next to each other of which all bits count.
+    fn anchor(&self) -> Option<(usize, [u8; 2])> {
+        self.bytes.windows(2).enumerate().find_map(|(at, pair)| match pair {
+            [(first, 0xff), (second, 0xff)] => Some((at, [*first, *second])),
+            _ => None,
+        })
     }
 
     fn matches(&self, bytes: &[u8]) -> bool {
@@ -52,20 +51,20 @@ struct Entry {
     anchor: usize,
 }
 
-/// All patterns, by the value of their anchor byte.
+/// All patterns, by the value of their anchor: with thousands of them, few are looked at for a byte.
 #[derive(Debug)]
 pub(super) struct Scanner(Vec<Vec<Entry>>);
 
 impl Default for Scanner {
     fn default() -> Self {
-        Self((0..256).map(|_| Vec::new()).collect())
+        Self((0..=u16::MAX).map(|_| Vec::new()).collect())
     }
 }
 
 impl Scanner {
     pub(super) fn add(&mut self, secret: usize, encoding: Encoding, pattern: Pattern) {
-        let Some((anchor, value)) = pattern.anchor() else { return };
-        if let Some(entries) = self.0.get_mut(usize::from(value)) {
+        let Some((anchor, pair)) = pattern.anchor() else { return };
+        if let Some(entries) = self.0.get_mut(usize::from(u16::from_be_bytes(pair))) {
             entries.push(Entry { secret, encoding, pattern, anchor });
         }
     }
@@ -74,8 +73,11 @@ impl Scanner {
     pub(super) fn scan(&self, bytes: &[u8]) -> Vec<Hit> {
         let mut seen = BTreeSet::new();
         let mut hits = Vec::new();
-        for (at, byte) in bytes.iter().enumerate() {
-            let Some(entries) = self.0.get(usize::from(*byte)) else { continue };
+        for (at, pair) in bytes.windows(2).enumerate() {
+            let [first, second] = *pair else { continue };
+            let Some(entries) = self.0.get(usize::from(u16::from_be_bytes([first, second]))) else {
+                continue;
+            };
             for Entry { secret, encoding, pattern, anchor } in entries {
                 let Some(offset) = at.checked_sub(*anchor) else { continue };
                 let Some(part) = bytes.get(offset..offset + pattern.bytes.len()) else { continue };

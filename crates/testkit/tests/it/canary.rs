@@ -1,6 +1,18 @@
 use std::fs;
 
-use sotto_testkit::canary::{Canary, Encoding};
+use sotto_testkit::canary::{Canary, Encoding, Memory};
+
+/// "Zyxwvut is the word, and 912345678 the number. " three times, packed with Python's modules.
+const PACKED: [(&str, &str); 2] = [
+    (
+        "gzip",
+        "1f8b08000000000002038baaac282f2b2d51c82c5628c9485528cf2f4ad15148cc4b51b034343236313533b7008be795e626a516e92944d1543900550fdf3c8d000000",
+    ),
+    (
+        "zlib",
+        "789c8baaac282f2b2d51c82c5628c9485528cf2f4ad15148cc4b51b034343236313533b7008be795e626a516e92944d1543900e5da2d8b",
+    ),
+];
 
 fn canary() -> Canary {
     Canary::new([
@@ -75,4 +87,47 @@ fn searches_files_and_their_names() {
     assert!(found.iter().any(|f| f.label == "number" && f.place.starts_with("the name ")), "{found:?}");
     assert!(!found.iter().any(|f| f.place.ends_with("/2.blk") && !f.place.starts_with("the name ")));
     assert!(canary().search_files(&folder.path().join("missing")).is_err());
+}
+
+#[test]
+fn searches_what_is_packed() {
+    let canary = canary();
+    for (packing, hex) in PACKED {
+        let packed: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        let around = [b"\x1f\x8b\x08 no gzip \x78\x9c".as_slice(), &packed, b"more"].concat();
+        let found = canary.search_bytes("bytes", &around);
+        for label in ["word", "number"] {
+            assert!(
+                found.iter().any(|f| f.label == label && f.place.contains(packing)),
+                "{packing} {label}: {found:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn searches_the_memory_of_a_process() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let log = folder.path().join("log");
+    let hold = "read line; read other";
+    let mut shell = tokio::process::Command::new("sh")
+        .args(["-c", hold])
+        .stdin(std::process::Stdio::piped())
+        .stdout(fs::File::create(log).unwrap())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let id = shell.id().unwrap();
+    let nothing = canary().search_memory("sh", id).unwrap();
+    assert!(nothing.is_empty(), "{nothing:?}");
+    tokio::io::AsyncWriteExt::write_all(shell.stdin.as_mut().unwrap(), b"Zyxwvut 912345678\n").await.unwrap();
+    sotto_testkit::eventually(std::time::Duration::from_secs(20), "the word in memory", async || {
+        let found = canary().search_memory("sh", id).unwrap();
+        ["word", "number"].iter().all(|label| found.iter().any(|f| f.label == *label))
+    })
+    .await;
+    assert!(Memory::of(id).unwrap().holds(b"Zyxwvut 912345678").unwrap().is_some());
+    shell.kill().await.unwrap();
+    assert!(canary().search_memory("sh", id).is_err(), "a process that has ended was not searched");
 }
