@@ -23,6 +23,7 @@ mod lanes;
 mod load;
 mod nats;
 mod noise;
+mod openings;
 mod operators;
 mod peer;
 mod python;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sotto_core::{Classified as _, ErrorClass};
+use sotto_core::{Classified as _, Clock, ErrorClass};
 use sotto_runtime::{Condition, Stop};
 use sotto_tlog::Frontier;
 use tokio::{
@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    domain::{Act, EventRange},
+    domain::{Act, Category, EventRange, Unjustified},
     error::LogError,
     log::{Growth, Log, MAX_ACTS, MAX_RANGES},
     ports::{Disk, EventLeaf, Events, EventsUnavailable, Signer},
@@ -61,6 +61,10 @@ pub struct Parts<E> {
     pub interval: Duration,
     /// How many producers' numbering is remembered.
     pub producers: usize,
+    /// Who the log's own acts are told by, `audit/<instance>`: from number 2 on.
+    pub producer: String,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// The sequencer of a cell.
@@ -71,6 +75,8 @@ pub struct Sequencer<E> {
     log: Option<Log>,
     /// How far events are committed.
     through: u64,
+    /// The number of the last act of our own.
+    told: u64,
 }
 
 impl<E: Events> Sequencer<E> {
@@ -79,7 +85,7 @@ impl<E: Events> Sequencer<E> {
     /// # Errors
     /// [`LogError`].
     pub async fn open(parts: Parts<E>) -> Result<Self, LogError> {
-        let mut sequencer = Self { parts, log: None, through: 0 };
+        let mut sequencer = Self { parts, log: None, through: 0, told: 1 };
         let log = sequencer.reopened().await?;
         sequencer.shown(log);
         Ok(sequencer)
@@ -152,11 +158,44 @@ impl<E: Events> Sequencer<E> {
         let ranges = self.ranges().await;
         let behind = ranges.len() == MAX_RANGES;
         self.grow(Growth { acts, ranges }).await?;
+        let unjustified = self.unjustified();
+        if !unjustified.is_empty() {
+            self.grow(Growth { acts: unjustified, ranges: Vec::new() }).await?;
+        }
         for done in waiting {
             // The handler may be gone (its delivery timed out): the acts come again and are told from duplicates.
             let _gone = done.send(());
         }
         Ok(behind)
+    }
+
+    /// The alarms that are due: keys that were opened and that no connector had announced.
+    fn unjustified(&mut self) -> Vec<Act> {
+        let now_s = self.parts.clock.now().unix_seconds();
+        let due = self.log.as_ref().map(|log| log.index().openings().unjustified(now_s)).unwrap_or_default();
+        due.into_iter().take(MAX_ACTS).map(|one| self.alarm(one, now_s)).collect()
+    }
+
+    fn alarm(&mut self, one: Unjustified, at_s: i64) -> Act {
+        let Unjustified { account, tenant, keys, .. } = &one;
+        tracing::error!(
+            account,
+            tenant,
+            keys,
+            "openings do not balance: keys were opened that no connector announced"
+        );
+        self.told += 1;
+        Act {
+            producer: self.parts.producer.clone(),
+            sequence: self.told,
+            at_s,
+            category: Category::Keys,
+            action: Unjustified::ACTION.to_owned(),
+            actor: "audit".to_owned(),
+            object: one.object(),
+            tenant: one.tenant,
+            outcome: "unjustified".to_owned(),
+        }
     }
 
     async fn catch_up(&mut self, stop: &Stop) -> Result<(), LogError> {

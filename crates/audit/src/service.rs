@@ -80,6 +80,8 @@ impl sotto_runtime::Service for Audit {
             committing,
             interval: config.log.interval.get(),
             producers: usize::try_from(config.log.producers).unwrap_or(usize::MAX),
+            producer: producer(&context),
+            clock: Arc::clone(&context.clock),
         };
         let sequencer = Sequencer::open(parts).await.map_err(AuditError::Log)?;
         context.tasks.spawn_critical("sequencer", sequencer.run(context.stop.clone()));
@@ -195,10 +197,14 @@ async fn consume(
     Ok(None)
 }
 
+fn producer(context: &Context) -> String {
+    format!("{SLOT}/{}", context.instance)
+}
+
 /// This service's own acts need no broker.
 async fn tell_opened(acts: &mpsc::Sender<Told>, origin: &str, context: &Context) {
     let act = Act {
-        producer: format!("{}/{}", SLOT, context.instance),
+        producer: producer(context),
         sequence: 1,
         at_s: context.clock.now().unix_seconds(),
         category: Category::Lifecycle,

@@ -34,7 +34,7 @@ mod wire;
 mod work;
 
 pub use api::ApiError;
-pub use audit_trail::{Act, AuditTrail};
+pub use audit_trail::{Act, AuditTrail, Untold};
 pub use bus::{Bus, BusOptions, ConnectError, Digest};
 pub use client::{ClientConnection, ClientIdentity, SubmitError};
 pub use config::NatsConfig;

@@ -111,7 +111,7 @@ pub(crate) struct InboundSession {
 
 /// Privacy cannot be asked now, or refuses.
 #[derive(Debug, thiserror::Error)]
-#[error("privacy did not answer")]
+#[error("privacy did not answer, or could not be asked")]
 pub(crate) struct KeysError(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
 
 impl Classified for KeysError {
@@ -169,8 +169,17 @@ pub(crate) enum Act {
     Tried,
 }
 
-/// Tells acts to audit. Never waited for.
+/// Tells acts to audit.
 pub(crate) trait Witness: Send + Sync {
-    /// Tells one act: what it was done to, and `ok` or a stable name of what went wrong.
+    /// Tells one act: what it was done to, and `ok` or a stable name of what went wrong. Never waited for.
     fn tell(&self, act: Act, object: &str, outcome: &'static str);
+
+    /// Announces that so many keys of a tenant will be asked for. When this returns it is stored: whatever dies afterwards,
+    /// no opening of ours is one that nobody announced.
+    fn announce<'a>(
+        &'a self,
+        account: &'a AccountId,
+        tenant: &'a TenantId,
+        keys: usize,
+    ) -> BoxFuture<'a, Result<(), KeysError>>;
 }

@@ -135,6 +135,8 @@ struct Inner {
     started: Instant,
     rates: Mutex<Rates>,
     tally: Mutex<Tally>,
+    /// When the counts were told last.
+    reported: Mutex<Instant>,
     /// Held while a bucket is destroyed, so that each destruction is told once.
     burial: Mutex<()>,
     /// Buckets that ended before their time; none: to be looked up.
@@ -152,6 +154,7 @@ impl Keys {
             started: Instant::now(),
             rates,
             tally: Mutex::default(),
+            reported: Mutex::new(Instant::now()),
             burial: Mutex::default(),
             ended: Mutex::default(),
         }))
@@ -313,8 +316,9 @@ impl Keys {
                 "session keys used"
             );
         }
+        let since = std::mem::replace(&mut *lock(&self.0.reported), Instant::now()).elapsed();
         for (one, keys) in minute.audit {
-            self.0.tell(one, keys);
+            self.0.tell(one, keys, Some(since));
         }
     }
 }
@@ -352,13 +356,16 @@ impl Inner {
     fn count(&self, one: Use, keys: u64) {
         let at_once = lock(&self.tally).count(one, keys);
         if let Some(refused) = at_once {
-            self.tell(refused, keys);
+            self.tell(refused, keys, None);
         }
     }
 
-    fn tell(&self, one: Use, keys: u64) {
+    /// Tells a use, and within which time it was, if that is over.
+    fn tell(&self, one: Use, keys: u64, within: Option<Duration>) {
+        // One more than the whole seconds: the time of an act has no parts of one.
+        let seconds = within.map(|within| format!(",seconds={}", within.as_secs() + 1)).unwrap_or_default();
         let object = match &one.deed {
-            Deed::Open { account: Some(account) } => format!("account={account},keys={keys}"),
+            Deed::Open { account: Some(account) } => format!("account={account},keys={keys}{seconds}"),
             Deed::Make { contents } => format!("class={contents},keys={keys}"),
             Deed::Open { account: None } | Deed::Other => format!("keys={keys}"),
         };

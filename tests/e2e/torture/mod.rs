@@ -128,7 +128,7 @@ impl Torture {
     ) -> Self {
         let mut smsc = None;
         let options: &[&str] = if routes.is_some() { &["--replicas", "3"] } else { &[] };
-        let cell = Cell::start_as(parent, options, async |root| {
+        let cell = Cell::start_as("vn", parent, options, async |root| {
             if let Some(routes) = &routes {
                 brokers::lead(root, routes);
             }

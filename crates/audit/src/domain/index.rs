@@ -4,7 +4,7 @@ use sotto_core::{Classified, ErrorClass};
 use sotto_tlog::TILE_WIDTH;
 
 use super::{
-    Act, Entry, EventRange, Gap,
+    Act, Entry, EventRange, Gap, Openings,
     producers::{Producers, Verdict},
 };
 
@@ -13,13 +13,18 @@ use super::{
 pub struct Index {
     producers: Producers,
     marks: EventMarks,
+    openings: Openings,
 }
 
 impl Index {
     /// The index of the empty log, remembering at most `producers` producers.
     #[must_use]
     pub fn new(producers: usize) -> Self {
-        Self { producers: Producers::new(producers), marks: EventMarks::default() }
+        Self {
+            producers: Producers::new(producers),
+            marks: EventMarks::default(),
+            openings: Openings::default(),
+        }
     }
 
     /// Adds the next entry of a log that is read back.
@@ -30,6 +35,7 @@ impl Index {
         let sound = match entry {
             Entry::Act(act) => {
                 self.producers.told(&act.producer, act.sequence);
+                self.openings.fold(act);
                 true
             }
             Entry::Gap(gap) => {
@@ -63,6 +69,7 @@ impl Index {
             Verdict::Next | Verdict::Late => {}
         }
         self.producers.told(&act.producer, act.sequence);
+        self.openings.fold(&act);
         entries.push(Entry::Act(act));
         for entry in &entries {
             self.marks.push(entry);
@@ -84,6 +91,12 @@ impl Index {
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.marks.size
+    }
+
+    /// Whether keys were opened by those who announced it.
+    #[must_use]
+    pub const fn openings(&self) -> &Openings {
+        &self.openings
     }
 
     /// How far events are committed, and where.

@@ -13,6 +13,7 @@ use sotto_audit::{
     sequencer::{Parts, Sequencer, Told},
     view::{EventPlace, View},
 };
+use sotto_core::SystemClock;
 use sotto_runtime::{Readiness, Stop};
 use sotto_tlog::{Frontier, Hash, fsck};
 use tokio::{
@@ -49,6 +50,8 @@ impl Running {
             committing: ready.condition("events"),
             interval: Duration::from_millis(20),
             producers: 64,
+            producer: "audit/1".to_owned(),
+            clock: Arc::new(SystemClock),
         };
         let sequencer = Sequencer::open(parts).await.unwrap();
         let mut task = JoinSet::new();
@@ -106,6 +109,33 @@ async fn an_act_is_answered_when_its_checkpoint_stands() {
     let acts = [1, 2, 5].map(|sequence| Entry::Act(act("identity/1", sequence)));
     let [one, two, five] = acts;
     assert_eq!(entries, [one, two, gap, five]);
+}
+
+#[tokio::test]
+async fn openings_that_nobody_announced_are_told_once_over_a_start() {
+    let keys = |producer, sequence, action: &str, object: &str| Act {
+        action: action.to_owned(),
+        object: object.to_owned(),
+        ..act(producer, sequence)
+    };
+    let asked = keys("carrier/1", 1, "session_key.asked", "account=one,keys=2");
+    let opened = keys("privacy/1", 1, "session_key.opened", "account=one,keys=5,seconds=60");
+    let running = Running::start(Arc::default(), events(0)).await;
+    running.logged(vec![act("audit/1", 1), asked.clone(), opened.clone()]).await;
+    let disk = Arc::clone(&running.disk);
+    running.stop().await;
+    // Everything is read again, and delivered again.
+    let running = Running::start(disk, events(0)).await;
+    running.logged(vec![opened.clone(), act("identity/1", 1)]).await;
+    let entries = running.stop().await;
+    let [Entry::Act(_), first, second, Entry::Act(alarm), last] = entries.as_slice() else {
+        panic!("{entries:?}")
+    };
+    let told = [asked, opened, act("identity/1", 1)].map(Entry::Act);
+    assert_eq!([first, second, last], told.each_ref());
+    assert_eq!((alarm.action.as_str(), alarm.tenant.as_str()), ("openings.unjustified", "acme"));
+    assert_eq!(alarm.object, format!("account=one,keys=3,until={}", act("x/1", 1).at_s));
+    assert_eq!((alarm.producer.as_str(), alarm.sequence), ("audit/1", 2));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The log, the way back to routing, and audit, over the bus.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::{
     FutureExt as _,
@@ -11,14 +11,14 @@ use sotto_bus::{
     Act as BusAct, AuditCategory, AuditTrail, Bus, PublishError, Publisher, PublisherConfig, ReadError,
     StreamReader, Subject,
 };
-use sotto_core::{AccountId, Classified, Lane, MessageId, Shards, Timestamp, delivery::EventKind};
+use sotto_core::{AccountId, Classified, Lane, MessageId, Shards, TenantId, Timestamp, delivery::EventKind};
 use sotto_crypto::hash::Sha256;
 use sotto_proto::{
     Batch as _, InboundDelivery, LogEvent, WorkDelivery,
     pipeline::v1::{EventBatch, InboundBatch, WorkBatch},
 };
 
-use crate::ports::{Act, History, Log, LogError, Queue, Queues, Witness};
+use crate::ports::{Act, History, KeysError, Log, LogError, Queue, Queues, Witness};
 
 /// Items and estimated bytes of one publish: below the publisher's bounds.
 const AT_A_TIME: usize = 500;
@@ -224,6 +224,9 @@ impl WaitingQueues {
     }
 }
 
+/// How long an announcement may take until the batch that needs the key is put off.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Tells acts to the audit log.
 #[derive(Debug)]
 pub(crate) struct AuditWitness(pub(crate) AuditTrail);
@@ -252,6 +255,30 @@ impl Witness for AuditWitness {
             object: object.to_owned(),
             outcome,
         });
+    }
+
+    fn announce<'a>(
+        &'a self,
+        account: &'a AccountId,
+        tenant: &'a TenantId,
+        keys: usize,
+    ) -> BoxFuture<'a, Result<(), KeysError>> {
+        let act = BusAct {
+            category: AuditCategory::Keys,
+            action: "session_key.asked",
+            actor: "carrier".to_owned(),
+            tenant: Some(tenant.clone()),
+            object: format!("account={account},keys={keys}"),
+            outcome: "ok",
+        };
+        let told = async move {
+            let stored = tokio::time::timeout(PATIENCE, self.0.tell_stored(act)).await;
+            match stored {
+                Ok(told) => told.map_err(|untold| KeysError(Box::new(untold))),
+                Err(late) => Err(KeysError(Box::new(late))),
+            }
+        };
+        told.boxed()
     }
 }
 

@@ -1,12 +1,12 @@
 //! Unwrapped session keys, for a while: bounded by number and time, wiped when dropped.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use sotto_core::{AccountId, Timestamp, work::KeyWrap};
+use sotto_core::{AccountId, TenantId, Timestamp, work::KeyWrap};
 use sotto_crypto::AeadKey;
 
 use crate::ports::{Act, Ended, Keys, KeysError, Unwrapped, Witness};
@@ -69,6 +69,14 @@ impl KeyRing {
             }
         }
         for wraps in missing.chunks(MOST_WRAPS) {
+            // Before privacy is asked: it counts what it opens, and audit holds one against the other.
+            let mut tenants: BTreeMap<&TenantId, usize> = BTreeMap::new();
+            for wrap in wraps {
+                *tenants.entry(&wrap.tenant).or_default() += 1;
+            }
+            for (tenant, keys) in tenants {
+                self.witness.announce(account, tenant, keys).await?;
+            }
             let answers = self.keys.unwrap(account, wraps).await?;
             for (wrap, answer) in wraps.iter().zip(answers) {
                 self.note(account, Arc::clone(wrap), &answer, now);

@@ -94,11 +94,12 @@ pub struct Use {
 }
 
 impl Use {
-    /// The use as the audit log groups it: opened keys by account and outcome, whatever the tenant.
+    /// The use as the audit log groups it: opened keys by account and tenant, against which audit holds what connectors
+    /// announced; refused ones by account and outcome, whatever the tenant.
     fn grouped(&self) -> Self {
-        match self.deed {
-            Deed::Make { .. } => self.clone(),
-            Deed::Open { .. } | Deed::Other => Self { tenant: None, ..self.clone() },
+        match (&self.deed, self.outcome) {
+            (Deed::Make { .. }, _) | (Deed::Open { .. }, Outcome::Ok) => self.clone(),
+            (Deed::Open { .. } | Deed::Other, _) => Self { tenant: None, ..self.clone() },
         }
     }
 }
@@ -116,7 +117,7 @@ pub struct Tally {
 pub struct Minute {
     /// By account and tenant, for the log.
     pub counts: Vec<(Use, u64)>,
-    /// By account, without what was told at once, for the audit log.
+    /// For the audit log, without what was told at once.
     pub audit: Vec<(Use, u64)>,
 }
 
@@ -201,7 +202,7 @@ mod tests {
         assert_eq!(minute.counts.len(), 5);
         let audit: Vec<_> =
             minute.audit.iter().map(|(one, keys)| (one.tenant.is_some(), one.outcome, *keys)).collect();
-        assert_eq!(audit, [(false, Outcome::Ok, 7), (false, Outcome::NotAllowed, 4)]);
+        assert_eq!(audit, [(false, Outcome::NotAllowed, 4), (true, Outcome::Ok, 5), (true, Outcome::Ok, 2)]);
         assert_eq!(tally.end(), Minute::default());
         assert!(tally.count(refused, 1).is_some(), "a new minute tells again");
     }
