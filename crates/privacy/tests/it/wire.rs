@@ -175,7 +175,10 @@ async fn one_key_from_ingress_to_connector_and_to_its_death() {
 
     let pki = served.stop().await;
     let told = world.told.take().join("\n");
-    assert!(told.contains("session_key.opened account=viettel-otp,keys=1 ok"), "the end sums up: {told}");
+    assert!(
+        told.contains("session_key.opened account=viettel-otp,keys=1,seconds="),
+        "the end sums up: {told}"
+    );
     assert!(told.contains("session_key.made class=otp,keys=1 ok"), "{told}");
     let served = Served::start_with(&world, pki, "").await;
     let mut carrier = served.client("carrier");
