@@ -8,6 +8,7 @@
 mod canary;
 mod cancel;
 mod cell;
+mod cells;
 mod clients;
 mod collector;
 mod demo;
