@@ -142,8 +142,8 @@ mod tests {
             max_ack_pending: 64,
         };
         let differ = |found: i64| {
-            let found = consumer(&ConsumerSpec { max_ack_pending: found, ..spec.clone() }, 1);
-            differences(&consumer(&as_few_as_found(&spec, &found), 1), &found).len()
+            let found = consumer(&ConsumerSpec { max_ack_pending: found, ..spec.clone() }, Replicas::One);
+            differences(&consumer(&as_few_as_found(&spec, &found), Replicas::One), &found).len()
         };
         assert_eq!([1, 64].map(differ), [0, 0]);
         assert_eq!([65, 0, -1].map(differ), [1, 1, 1]);
