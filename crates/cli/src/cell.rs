@@ -50,7 +50,6 @@ pub struct CellFile {
     pub created_at: String,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
 fn is_alone(replicas: &Replicas) -> bool {
     *replicas == Replicas::One
 }
