@@ -183,7 +183,8 @@ impl Bus {
             return Err(ConnectError::Settings(faults));
         }
         let connection = Connection::new();
-        let client = connect_client(config, &options, &connection).await?;
+        // Its future is large, and would be a part of each of its callers'.
+        let client = Box::pin(connect_client(config, &options, &connection)).await?;
         check_version(&client.server_info().version)?;
         let bus = Self::over(Wire::Nats(client), connection, options);
         if config.urls().nth(1).is_some() {

@@ -284,7 +284,7 @@ async fn a_broker_that_is_cut_off_decides_nothing_and_who_is_there_goes_elsewher
     }
     let mut expected: HashSet<_> = (0..20).map(|n| n.to_string()).collect();
     expected.insert("before".to_owned());
-    let found: HashSet<_> = texts.iter().cloned().filter(|text| text != "refused").collect();
+    let found: HashSet<_> = texts.iter().filter(|text| *text != "refused").cloned().collect();
     assert_eq!(found, expected);
 }
 
