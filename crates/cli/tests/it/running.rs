@@ -4,10 +4,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use sotto_testkit::{
-    eventually, eventually_ok,
-    process::{freeze, signal},
-};
+use sotto_testkit::{eventually, eventually_ok, process::signal};
 
 use crate::{
     cell::{Cell, LONG},
@@ -43,13 +40,13 @@ async fn a_cell_serves_people_and_outlives_every_end_of_its_supervisor() {
     children_that_die_are_started_again(&cell).await;
     the_ledger_balances(&cell).await;
 
-    // Killed, it takes its children with it; until the last has drained, nobody gets their data. One of them stands still
-    // meanwhile: on a busy machine they would have ended before the next command looks.
-    let slow = u32::try_from(cell.running()["processes"]["routing"].as_u64().unwrap()).unwrap();
-    freeze(slow).await;
+    // Killed, it takes its children with it; until the last has drained, nobody gets their data. We hold their lock as such a
+    // last one would. (One of them that is stopped would not do: the kernel hangs up on it and wakes it when its parent dies.)
+    let last_one = std::fs::File::open(cell.path("run/lock")).unwrap();
     unheard.kill().await.unwrap();
+    eventually(LONG, "the lock of the cell", || async { last_one.try_lock().is_ok() }).await;
     a_cell_that_still_ends_is_not_started(&cell).await;
-    signal(slow, "CONT");
+    drop(last_one);
     cell.quiet().await;
     let mut up = cell.up().await;
     let told = cell.json(&["message", "show", &id, "--client", "shop"]).await.json();
