@@ -22,10 +22,14 @@ use crate::{CryptoError, canonical, hash::sha256, random::random_array};
 /// Bytes in a private key, a public key and an encapsulated key (RFC 9180 §7.1).
 pub const KEY_LEN: usize = 32;
 
+/// Session keys that are sealed at one time.
+pub const MOST_KEYS: usize = 256;
+
 /// Bytes that sealing adds to a plaintext.
 pub const TAG_LEN: usize = 16;
 
 const SUBMISSION: &[u8] = b"sotto.submission.v1";
+const SESSION_KEYS: &[u8] = b"sotto.session-keys.v1";
 
 /// What a sealed submission belongs to: it opens only where every field is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +44,10 @@ impl SubmissionBinding<'_> {
     fn info(&self, key_id: &str) -> Vec<u8> {
         canonical::encode(&[SUBMISSION, self.cell.as_bytes(), self.tenant.as_bytes(), key_id.as_bytes()])
     }
+}
+
+fn info_of_keys(key_id: &str) -> Vec<u8> {
+    canonical::encode(&[SESSION_KEYS, key_id.as_bytes()])
 }
 
 /// A sealed message.
@@ -101,6 +109,21 @@ impl OpeningKey {
         ciphertext: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
         self.open(&binding.info(&self.public.thumbprint()), b"", encapsulated_key, ciphertext)
+    }
+
+    /// Opens session keys that were sealed to this key's public half.
+    ///
+    /// # Errors
+    /// [`CryptoError::Refused`] when the key or a single bit differs.
+    pub fn open_keys(
+        &self,
+        encapsulated_key: &[u8],
+        ciphertext: &[u8],
+    ) -> Result<Zeroizing<Vec<[u8; KEY_LEN]>>, CryptoError> {
+        let info = info_of_keys(&self.public.thumbprint());
+        let opened = self.open(&info, b"", encapsulated_key, ciphertext)?;
+        let (keys, rest) = opened.as_chunks();
+        if rest.is_empty() { Ok(Zeroizing::new(keys.to_vec())) } else { Err(CryptoError::Refused) }
     }
 
     fn open(
@@ -186,12 +209,36 @@ impl SealingKey {
         binding: &SubmissionBinding<'_>,
         plaintext: &[u8],
     ) -> Result<Sealed, CryptoError> {
+        self.seal(&binding.info(&self.thumbprint()), plaintext)
+    }
+
+    /// Seals session keys, in their order, for whoever asked for them: what passes by then opens nothing.
+    ///
+    /// # Panics
+    /// As [`Self::seal_submission`].
+    ///
+    /// # Errors
+    /// As [`Self::seal_submission`].
+    pub fn seal_keys<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a [u8; KEY_LEN]>,
+    ) -> Result<Sealed, CryptoError> {
+        let keys = keys.into_iter();
+        // Never moved to a larger place, which would leave a copy behind.
+        let mut plaintext = Zeroizing::new(Vec::with_capacity(MOST_KEYS * KEY_LEN));
+        for key in keys.take(MOST_KEYS) {
+            plaintext.extend_from_slice(key);
+        }
+        self.seal(&info_of_keys(&self.thumbprint()), &plaintext)
+    }
+
+    fn seal(&self, info: &[u8], plaintext: &[u8]) -> Result<Sealed, CryptoError> {
         let public =
             <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&self.0).map_err(|_| CryptoError::Key)?;
         let (encapsulated, ciphertext) = single_shot_seal::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
             &OpModeS::Base,
             &public,
-            &binding.info(&self.thumbprint()),
+            info,
             plaintext,
             b"",
         )
@@ -218,6 +265,28 @@ mod tests {
 
     fn key(text: &str) -> [u8; KEY_LEN] {
         bytes(text).try_into().unwrap()
+    }
+
+    #[test]
+    fn session_keys_open_for_whoever_asked_and_nobody_else() {
+        let (asked, other) = (OpeningKey::generate().unwrap(), OpeningKey::generate().unwrap());
+        for count in [0, 1, 2, MOST_KEYS] {
+            let keys: Vec<[u8; KEY_LEN]> = (0..count).map(|_| random_array().unwrap()).collect();
+            let sealed = asked.public().seal_keys(&keys).unwrap();
+            assert_eq!(sealed.ciphertext.len(), count * KEY_LEN + TAG_LEN);
+            let Sealed { encapsulated_key, ciphertext } = &sealed;
+            assert_eq!(*asked.open_keys(encapsulated_key, ciphertext).unwrap(), keys);
+            assert_eq!(other.open_keys(encapsulated_key, ciphertext), Err(CryptoError::Refused));
+            let mut changed = ciphertext.clone();
+            changed[0] ^= 1;
+            assert_eq!(asked.open_keys(encapsulated_key, &changed), Err(CryptoError::Refused));
+            assert!(!keys.iter().any(|key| ciphertext.windows(KEY_LEN).any(|window| window == key)));
+        }
+        // What was sealed for something else is no key.
+        let binding = SubmissionBinding { cell: "vn", tenant: "acme" };
+        let Sealed { encapsulated_key, ciphertext } =
+            asked.public().seal_submission(&binding, &[7; KEY_LEN]).unwrap();
+        assert_eq!(asked.open_keys(&encapsulated_key, &ciphertext), Err(CryptoError::Refused));
     }
 
     /// Appendix A.2.1 of RFC 9180: base mode of this suite, sequence number 0.

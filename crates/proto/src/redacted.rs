@@ -86,6 +86,7 @@ impl fmt::Debug for unwrapped_key::Result {
         match self {
             Self::Key(_) => f.write_str("Key([REDACTED])"),
             Self::Refusal(refusal) => write!(f, "Refusal({refusal})"),
+            Self::Sealed(place) => write!(f, "Sealed({place})"),
         }
     }
 }

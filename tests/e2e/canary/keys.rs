@@ -1,8 +1,16 @@
 //! Only connectors have what is stored opened: nothing that another service has may ask for it, and none holds its keys but
 //! ingress, while it seals.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
+use bytes::Bytes;
 use sotto_bus::{Service, StreamReader};
 use sotto_crypto::{
     AeadKey,
@@ -28,7 +36,7 @@ use crate::{
 pub(crate) async fn ask(cell: &Cell, tls: &Tls, wraps: Vec<KeyWrap>) -> Result<Vec<Answer>, Status> {
     let endpoint = format!("https://{}", cell.address("privacy.grpc"));
     let channel = grpc::channel(&endpoint, tls, "privacy.sotto.internal", BOUND).unwrap();
-    let request = UnwrapKeysRequest { account: "simulator".to_owned(), wraps };
+    let request = UnwrapKeysRequest { account: "simulator".to_owned(), wraps, reply_key: Bytes::new() };
     let answer = KeyServiceClient::new(channel).unwrap_keys(request).await?.into_inner();
     Ok(answer.keys.into_iter().map(|one| one.result.unwrap()).collect())
 }
@@ -38,6 +46,7 @@ pub(crate) async fn unwrap(cell: &Cell, service: &str, wraps: Vec<KeyWrap>) -> R
     let key = |answer| match answer {
         Answer::Key(key) => <[u8; 32]>::try_from(key.as_ref()).unwrap(),
         Answer::Refusal(refusal) => panic!("refused: {refusal}"),
+        Answer::Sealed(_) => panic!("it was not asked for sealed keys"),
     };
     Ok(ask(cell, &cell.tls(service), wraps).await?.into_iter().map(key).collect())
 }
@@ -126,5 +135,41 @@ async fn nobody_but_a_connector_opens_what_waits_and_nobody_else_holds_its_keys(
     for id in ids {
         assert_eq!(cell.ended(&id).await["state"], "delivered");
     }
+    cell.stop().await;
+}
+
+/// What ingress has once a session is over opens nothing that is stored: neither its certificate nor its memory.
+#[tokio::test]
+async fn when_a_session_is_over_its_key_is_nowhere_in_the_memory_of_ingress() {
+    let mut cell = Cell::start_with(async |root| {
+        let config = root.join("config/privacy.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(&config, format!("{text}\n[session]\nlifetime = \"10 s\"\n")).unwrap();
+        None
+    })
+    .await;
+    cell.run(["stop", "--carrier", "simulator"]).await;
+    eventually(BOUND, "the stop", async || cell.json(["carriers"]).await[0]["bound_by"] == "stopped").await;
+    let (client, token) = (cell.messages(), cell.token("shop").await);
+    // Keys of one session after the other: there is more than one place where the last could lie.
+    let sent = AtomicU32::new(0);
+    let keys: Mutex<BTreeMap<[u8; 16], [u8; 32]>> = Mutex::default();
+    eventually(BOUND, "keys of three sessions", async || {
+        accepted_at_last(&client, &token, otp(sent.fetch_add(1, Ordering::SeqCst))).await;
+        for item in waiting(&cell).await {
+            if keys.lock().unwrap().contains_key(&item.wrap.key_id) {
+                continue;
+            }
+            let wrap = vec![KeyWrap::from(item.wrap.as_ref())];
+            let key = unwrap(&cell, "carrier", wrap).await.unwrap()[0];
+            keys.lock().unwrap().insert(item.wrap.key_id, key);
+        }
+        keys.lock().unwrap().len() >= 3
+    })
+    .await;
+    eventually(2 * BOUND, "the memory of ingress to be without them", async || {
+        keys.lock().unwrap().values().all(|key| holds(&cell, "ingress", key).is_none())
+    })
+    .await;
     cell.stop().await;
 }

@@ -2,17 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use sotto_core::{AccountId, TenantId, inbound::InboundWrap, work::KeyWrap};
 use sotto_crypto::{
     AeadKey, Zeroizing,
     envelope::{MAX_SEALS, Sealer},
+    hpke::OpeningKey,
 };
 use sotto_proto::{
     from_wire_time,
     privacy::v1::{
-        CreateInboundKeyRequest, CreateInboundKeyResponse, ListEndedBucketsRequest, UnwrapKeysRequest,
-        UnwrapRefusal, UnwrappedKey, key_service_client::KeyServiceClient, unwrapped_key,
+        CreateInboundKeyRequest, CreateInboundKeyResponse, ListEndedBucketsRequest, SealedKeys,
+        UnwrapKeysRequest, UnwrapKeysResponse, UnwrapRefusal, UnwrappedKey,
+        key_service_client::KeyServiceClient, unwrapped_key,
     },
 };
 use sotto_runtime::grpc::TraceCalls;
@@ -48,9 +51,11 @@ impl Keys for Privacy {
         wraps: &'a [Arc<KeyWrap>],
     ) -> BoxFuture<'a, Result<Vec<Unwrapped>, KeysError>> {
         async move {
+            let reply = OpeningKey::generate().map_err(|error| KeysError(error.into()))?;
             let mut request = Request::new(UnwrapKeysRequest {
                 account: account.to_string(),
                 wraps: wraps.iter().map(|wrap| wrap.as_ref().into()).collect(),
+                reply_key: Bytes::copy_from_slice(reply.public().as_bytes()),
             });
             request.set_timeout(self.timeout);
             let mut client = self.client.clone();
@@ -58,13 +63,14 @@ impl Keys for Privacy {
                 .await
                 .map_err(|late| KeysError(late.into()))?
                 .map_err(|status| KeysError(status.into()))?;
-            let keys = answer.into_inner().keys;
+            let UnwrapKeysResponse { keys, sealed } = answer.into_inner();
+            let opened = opened(&reply, sealed)?;
             let fits = keys.len() == wraps.len()
                 && keys.iter().zip(wraps).all(|(key, wrap)| key.key_id.as_ref() == wrap.key_id);
             if !fits {
                 return Err(KeysError(Misfit.into()));
             }
-            keys.into_iter().map(unwrapped).collect()
+            keys.into_iter().map(|key| unwrapped(key, &opened)).collect()
         }
         .boxed()
     }
@@ -75,9 +81,11 @@ impl Keys for Privacy {
         tenant: &'a TenantId,
     ) -> BoxFuture<'a, Result<InboundSession, KeysError>> {
         async move {
+            let reply = OpeningKey::generate().map_err(|error| KeysError(error.into()))?;
             let mut request = Request::new(CreateInboundKeyRequest {
                 account: account.to_string(),
                 tenant: tenant.to_string(),
+                reply_key: Bytes::copy_from_slice(reply.public().as_bytes()),
             });
             request.set_timeout(self.timeout);
             let mut client = self.client.clone();
@@ -85,7 +93,7 @@ impl Keys for Privacy {
                 .await
                 .map_err(|late| KeysError(late.into()))?
                 .map_err(|status| KeysError(status.into()))?;
-            session(answer.into_inner(), tenant).ok_or_else(|| KeysError(Misfit.into()))
+            session(answer.into_inner(), &reply, tenant)?.ok_or_else(|| KeysError(Misfit.into()))
         }
         .boxed()
     }
@@ -107,15 +115,30 @@ impl Keys for Privacy {
     }
 }
 
-fn session(answer: CreateInboundKeyResponse, tenant: &TenantId) -> Option<InboundSession> {
-    let key = key(answer.key)?;
-    let wrap = InboundWrap::try_from(answer.wrap?).ok().filter(|wrap| wrap.tenant == *tenant)?;
-    let sealer = Sealer::new(wrap.key_id, key, MAX_SEALS);
-    Some(InboundSession { sealer, wrap, seal_until: from_wire_time(answer.seal_until?) })
+/// The keys that came sealed: what libraries keep of the answer opens nothing.
+fn opened(reply: &OpeningKey, sealed: Option<SealedKeys>) -> Result<Zeroizing<Vec<[u8; 32]>>, KeysError> {
+    let Some(SealedKeys { encapsulated_key, ciphertext }) = sealed else { return Ok(Zeroizing::default()) };
+    reply.open_keys(&encapsulated_key, &ciphertext).map_err(|error| KeysError(error.into()))
 }
 
-/// The key in what was received, whose copy is wiped if nobody else holds it.
-fn key(bytes: bytes::Bytes) -> Option<AeadKey> {
+fn session(
+    answer: CreateInboundKeyResponse,
+    reply: &OpeningKey,
+    tenant: &TenantId,
+) -> Result<Option<InboundSession>, KeysError> {
+    let CreateInboundKeyResponse { wrap, key: clear, seal_until, sealed } = answer;
+    let sealed = opened(reply, sealed)?;
+    let read = || {
+        let key = sealed.first().map(|key| AeadKey::from_bytes(*key)).or_else(|| key(clear))?;
+        let wrap = InboundWrap::try_from(wrap?).ok().filter(|wrap| wrap.tenant == *tenant)?;
+        let sealer = Sealer::new(wrap.key_id, key, MAX_SEALS);
+        Some(InboundSession { sealer, wrap, seal_until: from_wire_time(seal_until?) })
+    };
+    Ok(read())
+}
+
+/// The key in what came in clear, from a privacy of the version before; its copy is wiped if nobody else holds it.
+fn key(bytes: Bytes) -> Option<AeadKey> {
     let mut key = Zeroizing::new([0; 32]);
     if bytes.len() != key.len() {
         return None;
@@ -127,13 +150,18 @@ fn key(bytes: bytes::Bytes) -> Option<AeadKey> {
     Some(AeadKey::from_bytes(*key))
 }
 
-fn unwrapped(answer: UnwrappedKey) -> Result<Unwrapped, KeysError> {
+fn unwrapped(answer: UnwrappedKey, opened: &[[u8; 32]]) -> Result<Unwrapped, KeysError> {
     let misfit = || KeysError(Misfit.into());
     let dies_at = answer.dies_at.map(from_wire_time);
+    let known = |key: Option<AeadKey>| {
+        let key = Arc::new(key.ok_or_else(misfit)?);
+        Ok(Unwrapped::Key { key, dies_at: dies_at.ok_or_else(misfit)? })
+    };
     match answer.result.ok_or_else(misfit)? {
-        unwrapped_key::Result::Key(bytes) => {
-            let key = Arc::new(key(bytes).ok_or_else(misfit)?);
-            Ok(Unwrapped::Key { key, dies_at: dies_at.ok_or_else(misfit)? })
+        unwrapped_key::Result::Key(bytes) => known(key(bytes)),
+        unwrapped_key::Result::Sealed(place) => {
+            let key = usize::try_from(place).ok().and_then(|place| opened.get(place));
+            known(key.map(|key| AeadKey::from_bytes(*key)))
         }
         unwrapped_key::Result::Refusal(refusal) => match UnwrapRefusal::try_from(refusal) {
             Ok(UnwrapRefusal::Destroyed) => Ok(Unwrapped::Destroyed),

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use sotto_core::{
     Clock, MessageClass, TenantId, Timestamp,
@@ -24,6 +25,7 @@ use sotto_core::{
 use sotto_crypto::{
     AeadKey, Zeroizing,
     envelope::{MAX_SEALS, Sealer},
+    hpke::OpeningKey,
 };
 use sotto_proto::{
     from_wire_time,
@@ -34,7 +36,7 @@ use sotto_proto::{
     },
     to_wire_time,
 };
-use sotto_runtime::{Condition, Tasks, grpc::TraceCalls};
+use sotto_runtime::{Condition, Tasks, grpc::TraceCalls, telemetry::chain};
 use tokio::time::Instant;
 use tonic::{Code, Status, service::interceptor::InterceptedService, transport::Channel};
 use tonic_types::StatusExt as _;
@@ -236,11 +238,16 @@ impl SessionKeys {
         class: MessageClass,
         need: Need,
     ) -> Result<(), KeyError> {
+        let reply = OpeningKey::generate().map_err(|error| {
+            tracing::error!(error = chain(&error), "no key for an answer can be made");
+            KeyError::Unavailable
+        })?;
         let request = CreateSessionKeyRequest {
             tenant: tenant.to_string(),
             class: public::MessageClass::from(class).into(),
             needed_until: Some(to_wire_time(need.until)),
             needed_from: need.from.map(to_wire_time),
+            reply_key: Bytes::copy_from_slice(reply.public().as_bytes()),
         };
         let mut client = self.0.client.clone();
         let asked_at = Instant::now();
@@ -252,7 +259,7 @@ impl SessionKeys {
         };
         self.0.possible.set(answer != Err(KeyError::Unavailable));
         let now = self.now();
-        let session = read(answer?, tenant, class, need.until, now.wall).ok_or_else(|| {
+        let session = read(answer?, &reply, tenant, class, need.until, now.wall).ok_or_else(|| {
             tracing::error!("privacy's answer is not a session key for what was asked");
             KeyError::Refused
         })?;
@@ -313,20 +320,30 @@ fn refused(status: &Status) -> KeyError {
     }
 }
 
-/// The key, if it is for what was asked; its bytes in the answer are wiped.
+/// The key, if it is for what was asked. It comes sealed, so that what libraries keep of the answer opens nothing; from a privacy of
+/// the version before in clear, and is wiped there as far as it is ours.
 fn read(
     answer: CreateSessionKeyResponse,
+    reply: &OpeningKey,
     tenant: &TenantId,
     class: MessageClass,
     needed_until: Timestamp,
     now: Timestamp,
 ) -> Option<Session> {
-    let CreateSessionKeyResponse { wrap, key, seal_until, dies_at } = answer;
-    let bytes = match key.try_into_mut() {
-        Ok(bytes) => Zeroizing::new(Vec::from(bytes)),
-        Err(shared) => Zeroizing::new(shared.to_vec()),
+    let CreateSessionKeyResponse { wrap, key, seal_until, dies_at, sealed } = answer;
+    let key = match sealed {
+        Some(sealed) => {
+            let keys = reply.open_keys(&sealed.encapsulated_key, &sealed.ciphertext).ok()?;
+            Zeroizing::new(*keys.first()?)
+        }
+        None => {
+            let bytes = match key.try_into_mut() {
+                Ok(bytes) => Zeroizing::new(Vec::from(bytes)),
+                Err(shared) => Zeroizing::new(shared.to_vec()),
+            };
+            Zeroizing::new(<[u8; 32]>::try_from(bytes.as_slice()).ok()?)
+        }
     };
-    let key = Zeroizing::new(<[u8; 32]>::try_from(bytes.as_slice()).ok()?);
     let wrap = KeyWrap::try_from(wrap?).ok()?;
     let seal_until = from_wire_time(seal_until?).min(now.plus(LONGEST));
     let dies_at = from_wire_time(dies_at?);

@@ -18,7 +18,7 @@ use sotto_bus::{
     topology::{self, ClientUser, ServerOptions},
 };
 use sotto_core::{Clock as _, Shards, SystemClock, Timestamp, work::KeyWrap};
-use sotto_crypto::hash::sha256;
+use sotto_crypto::{hash::sha256, hpke::SealingKey};
 use sotto_ingress::{
     adapters::{
         publishers::INTAKE_RING,
@@ -34,7 +34,7 @@ use sotto_proto::{
     pipeline::v1 as pipeline,
     privacy::v1::{
         CreateInboundKeyRequest, CreateInboundKeyResponse, CreateSessionKeyRequest, CreateSessionKeyResponse,
-        ListEndedBucketsRequest, ListEndedBucketsResponse, UnwrapKeysRequest, UnwrapKeysResponse,
+        ListEndedBucketsRequest, ListEndedBucketsResponse, SealedKeys, UnwrapKeysRequest, UnwrapKeysResponse,
         key_service_server::{KeyService, KeyServiceServer},
     },
     to_wire_time,
@@ -316,7 +316,10 @@ impl KeyService for FakePrivacy {
             return Err(Status::unavailable("away"));
         }
         self.made.fetch_add(1, Ordering::SeqCst);
-        let CreateSessionKeyRequest { tenant, class, needed_until, needed_from: _ } = request.into_inner();
+        let CreateSessionKeyRequest { tenant, class, needed_until, needed_from: _, reply_key } =
+            request.into_inner();
+        let reply = SealingKey::from_bytes(reply_key.as_ref().try_into().unwrap());
+        let sealed = reply.seal_keys([&[2; 32]]).unwrap();
         let needed_until = sotto_proto::from_wire_time(needed_until.unwrap());
         let class = WireClass::try_from(class).unwrap();
         let wrap = KeyWrap {
@@ -328,9 +331,13 @@ impl KeyService for FakePrivacy {
         };
         Ok(Response::new(CreateSessionKeyResponse {
             wrap: Some(pipeline::KeyWrap::from(&wrap)),
-            key: bytes::Bytes::from_static(&[2; 32]),
+            key: bytes::Bytes::new(),
             seal_until: Some(to_wire_time(SystemClock.now().plus(Duration::from_secs(300)))),
             dies_at: Some(to_wire_time(death(class, needed_until))),
+            sealed: Some(SealedKeys {
+                encapsulated_key: bytes::Bytes::copy_from_slice(&sealed.encapsulated_key),
+                ciphertext: sealed.ciphertext.into(),
+            }),
         }))
     }
 

@@ -1,6 +1,6 @@
 //! `sotto.privacy.v1.KeyService`: wire to work and back.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, ops::RangeFrom, time::Duration};
 
 use bytes::Bytes;
 use prost_types::Timestamp as WireTime;
@@ -8,13 +8,13 @@ use sotto_core::{
     AccountId, Classified, ErrorClass, MessageClass, TenantId, Timestamp,
     work::{KeyWrap, Need},
 };
-use sotto_crypto::{AeadKey, Zeroizing};
+use sotto_crypto::{AeadKey, Zeroizing, hpke::SealingKey};
 use sotto_proto::{
     message::v1 as message,
     pipeline::v1 as pipeline,
     privacy::v1::{
         CreateInboundKeyRequest, CreateInboundKeyResponse, CreateSessionKeyRequest, CreateSessionKeyResponse,
-        ListEndedBucketsRequest, ListEndedBucketsResponse, UnwrapKeysRequest, UnwrapKeysResponse,
+        ListEndedBucketsRequest, ListEndedBucketsResponse, SealedKeys, UnwrapKeysRequest, UnwrapKeysResponse,
         UnwrapRefusal, UnwrappedKey,
         key_service_server::{KeyService, KeyServiceServer},
         unwrapped_key,
@@ -40,6 +40,8 @@ const ERROR_DOMAIN: &str = "privacy.sotto.internal";
 
 /// The largest request: 256 wraps with room to spare.
 const MAX_REQUEST_BYTES: usize = 512 * 1024;
+
+const REPLY_KEY: &str = "reply_key";
 
 /// The last second of the year 9999, where google.protobuf.Timestamp ends.
 const LAST_SECOND: i64 = 253_402_300_799;
@@ -70,7 +72,8 @@ impl KeyService for KeyServer {
             }
         };
         let made = self.0.make(caller, asked.tenant, asked.class, asked.need).await;
-        made.map(|made| Response::new(session_key(made))).map_err(|error| status(&error))
+        let answer = made.and_then(|made| session_key(made, asked.reply));
+        answer.map(Response::new).map_err(|error| status(&error))
     }
 
     async fn create_inbound_key(
@@ -78,7 +81,7 @@ impl KeyService for KeyServer {
         request: Request<CreateInboundKeyRequest>,
     ) -> Result<Response<CreateInboundKeyResponse>, Status> {
         let caller = peer_service(&request)?.name();
-        let CreateInboundKeyRequest { account, tenant } = request.into_inner();
+        let CreateInboundKeyRequest { account, tenant, reply_key } = request.into_inner();
         let refused = |field, problem| {
             self.0.refused_unread(caller, Deed::Make { contents: Contents::Inbound }, Outcome::Invalid);
             Err(status(&KeyError::Field { field, problem }))
@@ -89,11 +92,16 @@ impl KeyService for KeyServer {
         let Ok(tenant) = tenant.parse::<TenantId>() else {
             return refused("tenant", "must name a tenant");
         };
+        let Ok(reply) = Reply::read(&reply_key) else {
+            return refused(REPLY_KEY, Reply::EXPECTED);
+        };
         let made = self.0.make_inbound(caller, &account, tenant).await.map_err(|error| status(&error))?;
+        let (key, sealed) = reply.one(&made.key).map_err(|error| status(&error))?;
         Ok(Response::new(CreateInboundKeyResponse {
             wrap: Some(pipeline::InboundWrap::from(&made.wrap)),
-            key: wiped(&made.key),
+            key,
             seal_until: Some(to_wire_time(made.seal_until)),
+            sealed,
         }))
     }
 
@@ -102,13 +110,20 @@ impl KeyService for KeyServer {
         request: Request<UnwrapKeysRequest>,
     ) -> Result<Response<UnwrapKeysResponse>, Status> {
         let caller = peer_service(&request)?.name();
-        let UnwrapKeysRequest { account, wraps } = request.into_inner();
+        let UnwrapKeysRequest { account, wraps, reply_key } = request.into_inner();
         let Ok(account) = account.parse::<AccountId>() else {
             self.0.refused_unread(caller, Deed::Open { account: None }, Outcome::Invalid);
             return Err(status(&KeyError::Field {
                 field: "account",
                 problem: "must name a carrier account",
             }));
+        };
+        let reply = match Reply::read(&reply_key) {
+            Ok(reply) => reply,
+            Err(error) => {
+                self.0.refused_unread(caller, Deed::Open { account: Some(account) }, Outcome::Invalid);
+                return Err(status(&error));
+            }
         };
         if wraps.len() > MAX_WRAPS {
             // Before the wraps are read: the answer costs no more than the refusal.
@@ -118,8 +133,12 @@ impl KeyService for KeyServer {
         let key_ids: Vec<Bytes> = wraps.iter().map(|wrap| wrap.key_id.clone()).collect();
         let wraps = wraps.into_iter().map(|wrap| KeyWrap::try_from(wrap).ok()).collect();
         let opened = self.0.open(caller, account, wraps).await.map_err(|error| status(&error))?;
-        let keys = key_ids.into_iter().zip(opened).map(|(id, opened)| unwrapped(id, opened)).collect();
-        Ok(Response::new(UnwrapKeysResponse { keys }))
+        let sealed = reply.all(opened.iter().filter_map(|opened| opened.result.as_ref().ok()));
+        let sealed = sealed.map_err(|error| status(&error))?;
+        let mut places = 0..;
+        let mut unwrapped = |(id, opened)| unwrapped(id, opened, sealed.as_ref().map(|_| &mut places));
+        let keys = key_ids.into_iter().zip(opened).map(&mut unwrapped).collect();
+        Ok(Response::new(UnwrapKeysResponse { keys, sealed }))
     }
 
     async fn list_ended_buckets(
@@ -132,10 +151,44 @@ impl KeyService for KeyServer {
     }
 }
 
+/// For whom an answer's keys are sealed; nobody: they go in clear.
+#[derive(Clone, Copy)]
+struct Reply(Option<SealingKey>);
+
+impl Reply {
+    const EXPECTED: &str = "must be an X25519 public key of 32 bytes, or empty";
+    const WRONG: KeyError = KeyError::Field { field: REPLY_KEY, problem: Self::EXPECTED };
+
+    fn read(key: &[u8]) -> Result<Self, KeyError> {
+        if key.is_empty() {
+            return Ok(Self(None));
+        }
+        let key = key.try_into().map_err(|_| Self::WRONG)?;
+        Ok(Self(Some(SealingKey::from_bytes(key))))
+    }
+
+    /// All of these, sealed.
+    fn all<'a>(self, keys: impl Iterator<Item = &'a AeadKey>) -> Result<Option<SealedKeys>, KeyError> {
+        let Some(reply) = self.0 else { return Ok(None) };
+        let sealed = reply.seal_keys(keys.map(AeadKey::expose)).map_err(|_no_key| Self::WRONG)?;
+        Ok(Some(SealedKeys {
+            encapsulated_key: Bytes::copy_from_slice(&sealed.encapsulated_key),
+            ciphertext: sealed.ciphertext.into(),
+        }))
+    }
+
+    /// One key, in clear or sealed.
+    fn one(self, key: &AeadKey) -> Result<(Bytes, Option<SealedKeys>), KeyError> {
+        let sealed = self.all(std::iter::once(key))?;
+        Ok((if sealed.is_some() { Bytes::new() } else { wiped(key) }, sealed))
+    }
+}
+
 struct Ask {
     tenant: TenantId,
     class: MessageClass,
     need: Need,
+    reply: Reply,
 }
 
 impl Ask {
@@ -155,7 +208,8 @@ impl Ask {
         let from = request.needed_from.map(|from| {
             read_time(from).ok_or(KeyError::Field { field: "needed_from", problem: "must be a time" })
         });
-        Ok(Self { tenant, class, need: Need { from: from.transpose()?, until: needed_until } })
+        let need = Need { from: from.transpose()?, until: needed_until };
+        Ok(Self { tenant, class, need, reply: Reply::read(&request.reply_key)? })
     }
 }
 
@@ -166,18 +220,24 @@ pub(super) fn read_time(time: WireTime) -> Option<Timestamp> {
     Some(Timestamp::from_unix_millis(seconds * 1000 + i64::from(nanos.div_ceil(1_000_000))))
 }
 
-fn session_key(made: SessionKey) -> CreateSessionKeyResponse {
-    CreateSessionKeyResponse {
+fn session_key(made: SessionKey, reply: Reply) -> Result<CreateSessionKeyResponse, KeyError> {
+    let (key, sealed) = reply.one(&made.key)?;
+    Ok(CreateSessionKeyResponse {
         wrap: Some(pipeline::KeyWrap::from(&made.wrap)),
-        key: wiped(&made.key),
+        key,
         seal_until: Some(to_wire_time(made.seal_until)),
         dies_at: Some(to_wire_time(made.dies_at)),
-    }
+        sealed,
+    })
 }
 
-fn unwrapped(key_id: Bytes, opened: Opened) -> UnwrappedKey {
+/// `places`: those of the sealed keys, if they are sealed.
+fn unwrapped(key_id: Bytes, opened: Opened, places: Option<&mut RangeFrom<u32>>) -> UnwrappedKey {
     let result = match opened.result {
-        Ok(key) => unwrapped_key::Result::Key(wiped(&key)),
+        Ok(key) => match places.and_then(Iterator::next) {
+            Some(place) => unwrapped_key::Result::Sealed(place),
+            None => unwrapped_key::Result::Key(wiped(&key)),
+        },
         Err(refusal) => unwrapped_key::Result::Refusal(wire_refusal(refusal).into()),
     };
     UnwrappedKey { key_id, result: Some(result), dies_at: opened.dies_at.map(to_wire_time) }

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use sotto_core::{Clock as _, work::KeyWrap};
 use sotto_crypto::{
     AeadKey,
     envelope::{Binding, Sealer, open},
+    hpke::OpeningKey,
 };
 use sotto_privacy::{
     config::{Config, DEFAULT_TOML},
@@ -14,9 +16,10 @@ use sotto_privacy::{
 use sotto_proto::{
     from_wire_time,
     message::v1::MessageClass,
+    pipeline::v1 as pipeline,
     privacy::v1::{
-        CreateSessionKeyRequest, CreateSessionKeyResponse, UnwrapKeysRequest, UnwrapRefusal, UnwrappedKey,
-        key_service_client::KeyServiceClient, unwrapped_key,
+        CreateInboundKeyRequest, CreateSessionKeyRequest, CreateSessionKeyResponse, SealedKeys,
+        UnwrapKeysRequest, UnwrapRefusal, UnwrappedKey, key_service_client::KeyServiceClient, unwrapped_key,
     },
     to_wire_time,
 };
@@ -75,6 +78,7 @@ pub(crate) fn ask(until: sotto_core::Timestamp) -> CreateSessionKeyRequest {
         class: MessageClass::Otp.into(),
         needed_until: Some(to_wire_time(until)),
         needed_from: None,
+        reply_key: Bytes::new(),
     }
 }
 
@@ -121,8 +125,11 @@ pub(crate) async fn unwrap(
     carrier: &mut KeyServiceClient<Channel>,
     made: &CreateSessionKeyResponse,
 ) -> Result<UnwrappedKey, Status> {
-    let request =
-        UnwrapKeysRequest { account: "viettel-otp".to_owned(), wraps: vec![made.wrap.clone().unwrap()] };
+    let request = UnwrapKeysRequest {
+        account: "viettel-otp".to_owned(),
+        wraps: vec![made.wrap.clone().unwrap()],
+        reply_key: Bytes::new(),
+    };
     let mut keys = carrier.unwrap_keys(request).await?.into_inner().keys;
     assert_eq!(keys.len(), 1);
     Ok(keys.remove(0))
@@ -130,7 +137,7 @@ pub(crate) async fn unwrap(
 
 fn refusal(key: &UnwrappedKey) -> Option<UnwrapRefusal> {
     match &key.result {
-        Some(unwrapped_key::Result::Key(_)) => None,
+        Some(unwrapped_key::Result::Key(_) | unwrapped_key::Result::Sealed(_)) => None,
         Some(unwrapped_key::Result::Refusal(refusal)) => UnwrapRefusal::try_from(*refusal).ok(),
         None => Some(UnwrapRefusal::Unspecified),
     }
@@ -183,6 +190,53 @@ async fn one_key_from_ingress_to_connector_and_to_its_death() {
     let served = Served::start_with(&world, pki, "").await;
     let mut carrier = served.client("carrier");
     assert_eq!(refusal(&unwrap(&mut carrier, &made).await.unwrap()), Some(UnwrapRefusal::Destroyed));
+    served.stop().await;
+}
+
+/// Nothing that passes by, and so nothing that libraries keep of it, holds a key.
+#[tokio::test]
+async fn keys_are_sealed_for_whoever_asks_with_a_key_of_its_own() {
+    let world = World::new();
+    let served = Served::start(&world).await;
+    let (mut ingress, mut carrier) = (served.client("ingress"), served.client("carrier"));
+    let reply = OpeningKey::generate().unwrap();
+    let reply_key = Bytes::copy_from_slice(reply.public().as_bytes());
+    let open = |sealed: Option<SealedKeys>| {
+        let sealed = sealed.unwrap();
+        reply.open_keys(&sealed.encapsulated_key, &sealed.ciphertext).unwrap().to_vec()
+    };
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        let request = CreateSessionKeyRequest { reply_key: reply_key.clone(), ..ask(NOW.plus(MINUTE)) };
+        let answer = ingress.create_session_key(request).await.unwrap().into_inner();
+        assert_eq!(answer.key, Bytes::new());
+        made.push((answer.wrap.unwrap(), open(answer.sealed)[0]));
+    }
+    let request = CreateInboundKeyRequest {
+        account: "vina".to_owned(),
+        tenant: "acme".to_owned(),
+        reply_key: reply_key.clone(),
+    };
+    let inbound = carrier.create_inbound_key(request).await.unwrap().into_inner();
+    assert_eq!((inbound.key, open(inbound.sealed).len()), (Bytes::new(), 1));
+
+    // Refused ones have no place among them.
+    let mut wraps: Vec<_> = made.iter().map(|(wrap, _)| wrap.clone()).collect();
+    wraps.insert(1, pipeline::KeyWrap { wrapped: Bytes::new(), ..wraps[0].clone() });
+    let request = UnwrapKeysRequest { account: "vina".to_owned(), wraps, reply_key };
+    let answer = carrier.unwrap_keys(request.clone()).await.unwrap().into_inner();
+    assert_eq!(open(answer.sealed), made.iter().map(|(_, key)| *key).collect::<Vec<_>>());
+    let results: Vec<_> = answer.keys.into_iter().map(|key| key.result.unwrap()).collect();
+    let refused = unwrapped_key::Result::Refusal(UnwrapRefusal::Invalid.into());
+    assert_eq!(results, [unwrapped_key::Result::Sealed(0), refused, unwrapped_key::Result::Sealed(1)]);
+
+    // Neither a part of a key nor a point that is nobody's key.
+    for wrong in [Bytes::from_static(&[1; 31]), Bytes::from_static(&[0; 32])] {
+        let request = UnwrapKeysRequest { reply_key: wrong, ..request.clone() };
+        let status = carrier.unwrap_keys(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.get_details_bad_request().unwrap().field_violations[0].field, "reply_key");
+    }
     served.stop().await;
 }
 
@@ -254,6 +308,7 @@ async fn wrong_requests_name_their_field_and_bound() {
     let request = |account: &str, count| UnwrapKeysRequest {
         account: account.to_owned(),
         wraps: vec![wrap.clone(); count],
+        reply_key: Bytes::new(),
     };
     for (account, count, field) in [("", 1, "account"), ("vina", 0, "wraps"), ("vina", 257, "wraps")] {
         let status = carrier.unwrap_keys(request(account, count)).await.unwrap_err();
@@ -268,7 +323,7 @@ async fn wrong_requests_name_their_field_and_bound() {
 
     // One malformed wrap among good ones is refused alone, in its place.
     let mut mixed = request("mobi", 3);
-    mixed.wraps[1].wrapped = bytes::Bytes::new();
+    mixed.wraps[1].wrapped = Bytes::new();
     mixed.wraps[2].key_id = b"short".as_ref().into();
     let keys = carrier.unwrap_keys(mixed).await.unwrap().into_inner().keys;
     let refusals: Vec<_> = keys.iter().map(refusal).collect();
