@@ -119,7 +119,7 @@ async fn no_number_sender_or_text_is_found_outside_of_ingress_and_connector() {
     garbage_is_kept_aside_without_its_bytes(&canary, &cell).await;
     std::fs::write(cell.root().join("logs/plant.log"), traffic::SENDER).unwrap();
     cell.stop().await;
-    let places = ["data/nats", "data/redis", "logs/plant.log"];
+    let places = ["data/nats", "logs/plant.log"];
     let found = on_disk(&canary, &cell.root());
     for place in places {
         assert!(found.iter().any(|one| one.place.contains(place)), "nothing found in {place}: {found:#?}");
@@ -186,7 +186,6 @@ async fn a_backup_holds_what_was_planted_alone(canary: &Canary, cell: &Cell) {
     cell.run(["backup", folder.to_str().unwrap(), "--secrets", secrets.to_str().unwrap()]).await;
     let found = on_disk(canary, backup.path());
     assert!(found.iter().any(|one| one.place.contains("nats")), "{found:#?}");
-    let elsewhere: Vec<_> =
-        found.iter().filter(|one| !["nats", "redis"].iter().any(|at| one.place.contains(at))).collect();
+    let elsewhere: Vec<_> = found.iter().filter(|one| !one.place.contains("nats")).collect();
     assert!(elsewhere.is_empty(), "{elsewhere:#?}");
 }

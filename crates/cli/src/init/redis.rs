@@ -24,8 +24,9 @@ const CANCELLATION: &str = " %R~sotto:carrier:{s*}:ready ~sotto:carrier:{s*}:sen
 
 /// Makes `redis/users.acl`, `redis/redis.conf` and a password file for every user.
 pub(super) fn create(dir: &CellDir, cell: &CellId, layout: Layout) -> Result<(), CliError> {
-    // Nobody can be the default user: it is off and has no password. Yet it is whom Redis loads its own append-only file
-    // as, and whatever that user may not do is left out of every transaction in there, with an error in the log alone.
+    // Nobody can be the default user: it is off and has no password. Yet it is whom Redis loads an append-only file as, where
+    // somebody turns that on, and whatever that user may not do is left out of every transaction in there, with an error in
+    // the log alone.
     let mut acl = String::from("user default off resetpass allkeys allchannels +@all\n");
     for user in USERS {
         let hash = password(dir, user)?;
@@ -75,8 +76,7 @@ fn configuration(cell: &CellId, layout: Layout) -> String {
          aclfile ../../redis/users.acl\n\
          daemonize no\n\
          dir data/redis\n\
-         appendonly yes\n\
-         appendfsync everysec\n\
+         appendonly no\n\
          save \"\"\n\
          maxmemory-policy noeviction\n\
          timeout 0\n\

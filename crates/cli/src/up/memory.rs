@@ -1,31 +1,20 @@
-//! Redis comes up, if need be with nothing.
+//! Redis comes up with nothing in it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{LOOK, START, Supervisor, child::log_file, recipes};
-use crate::{CliError, Tone, redis};
+use crate::{CliError, redis};
 
 /// How long one look may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Supervisor<'_> {
-    /// Starts Redis. What it cannot read is put away: a power cut leaves such files, and nothing in them is the only copy of
-    /// anything.
+    /// Starts Redis, with nothing in it. It takes connections before it has read its configuration whole: only an answer says
+    /// that it runs.
     pub(super) async fn start_redis(&mut self) -> Result<(), CliError> {
-        let Err(error) = self.launch_redis().await else { return Ok(()) };
-        if self.check_newest().is_ok() || !self.recipes.set_redis_aside()? {
-            return Err(error);
-        }
-        self.slots.pop();
-        let event = serde_json::json!({ "event": "begins_anew", "process": "redis-server", "why": error.to_string() });
-        self.say(&self.output.tone(Tone::Bad, &format!("redis-server begins anew: {error}")), &event);
-        self.launch_redis().await
-    }
-
-    /// It takes connections before it has read its files: only an answer says that it could.
-    async fn launch_redis(&mut self) -> Result<(), CliError> {
+        self.recipes.clear_redis()?;
         let (recipe, address) = self.recipes.redis()?;
         self.launch(recipe)?;
         let until = Instant::now() + START;

@@ -135,7 +135,7 @@ async fn a_flush_and_a_restart_make_everything_unready() {
     assert!(!store.find(&id).await.unwrap().whole);
 
     make_ready(&store).await;
-    // Its append-only file brings the marker back, but an unknown part of the last second is lost.
+    // An append-only file, where one is kept, brings the marker back, but an unknown part of the last second is lost.
     world.redis.restart().await;
     eventually(BOUND, "Redis", async || store.is_ready(shard).await == Ok(false)).await;
     make_ready(&store).await;

@@ -1,9 +1,10 @@
 //! The messages of each tenant by the time of their acceptance.
 //!
 //! A message stands in its tenant's list from its acceptance until its journal goes. When that will be stands in a list of
-//! its own, by which both are let go: a list has no entry that lives by itself.
+//! its own, by which both are let go: a list has no entry that lives by itself. What ends together stands there together: an
+//! entry of a sorted set costs as much as a key.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use futures::future::try_join_all;
 use sotto_core::{MessageId, ShardId, TenantId, Timestamp};
@@ -12,12 +13,20 @@ use sotto_runtime::redis::{self as client};
 use super::{Store, key};
 use crate::{domain::page::Place, ports::StoreError};
 
-/// Entries let go at a time.
-const AT_A_TIME: usize = 500;
+/// Entries let go at a time, each of at most as many messages as one script writes.
+const AT_A_TIME: usize = 20;
 
-/// What stands for a message that is to be let go.
-pub(super) fn entry(tenant: &TenantId, id: &MessageId) -> String {
-    format!("{id} {tenant}")
+/// What stands for messages that are to be let go: their ids, with commas, and the tenant.
+pub(super) fn entry(tenant: &TenantId, ids: &[MessageId]) -> String {
+    let mut entry = String::with_capacity(ids.len() * 37 + tenant.as_str().len());
+    for id in ids {
+        let comma = if entry.is_empty() { "" } else { "," };
+        // Writing to a string does not fail.
+        let _written = write!(entry, "{comma}{id}").is_ok();
+    }
+    entry.push(' ');
+    entry.push_str(tenant.as_str());
+    entry
 }
 
 impl Store {
@@ -68,9 +77,10 @@ impl Store {
                 return Ok(gone);
             }
             let mut of: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-            for (id, tenant) in entries.iter().filter_map(|entry| entry.split_once(' ')) {
-                of.entry(tenant).or_default().push(id);
+            for (ids, tenant) in entries.iter().filter_map(|entry| entry.split_once(' ')) {
+                of.entry(tenant).or_default().extend(ids.split(','));
             }
+            gone += of.values().map(Vec::len).sum::<usize>();
             let mut pipe = client::pipe();
             for (tenant, ids) in of {
                 let tenant = tenant.parse().map_err(|_| StoreError::Refused)?;
@@ -79,7 +89,6 @@ impl Store {
             pipe.cmd("ZREM").arg(key::gone(shard)).arg(&entries).ignore();
             let mut connection = self.0.redis.connection();
             self.ask(pipe.query_async::<()>(&mut connection)).await?;
-            gone += entries.len();
         }
     }
 }

@@ -61,8 +61,8 @@ struct Sections {
     due: Vec<(i64, String)>,
     /// Ids whose deadline is over.
     undue: Vec<String>,
-    /// When what leaves its tenant's list.
-    gone: Vec<(i64, String)>,
+    /// What of a tenant leaves its list, and when the last of it does.
+    gone: BTreeMap<TenantId, (i64, Vec<MessageId>)>,
     /// What comes into the list of a tenant, and when it was accepted.
     lists: BTreeMap<TenantId, Vec<(i64, String)>>,
 }
@@ -97,7 +97,10 @@ impl Sections {
         }
         let (deadline, known) = (store.deadline(journal), before.and_then(|before| store.deadline(before)));
         match deadline {
-            Some(at) if known != deadline => self.due.push((at.unix_millis(), id.to_string())),
+            // Nearly every deadline moves on when its message is submitted: the sweeper that finds it too early moves it.
+            Some(at) if known.is_none_or(|known| at < known) => {
+                self.due.push((at.unix_millis(), id.to_string()));
+            }
             None if known.is_some() => self.undue.push(id.to_string()),
             Some(_) | None => {}
         }
@@ -108,8 +111,10 @@ impl Sections {
             list.push((facts.accepted_at.unix_millis(), id.to_string()));
         }
         if ttl > 0 {
-            let gone = store.0.clock.now().plus(Duration::from_millis(ttl));
-            self.gone.push((gone.unix_millis(), index::entry(&facts.tenant, &id)));
+            let gone = store.0.clock.now().plus(Duration::from_millis(ttl)).unix_millis();
+            let (last, ids) = self.gone.entry(facts.tenant.clone()).or_default();
+            *last = gone.max(*last);
+            ids.push(id);
         }
     }
 }
@@ -167,8 +172,8 @@ impl Store {
             call.arg(deadline).arg(id);
         }
         call.arg(undue);
-        for (at, entry) in gone {
-            call.arg(at).arg(entry);
+        for (tenant, (at, ids)) in gone {
+            call.arg(at).arg(index::entry(tenant, ids));
         }
         for (tenant, list) in lists {
             call.key(key::list(shard, tenant)).arg(list.len());

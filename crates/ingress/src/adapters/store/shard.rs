@@ -142,7 +142,7 @@ impl Store {
         match facts.filter(|_| ttl > 0) {
             Some(facts) => {
                 let gone = self.0.clock.now().plus(Duration::from_millis(ttl));
-                call.arg(index::entry(&facts.tenant, &id)).arg(gone.unix_millis().to_string());
+                call.arg(index::entry(&facts.tenant, &[id])).arg(gone.unix_millis().to_string());
             }
             None => {
                 call.arg("").arg("");
