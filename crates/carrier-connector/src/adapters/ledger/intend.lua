@@ -13,31 +13,39 @@ end
 local time = redis.call('TIME')
 local till = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[3]))
 local claimed, intended = 'c|' .. token .. '|', 'i|' .. token .. '|'
+local word = intended .. till .. '|'
 local function starts(value, with)
   return string.sub(value, 1, #with) == with
 end
--- All that is to be read, in one question: values[n] is what stood at KEYS[n], written[key] what this script put there since.
-local values, written = {}, {}
-for from = 2, #KEYS, 4000 do
-  local some = redis.call('MGET', unpack(KEYS, from, math.min(from + 3999, #KEYS)))
-  for at = 1, #some do
-    values[from + at - 1] = some[at]
+-- What stands at keys, in one question for thousands.
+local function read(keys)
+  local values = {}
+  for from = 1, #keys, 4000 do
+    local some = redis.call('MGET', unpack(keys, from, math.min(from + 3999, #keys)))
+    for at = 1, #some do
+      values[from + at - 1] = some[at]
+    end
   end
+  return values
 end
-local function get(at)
-  return written[KEYS[at]] or values[at]
+-- The claims of all items. One that stands in here twice is ours both times, or neither time.
+local keys, key = {}, 2
+for item = 1, tonumber(ARGV[4]) do
+  local parts = tonumber(ARGV[5 * item])
+  for part = 1, parts do
+    keys[#keys + 1] = KEYS[key + part]
+  end
+  key = key + parts + 1
 end
-local function set(at, value, keep)
-  redis.call('SET', KEYS[at], value, 'PX', keep)
-  written[KEYS[at]] = value
-end
+local claims = read(keys)
 local out = {mark}
-local key, arg = 2, 5
+local arg, at = 5, 0
+key = 2
 for _ = 1, tonumber(ARGV[4]) do
   local parts, keep, keep_mark, attempt = tonumber(ARGV[arg]), ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
   local restored, ours = ARGV[arg + 4], true
   for part = 1, parts do
-    local value = get(key + part)
+    local value = claims[at + part]
     if value then
       -- Ours, or passed by us before and the answer was lost. Or restored from our record, which was not acted on.
       local mine = starts(value, claimed) or starts(value, intended)
@@ -46,14 +54,21 @@ for _ = 1, tonumber(ARGV[4]) do
       ours = ours and again
     end
   end
-  local cancelled = ours and get(key) == 'x'
+  local cancelled = false
+  if ours then
+    -- One question says what marks the message, and marks it where nothing does.
+    local before = redis.call('SET', KEYS[key], attempt, 'PX', keep_mark, 'NX', 'GET')
+    cancelled = before == 'x'
+    if before and not cancelled then
+      redis.call('SET', KEYS[key], attempt, 'PX', keep_mark)
+    end
+  end
   if ours and not cancelled then
-    set(key, attempt, keep_mark)
     for part = 1, parts do
-      set(key + part, 'i|' .. token .. '|' .. till .. '|', keep)
+      redis.call('SET', KEYS[key + part], word, 'PX', keep)
     end
   end
   out[#out + 1] = cancelled and 'x' or (ours and '1' or '0')
-  key, arg = key + parts + 1, arg + 5
+  key, arg, at = key + parts + 1, arg + 5, at + parts
 end
 return out
