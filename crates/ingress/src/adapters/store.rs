@@ -275,6 +275,9 @@ mod key {
     pub(super) fn token(shard: ShardId) -> String {
         format!("sotto:ingress:{{s{shard}}}:rebuild")
     }
+    pub(super) fn rebuilt(shard: ShardId) -> String {
+        format!("sotto:ingress:{{s{shard}}}:rebuilt")
+    }
     pub(super) fn due(shard: ShardId) -> String {
         format!("sotto:ingress:{{s{shard}}}:due")
     }

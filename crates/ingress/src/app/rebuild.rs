@@ -4,7 +4,8 @@
 //! (EVENTS): a message moves from each to the next, so none is missed. The projection of a shard waits meanwhile; what comes later follows in its order.
 //!
 //! The log is read in windows: each is folded into what Redis holds by then and written, so that memory is bounded
-//! however long the log is. One process at a time rebuilds a shard; another takes over when it falls silent.
+//! however long the log is. How far it is stands in Redis too. One process at a time rebuilds a shard; another takes over when it
+//! falls silent, and goes on where it broke off: what is accepted and not yet routed is read again, the log from there.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -95,8 +96,8 @@ const REPORT_EVERY: u64 = 256;
 /// Events that are read before they are folded and written: some tens of megabytes.
 const WINDOW: usize = 50_000;
 
-/// How often a rebuild says that it goes on.
-const GO_ON_EVERY: Duration = Duration::from_secs(5);
+/// How often a rebuild writes what it has read, also when that is less than a window, and says that it goes on.
+const GO_ON_EVERY: Duration = Duration::from_secs(2);
 
 impl Rebuilder {
     /// A rebuilder; `lost` wakes it before its next look.
@@ -237,7 +238,7 @@ impl Rebuilder {
     ) -> Result<(), RebuildError> {
         let reader = StreamReader::<EventBatch>::new(&self.bus, "EVENTS").map_err(RebuildError::Read)?;
         let state = reader.state().await.map_err(RebuildError::Read)?;
-        let mut reading = reader.read_stored(state.first, state.last);
+        let mut reading = reader.read_stored(image.first().max(state.first), state.last);
         while let Some(batch) = next(&mut reading).await? {
             let Some(Subject::Event(shard)) = batch.subject else { continue };
             // What cannot be read is in quarantine already: the projection met it before us.
@@ -275,6 +276,8 @@ struct Image<'a> {
     store: &'a Store,
     window: usize,
     shards: BTreeMap<ShardId, ShardImage>,
+    /// The last sequence of EVENTS that was taken.
+    taken: u64,
     waiting: usize,
     went_on: Instant,
 }
@@ -292,15 +295,22 @@ impl<'a> Image<'a> {
     fn new(store: &'a Store, window: usize, rebuilds: Vec<Rebuild>) -> Self {
         let empty = |rebuild: Rebuild| {
             let events = HashMap::new();
-            (rebuild.shard(), ShardImage { rebuild, events, read: 0, written: 0, last: 0 })
+            let last = rebuild.done();
+            (rebuild.shard(), ShardImage { rebuild, events, read: 0, written: 0, last })
         };
         Self {
             store,
             window,
             shards: rebuilds.into_iter().map(empty).collect(),
+            taken: 0,
             waiting: 0,
             went_on: Instant::now(),
         }
+    }
+
+    /// Where EVENTS is to be read from.
+    fn first(&self) -> u64 {
+        self.shards.values().map(|image| image.rebuild.done()).min().unwrap_or(0) + 1
     }
 
     /// Takes a batch; writes when the window is full.
@@ -312,6 +322,11 @@ impl<'a> Image<'a> {
         tell: &(dyn Fn(Progress) + Sync),
     ) -> Result<(), RebuildError> {
         let Some(image) = self.shards.get_mut(&shard) else { return Ok(()) };
+        self.taken = self.taken.max(sequence);
+        // An earlier rebuild has written it. (What was accepted has no sequence.)
+        if (1..=image.rebuild.done()).contains(&sequence) {
+            return Ok(());
+        }
         for event in events {
             image.events.entry(event.message).or_default().push((sequence, event));
             self.waiting += 1;
@@ -321,18 +336,18 @@ impl<'a> Image<'a> {
         if image.read.is_multiple_of(REPORT_EVERY) {
             tell(Progress { shard, read: image.read, written: image.written, done: false });
         }
-        if self.waiting >= self.window {
+        if self.waiting >= self.window || self.went_on.elapsed() >= GO_ON_EVERY {
             self.write().await?;
-        }
-        if self.went_on.elapsed() >= GO_ON_EVERY {
-            self.go_on().await?;
         }
         Ok(())
     }
 
+    /// Says that it goes on, and how far it is, if all that was taken is written.
     async fn go_on(&mut self) -> Result<(), RebuildError> {
-        for image in self.shards.values() {
-            if !self.store.go_on(&image.rebuild).await.map_err(RebuildError::Store)? {
+        let written = self.waiting == 0 && self.taken > 0;
+        for ShardImage { rebuild, .. } in self.shards.values() {
+            let done = written.then(|| self.taken.max(rebuild.done()));
+            if !self.store.go_on(rebuild, done).await.map_err(RebuildError::Store)? {
                 return Err(RebuildError::LostAgain);
             }
         }

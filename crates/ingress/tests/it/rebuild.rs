@@ -18,11 +18,11 @@ use sotto_proto::{
     LogEvent, WorkDelivery,
     pipeline::v1::{EventBatch, WorkBatch},
 };
-use sotto_testkit::{Pki, RedisServer};
+use sotto_testkit::{Pki, RedisServer, eventually};
 use tokio::sync::Notify;
 
 use crate::{
-    cell::{self, Broker, TERMS},
+    cell::{self, BOUND, Broker, TERMS},
     store::{event, facts},
 };
 
@@ -196,4 +196,53 @@ async fn while_one_process_rebuilds_another_waits_for_it() {
         done += u32::from(step.done);
     }
     assert_eq!(done, 2);
+}
+
+#[tokio::test]
+async fn a_rebuild_that_broke_off_is_gone_on_with_and_only_in_the_same_redis() {
+    let mut world = World::start().await;
+    let all: Vec<Facts> = (1..=10).map(|number| world.facts(number)).collect();
+    for facts in &all {
+        world.log(facts, [first(facts)]).await;
+    }
+    // One that says that it came as far as the fifth, and wrote nothing: what is skipped is seen by that.
+    let broke_off = async |store: &Store| {
+        for shard in cell::shards().iter() {
+            let rebuild = store.start_rebuild(shard, "one").await.unwrap().unwrap();
+            assert_eq!(rebuild.done(), 0);
+            assert!(store.go_on(&rebuild, Some(5)).await.unwrap());
+        }
+    };
+    let there = async |store: &Store| {
+        let mut there = 0;
+        for facts in &all {
+            there += usize::from(store.find(&facts.message).await.unwrap().journal.is_some());
+        }
+        there
+    };
+    let store = world.store();
+    let rebuilder = world.rebuilder(&store, "one").await;
+    broke_off(&store).await;
+    rebuilder.look().await.unwrap();
+    assert_eq!(there(&store).await, 5);
+    // Ended, it is no beginning of another.
+    world.redis.flush_all().await;
+    rebuilder.look().await.unwrap();
+    assert_eq!(there(&store).await, 10);
+    // Lost in between: all of it again. (This Redis keeps a file, so that what it says is there after a restart.)
+    for shard in cell::shards().iter() {
+        store.forget(shard).await.unwrap();
+    }
+    broke_off(&store).await;
+    world
+        .redis
+        .command("EVAL \"for _, key in ipairs(redis.call('KEYS', '*:m:*')) do redis.call('DEL', key) end\" 0")
+        .await;
+    world.redis.restart().await;
+    eventually(BOUND, "a rebuild", async || {
+        rebuilder.look().await.is_ok()
+            && store.is_ready(cell::shards().iter().next().unwrap()).await == Ok(true)
+    })
+    .await;
+    assert_eq!(there(&store).await, 10);
 }

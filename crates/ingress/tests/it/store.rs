@@ -154,13 +154,13 @@ async fn one_process_rebuilds_a_shard_at_a_time() {
     let shard = shard_of(&facts(1, true));
     let rebuild = one.start_rebuild(shard, "one").await.unwrap().unwrap();
     assert!(other.start_rebuild(shard, "other").await.unwrap().is_none());
-    assert!(one.go_on(&rebuild).await.unwrap());
+    assert!(one.go_on(&rebuild, None).await.unwrap());
     // The same process may begin anew: its last try failed.
     let rebuild = one.start_rebuild(shard, "one").await.unwrap().unwrap();
 
     // Somebody lacks something that this rebuild may have read past: it must not end well.
     other.forget(shard).await.unwrap();
-    assert!(!one.go_on(&rebuild).await.unwrap());
+    assert!(!one.go_on(&rebuild, None).await.unwrap());
     assert!(!one.finish_rebuild(&rebuild).await.unwrap());
     let taken = other.start_rebuild(shard, "other").await.unwrap().unwrap();
     assert!(!one.finish_rebuild(&rebuild).await.unwrap());

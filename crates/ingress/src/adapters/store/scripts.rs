@@ -154,28 +154,32 @@ end
 return found
 ";
 
-/// marker, token; milliseconds, who. Begins a rebuild, unless another process is at it: the run id, or nil.
+/// marker, token, how far a rebuild came; milliseconds, who. Begins a rebuild, unless another process is at it: the run id and how
+/// far an earlier one came in the same run of Redis (0: not at all), or nil.
 const START: &str = "
 local run = run_id()
 local mine = run .. '/' .. ARGV[2]
 local held = redis.call('GET', KEYS[2])
 if held and held ~= mine and string.sub(held, 1, #run) == run then return false end
 redis.call('SET', KEYS[2], mine, 'PX', ARGV[1])
-return run
+local of, sequence = string.match(redis.call('GET', KEYS[3]) or '', '^(%x+)/(%d+)$')
+return {run, of == run and sequence or '0'}
 ";
 
-/// token; milliseconds, run id and who. Goes on with a rebuild: 1 if it is still ours.
+/// token, how far the rebuild came; milliseconds, run id and who, then run id and sequence (empty: no farther than it was) and how
+/// long that is remembered. Goes on with a rebuild: 1 if it is still ours.
 const RENEW: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[2] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
+if ARGV[3] ~= '' then redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4]) end
 return 1
 ";
 
-/// marker, token; run id at the start, who. Ends a rebuild: 1 if it is still ours and nothing was lost meanwhile.
+/// marker, token, how far the rebuild came; run id at the start, who. Ends a rebuild: 1 if it is still ours and nothing was lost meanwhile.
 const FINISH: &str = "
 local run = run_id()
 if run ~= ARGV[1] or redis.call('GET', KEYS[2]) ~= run .. '/' .. ARGV[2] then return 0 end
-redis.call('DEL', KEYS[2])
+redis.call('DEL', KEYS[2], KEYS[3])
 redis.call('SET', KEYS[1], run)
 return 1
 ";

@@ -18,7 +18,10 @@ const AT_A_TIME: usize = 500;
 const EARLY: Duration = Duration::from_secs(3600);
 
 /// How long a rebuild may be silent before another process takes it over.
-const REBUILD: Duration = Duration::from_secs(30);
+const REBUILD: Duration = Duration::from_secs(10);
+
+/// How long it is remembered how far a rebuild came that nobody has ended.
+const REBUILT: Duration = Duration::from_secs(3600);
 
 /// Journals as they were read.
 #[derive(Clone, Debug)]
@@ -44,12 +47,18 @@ pub struct Rebuild {
     shard: ShardId,
     run: String,
     process: String,
+    done: u64,
 }
 
 impl Rebuild {
     /// Which shard.
     pub const fn shard(&self) -> ShardId {
         self.shard
+    }
+
+    /// How far an earlier one came that nobody has ended: all of EVENTS up to this sequence is in this Redis.
+    pub const fn done(&self) -> u64 {
+        self.done
     }
 }
 
@@ -207,32 +216,37 @@ impl Store {
     pub async fn forget(&self, shard: ShardId) -> Result<(), StoreError> {
         let mut connection = self.0.redis.connection();
         let mut delete = client::cmd("DEL");
-        delete.arg(key::ready(shard)).arg(key::token(shard));
+        delete.arg(key::ready(shard)).arg(key::token(shard)).arg(key::rebuilt(shard));
         self.ask(delete.query_async::<()>(&mut connection)).await?;
         self.0.missed.caught_up(shard);
         Ok(())
     }
 
-    /// Begins a rebuild of a shard by `process`; nothing while another process is at it.
+    /// Begins a rebuild of a shard by `process`, where an earlier one in the same run of Redis broke off; nothing while another
+    /// process is at it.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn start_rebuild(&self, shard: ShardId, process: &str) -> Result<Option<Rebuild>, StoreError> {
         let mut call = self.0.scripts.start.prepare_invoke();
-        call.key(key::ready(shard)).key(key::token(shard)).arg(millis(REBUILD)).arg(process);
+        call.key(key::ready(shard)).key(key::token(shard)).key(key::rebuilt(shard));
+        call.arg(millis(REBUILD)).arg(process);
         let mut connection = self.0.redis.connection();
-        let run: Option<String> = self.ask(call.invoke_async(&mut connection)).await?;
-        Ok(run.map(|run| Rebuild { shard, run, process: process.to_owned() }))
+        let begun: Option<(String, u64)> = self.ask(call.invoke_async(&mut connection)).await?;
+        Ok(begun.map(|(run, done)| Rebuild { shard, run, process: process.to_owned(), done }))
     }
 
-    /// Goes on with a rebuild; returns whether it is still this process's. To be said every few seconds.
+    /// Goes on with a rebuild; returns whether it is still this process's. To be said every few seconds. `done`: all of EVENTS up to
+    /// this sequence is written.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn go_on(&self, rebuild: &Rebuild) -> Result<bool, StoreError> {
+    pub async fn go_on(&self, rebuild: &Rebuild, done: Option<u64>) -> Result<bool, StoreError> {
+        let Rebuild { shard, run, process, .. } = rebuild;
         let mut call = self.0.scripts.renew.prepare_invoke();
-        call.key(key::token(rebuild.shard)).arg(millis(REBUILD));
-        call.arg(format!("{}/{}", rebuild.run, rebuild.process));
+        call.key(key::token(*shard)).key(key::rebuilt(*shard)).arg(millis(REBUILD));
+        call.arg(format!("{run}/{process}"));
+        call.arg(done.map(|done| format!("{run}/{done}")).unwrap_or_default()).arg(millis(REBUILT));
         let mut connection = self.0.redis.connection();
         self.ask::<bool>(call.invoke_async(&mut connection)).await
     }
@@ -242,9 +256,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn finish_rebuild(&self, rebuild: &Rebuild) -> Result<bool, StoreError> {
-        let Rebuild { shard, run, process } = rebuild;
+        let Rebuild { shard, run, process, .. } = rebuild;
         let mut call = self.0.scripts.finish.prepare_invoke();
-        call.key(key::ready(*shard)).key(key::token(*shard)).arg(run).arg(process);
+        call.key(key::ready(*shard)).key(key::token(*shard)).key(key::rebuilt(*shard)).arg(run).arg(process);
         let mut connection = self.0.redis.connection();
         self.ask::<bool>(call.invoke_async(&mut connection)).await
     }
