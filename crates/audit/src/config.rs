@@ -8,7 +8,7 @@ use sotto_keystore::TokenSettings;
 use sotto_runtime::{
     config::{
         AdminConfig, CellConfig, ConfigDuration, ConfigError, ConfigErrors, KeyPath, KeystoreKind,
-        Pkcs11Config, ShutdownConfig, TelemetryConfig, TlsConfig, Validate, empty_is_none,
+        Pkcs11Config, ResidencyConfig, ShutdownConfig, TelemetryConfig, TlsConfig, Validate, empty_is_none,
     },
     service::ProcessConfig,
 };
@@ -22,6 +22,8 @@ pub const DEFAULT_TOML: &str = include_str!("default.toml");
 pub struct Config {
     /// `[cell]`
     pub cell: CellConfig,
+    /// `[residency]`
+    pub residency: ResidencyConfig,
     /// `[log]`
     pub log: LogConfig,
     /// `[keystore]`
@@ -95,6 +97,9 @@ impl Config {
 impl Validate for Config {
     fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
         self.cell.validate(&at.key("cell"), errors);
+        let places = [("nats.url", self.nats.url.as_str())];
+        let telemetry = self.telemetry.otlp_endpoint.as_deref().map(|url| ("telemetry.otlp_endpoint", url));
+        self.residency.check(at, places.into_iter().chain(telemetry), errors);
         self.log.validate(&at.key("log"), errors);
         self.keystore.validate(&at.key("keystore"), errors);
         self.tls.validate(&at.key("tls"), errors);

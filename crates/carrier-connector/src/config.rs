@@ -1,13 +1,14 @@
 //! Configuration; `default.toml` explains every option.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 use sotto_bus::NatsConfig;
+use sotto_core::AccountId;
 use sotto_runtime::{
     config::{
         AdminConfig, CellConfig, ConfigDuration, ConfigError, ConfigErrors, KeyPath, RedisConfig,
-        RestoredConfig, ShutdownConfig, TelemetryConfig, TlsConfig, Validate,
+        ResidencyConfig, RestoredConfig, ShutdownConfig, TelemetryConfig, TlsConfig, Validate,
     },
     service::ProcessConfig,
 };
@@ -19,6 +20,7 @@ pub(crate) const DEFAULT_TOML: &str = include_str!("default.toml");
 #[derive(Clone, Debug, Deserialize)]
 pub struct CarrierConfig {
     pub(crate) cell: CellConfig,
+    pub(crate) residency: ResidencyConfig,
     pub(crate) carriers: CarriersConfig,
     pub(crate) connector: ConnectorConfig,
     pub(crate) restored: RestoredConfig,
@@ -35,6 +37,7 @@ pub struct CarrierConfig {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct CarriersConfig {
     pub(crate) file: PathBuf,
+    pub(crate) transfers: BTreeSet<AccountId>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -63,6 +66,13 @@ pub(crate) struct GrpcConfig {
 impl Validate for CarrierConfig {
     fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
         self.cell.validate(&at.key("cell"), errors);
+        let places = [
+            ("nats.url", self.nats.url.as_str()),
+            ("redis.url", self.redis.url.as_str()),
+            ("privacy.endpoint", self.privacy.endpoint.as_str()),
+        ];
+        let telemetry = self.telemetry.otlp_endpoint.as_deref().map(|url| ("telemetry.otlp_endpoint", url));
+        self.residency.check(at, places.into_iter().chain(telemetry), errors);
         let named = !self.carriers.file.as_os_str().is_empty();
         errors.require(&at.key("carriers"), "file", named, "must not be empty", "name the carriers file");
         self.connector.validate(&at.key("connector"), errors);
@@ -138,6 +148,7 @@ mod tests {
     use sotto_runtime::config::testing::{faults_not_reported, load_text};
 
     use super::*;
+    use crate::error::CarrierError;
 
     /// A batch must never be delivered again while its carrier may still answer.
     #[test]
@@ -173,6 +184,38 @@ mod tests {
         };
         assert_eq!(load("2001 ms", "2 s"), None);
         assert_eq!(load("2 s", "2 s"), Some(vec!["connector.skew".to_owned()]));
+    }
+
+    #[test]
+    fn accounts_abroad_are_named_one_by_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(file.path(), "text").unwrap();
+        let carriers = sotto_core::carriers::CarriersFile::parse(sotto_core::carriers::EXAMPLE).unwrap();
+        // All but the simulator of the example.
+        let away = |account: &&sotto_core::carriers::Account| {
+            account.hosts.iter().any(|host| host.name != "localhost")
+        };
+        let away: Vec<_> = carriers.accounts.iter().filter(away).collect();
+        let all: BTreeSet<_> = away.iter().map(|account| account.id.clone()).collect();
+        assert!(all.len() >= 2);
+        let abroad = |hosts: &str, transfers: &str| {
+            let text = format!(
+                "{}[residency]\nhosts = {hosts}\n[carriers]\ntransfers = {transfers}\n",
+                required(file.path())
+            );
+            let config = load_text::<CarrierConfig>(DEFAULT_TOML, &text).unwrap().config;
+            crate::service::abroad(&config, &carriers)
+        };
+        assert_eq!(abroad("[]", "[]").unwrap(), BTreeSet::new(), "no region, no rule");
+        let refused = abroad("['localhost']", "[]").unwrap_err();
+        assert!(matches!(&refused, CarrierError::Abroad(accounts) if *accounts == all), "{refused}");
+        let named: Vec<_> = all.iter().map(ToString::to_string).collect();
+        assert_eq!(abroad("['localhost']", &format!("{named:?}")).unwrap(), all);
+        // What a file names that is at home, or not there, is no transfer.
+        let first = away.first().unwrap();
+        let home = format!("['localhost', '{}']", first.hosts.first().unwrap().name);
+        assert!(!abroad(&home, &format!("{named:?}")).unwrap().contains(&first.id));
     }
 
     fn required(file: &std::path::Path) -> String {

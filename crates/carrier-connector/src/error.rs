@@ -29,6 +29,13 @@ pub enum CarrierError {
         /// Each problem with its place and its fix.
         problems: Vec<CarrierFileError>,
     },
+    /// Accounts are outside of the cell's region.
+    #[error(
+        "account(s) {} have hosts outside of residency.hosts: a carrier abroad is a transfer of personal data; once that is \
+         agreed and assessed, name them in carriers.transfers",
+        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Abroad(BTreeSet<AccountId>),
     /// What an account's bind needs is not there.
     #[error("{}", .0.iter().map(|(account, why)| format!("account {account}: {why}")).collect::<Vec<_>>().join("; "))]
     Accounts(Vec<(AccountId, String)>),
@@ -91,7 +98,9 @@ impl CarrierError {
 impl Classified for CarrierError {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::CarriersRead { .. } | Self::Carriers { .. } | Self::Accounts(_) => ErrorClass::Reject,
+            Self::CarriersRead { .. } | Self::Carriers { .. } | Self::Abroad(_) | Self::Accounts(_) => {
+                ErrorClass::Reject
+            }
             Self::Tls(error) => error.class(),
             Self::Broker(error) => error.class(),
             Self::Setup(error) => error.class(),

@@ -159,6 +159,8 @@ pub(crate) enum Act {
     Rebuilt,
     /// The way to a carrier is not encrypted, by an operator's decision.
     TlsWaived,
+    /// Messages may go to an account outside of the cell's region, by an operator's decision.
+    Transferred,
     /// An operator stopped traffic, or paused or drained an account; the object says what.
     Held,
     /// And let it go again.

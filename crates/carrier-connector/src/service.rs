@@ -67,6 +67,7 @@ impl Service for Carrier {
         let reliable = context.ready.condition("redis");
         let working = context.ready.condition("work");
         let (carriers, digest) = read_carriers(&config.carriers.file)?;
+        let abroad = abroad(&config, &carriers)?;
         let tls = Tls::load(&config.tls).map_err(CarrierError::Tls)?;
         tls.watch(&context);
         let bus = connect(&config, &context, &carriers).await?;
@@ -75,6 +76,9 @@ impl Service for Carrier {
         let audit = AuditWitness(AuditTrail::start(&bus));
         audit.tell(Act::Started, &context.instance, "ok");
         audit.tell(Act::Configured, &digest, "ok");
+        for account in abroad {
+            audit.tell(Act::Transferred, account.as_str(), "ok");
+        }
 
         let witness: Arc<dyn Witness> = Arc::new(audit);
         let words = ControlRegister::new(&bus);
@@ -160,6 +164,20 @@ fn until_stop(context: &Context, name: impl Into<String>, work: impl Future<Outp
     context.tasks.spawn_critical(name, async move {
         tokio::select! { () = work => {} () = stop.requested() => {} }
     });
+}
+
+/// Accounts outside of the cell's region that may be used: the others keep the connector from starting.
+pub(crate) fn abroad(
+    config: &CarrierConfig,
+    carriers: &CarriersFile,
+) -> Result<BTreeSet<AccountId>, CarrierError> {
+    let outside = |account: &&sotto_core::carriers::Account| {
+        account.hosts.iter().any(|host| !config.residency.permits(&host.name))
+    };
+    let abroad: BTreeSet<_> =
+        carriers.accounts.iter().filter(outside).map(|account| account.id.clone()).collect();
+    let refused: BTreeSet<_> = abroad.difference(&config.carriers.transfers).cloned().collect();
+    if refused.is_empty() { Ok(abroad) } else { Err(CarrierError::Abroad(refused)) }
 }
 
 /// An unencrypted way is told at each start.

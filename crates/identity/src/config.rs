@@ -8,7 +8,8 @@ use sotto_keystore::TokenSettings;
 use sotto_runtime::{
     config::{
         AdminConfig, CellConfig, ConfigDuration, ConfigError, ConfigErrors, KeyPath, KeystoreKind,
-        Pkcs11Config, RedisConfig, ShutdownConfig, TelemetryConfig, TlsConfig, Validate, empty_is_none,
+        Pkcs11Config, RedisConfig, ResidencyConfig, ShutdownConfig, TelemetryConfig, TlsConfig, Validate,
+        empty_is_none,
     },
     service::ProcessConfig,
 };
@@ -29,6 +30,8 @@ const REMEMBERED: usize = 10_000;
 pub struct Config {
     /// `[cell]`
     pub cell: CellConfig,
+    /// `[residency]`
+    pub residency: ResidencyConfig,
     /// `[https]`
     pub https: HttpsConfig,
     /// `[grpc]`
@@ -183,6 +186,9 @@ impl ProcessConfig for Config {
 impl Validate for Config {
     fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
         self.cell.validate(&at.key("cell"), errors);
+        let places = [("nats.url", self.nats.url.as_str()), ("redis.url", self.redis.url.as_str())];
+        let telemetry = self.telemetry.otlp_endpoint.as_deref().map(|url| ("telemetry.otlp_endpoint", url));
+        self.residency.check(at, places.into_iter().chain(telemetry), errors);
         errors.in_range(&at.key("https"), "connections", self.https.connections, 1..=65_536, "connections");
         self.tls.validate(&at.key("tls"), errors);
         self.keystore.validate(&at.key("keystore"), errors);

@@ -9,7 +9,8 @@ use sotto_keystore::TokenSettings;
 use sotto_runtime::{
     config::{
         AdminConfig, CellConfig, ConfigDuration, ConfigError, ConfigErrors, KeyPath, KeystoreKind,
-        Pkcs11Config, RedisConfig, RestoredConfig, ShutdownConfig, TelemetryConfig, TlsConfig, Validate,
+        Pkcs11Config, RedisConfig, ResidencyConfig, RestoredConfig, ShutdownConfig, TelemetryConfig,
+        TlsConfig, Validate,
     },
     service::ProcessConfig,
 };
@@ -17,6 +18,7 @@ use sotto_runtime::{
 use crate::domain::{
     pace::Pace,
     request::{MIN_VALIDITY, Validities, Validity},
+    token::Elsewhere,
     waiver::Waivers,
 };
 
@@ -35,6 +37,8 @@ pub struct CarriersConfig {
 pub struct Config {
     /// `[cell]`
     pub cell: CellConfig,
+    /// `[residency]`
+    pub residency: ResidencyConfig,
     /// `[grpc]`
     pub grpc: GrpcConfig,
     /// `[ops]`
@@ -104,6 +108,8 @@ pub struct TokensConfig {
     pub server_name: String,
     /// How often the keys are fetched.
     pub refresh: ConfigDuration,
+    /// Endpoints of other cells, by the `aud` of their tokens.
+    pub elsewhere: Elsewhere,
 }
 
 /// Where the idempotency keys are.
@@ -272,6 +278,14 @@ const DAY: Duration = Duration::from_secs(86_400);
 impl Validate for Config {
     fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
         self.cell.validate(&at.key("cell"), errors);
+        let places = [
+            ("nats.url", self.nats.url.as_str()),
+            ("redis.url", self.redis.url.as_str()),
+            ("privacy.endpoint", self.privacy.endpoint.as_str()),
+            ("tokens.jwks_url", self.tokens.jwks_url.as_str()),
+        ];
+        let telemetry = self.telemetry.otlp_endpoint.as_deref().map(|url| ("telemetry.otlp_endpoint", url));
+        self.residency.check(at, places.into_iter().chain(telemetry), errors);
         self.restored.validate(&at.key("restored"), errors);
         self.grpc.validate(&at.key("grpc"), errors);
         self.tls.validate(&at.key("tls"), errors);
@@ -315,6 +329,18 @@ impl Validate for TokensConfig {
         https(at, "jwks_url", &self.jwks_url, errors);
         server_name(at, &self.server_name, errors);
         errors.duration_in(at, "refresh", self.refresh, 10 * SECOND..=HOUR);
+        let fix = "such as { \"https://eu.sotto.internal\" = \"https://messages.eu.example:7443\" }";
+        for (audience, endpoint) in &self.elsewhere {
+            let at = at.key("elsewhere");
+            let told = *audience != self.audience && endpoint.starts_with("https://");
+            errors.require(
+                &at,
+                audience,
+                told,
+                "must be the https:// endpoint of another cell's audience",
+                fix,
+            );
+        }
     }
 }
 

@@ -339,7 +339,7 @@ impl Parts {
             tls: self.tls.clone(),
         };
         let expected = Expected { issuer: tokens.issuer.clone(), audience: tokens.audience.clone() };
-        Ok(Tokens::new(source, expected, Arc::clone(&self.context.clock)))
+        Ok(Tokens::new(source, expected, tokens.elsewhere.clone(), Arc::clone(&self.context.clock)))
     }
 
     fn session_keys(&self, possible: Condition) -> Result<SessionKeys, IngressError> {

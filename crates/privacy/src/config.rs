@@ -10,7 +10,7 @@ use sotto_keystore::TokenSettings;
 use sotto_runtime::{
     config::{
         AdminConfig, CellConfig, ConfigDuration, ConfigError, ConfigErrors, KeyPath, KeystoreKind,
-        Pkcs11Config, ShutdownConfig, TelemetryConfig, TlsConfig, Validate,
+        Pkcs11Config, ResidencyConfig, ShutdownConfig, TelemetryConfig, TlsConfig, Validate,
     },
     service::ProcessConfig,
 };
@@ -38,6 +38,8 @@ const MOST_OWNERS: usize = 64;
 pub struct Config {
     /// `[cell]`
     pub cell: CellConfig,
+    /// `[residency]`
+    pub residency: ResidencyConfig,
     /// `[grpc]`
     pub grpc: GrpcConfig,
     /// `[tls]`
@@ -278,6 +280,9 @@ impl ProcessConfig for Config {
 impl Validate for Config {
     fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
         self.cell.validate(&at.key("cell"), errors);
+        let places = [("nats.url", self.nats.url.as_str())];
+        let telemetry = self.telemetry.otlp_endpoint.as_deref().map(|url| ("telemetry.otlp_endpoint", url));
+        self.residency.check(at, places.into_iter().chain(telemetry), errors);
         self.tls.validate(&at.key("tls"), errors);
         for fault in self.nats.faults() {
             let (key, problem) = fault.split_once(": ").unwrap_or(("", &fault));

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use sotto_bus::NatsConfig;
 use sotto_runtime::config::{
-    AdminConfig, CellConfig, ConfigError, ConfigErrors, KeyPath, RestoredConfig, ShutdownConfig,
-    TelemetryConfig, Validate,
+    AdminConfig, CellConfig, ConfigError, ConfigErrors, KeyPath, ResidencyConfig, RestoredConfig,
+    ShutdownConfig, TelemetryConfig, Validate,
 };
 use sotto_runtime::service::ProcessConfig;
 
@@ -17,6 +17,7 @@ pub(crate) const DEFAULT_TOML: &str = include_str!("default.toml");
 #[derive(Clone, Debug, Deserialize)]
 pub struct RoutingConfig {
     pub(crate) cell: CellConfig,
+    pub(crate) residency: ResidencyConfig,
     pub(crate) nats: NatsConfig,
     pub(crate) carriers: CarriersConfig,
     pub(crate) work: WorkConfig,
@@ -39,6 +40,9 @@ pub(crate) struct WorkConfig {
 impl Validate for RoutingConfig {
     fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
         self.cell.validate(&at.key("cell"), errors);
+        let places = [("nats.url", self.nats.url.as_str())];
+        let telemetry = self.telemetry.otlp_endpoint.as_deref().map(|url| ("telemetry.otlp_endpoint", url));
+        self.residency.check(at, places.into_iter().chain(telemetry), errors);
         self.restored.validate(&at.key("restored"), errors);
         self.telemetry.validate(&at.key("telemetry"), errors);
         self.admin.validate(&at.key("admin"), errors);

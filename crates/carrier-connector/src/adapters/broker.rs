@@ -242,6 +242,7 @@ impl Witness for AuditWitness {
             Act::Traced => (AuditCategory::Payload, "carrier.traced"),
             Act::Tried => (AuditCategory::Payload, "carrier.tried"),
             Act::TlsWaived => (AuditCategory::Configuration, "carrier.tls_waived"),
+            Act::Transferred => (AuditCategory::Configuration, "carrier.transfer"),
             Act::BindUp => (AuditCategory::Lifecycle, "bind.up"),
             Act::BindDown => (AuditCategory::Lifecycle, "bind.down"),
             Act::UnwrapRefused => (AuditCategory::Keys, "key.unwrap"),

@@ -152,7 +152,11 @@ impl Messages {
             refusal::unauthenticated(error)
         };
         let token = bearer(headers).ok_or_else(|| denied(TokenError::Missing))?;
-        let caller = self.0.tokens.verify(token).await.map_err(denied)?;
+        let caller = self.0.tokens.verify(token).await.map_err(|error| {
+            let status = denied(error);
+            let home = if error.is_foreign() { self.0.tokens.home_of(token) } else { None };
+            home.map_or(status, refusal::elsewhere)
+        })?;
         if !caller.may(scope) {
             self.0.audit.denied("insufficient_scope");
             return Err(refusal::insufficient_scope(scope));

@@ -17,7 +17,7 @@ use sotto_runtime::{Condition, telemetry::chain, tls::Tls};
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::TlsConnector;
 
-use crate::domain::token::{Caller, Expected, TokenError, Unverified};
+use crate::domain::token::{Caller, Elsewhere, Expected, TokenError, Unverified};
 
 /// An unknown key is looked for at most this often: forged key ids must not become requests to identity.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -93,6 +93,7 @@ pub struct Tokens(Arc<Inner>);
 struct Inner {
     source: JwksSource,
     expected: Expected,
+    elsewhere: Elsewhere,
     clock: Arc<dyn Clock>,
     keys: Mutex<HashMap<String, PublicKey>>,
     /// When the last fetch began; held while one is under way.
@@ -102,10 +103,11 @@ struct Inner {
 
 impl Tokens {
     /// Without keys yet.
-    pub fn new(source: JwksSource, expected: Expected, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(source: JwksSource, expected: Expected, elsewhere: Elsewhere, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Inner {
             source,
             expected,
+            elsewhere,
             clock,
             keys: Mutex::default(),
             fetching: tokio::sync::Mutex::new(None),
@@ -151,6 +153,11 @@ impl Tokens {
         let caller = Arc::new(unverified.verify(&key, &self.0.expected, now)?);
         self.remember(fingerprint, &caller, now);
         Ok(caller)
+    }
+
+    /// Where a client belongs whose token is of another cell, if this cell knows it.
+    pub fn home_of(&self, token: &str) -> Option<&str> {
+        Unverified::parse(token).ok()?.home(&self.0.elsewhere)
     }
 
     fn key(&self, kid: &str) -> Option<PublicKey> {

@@ -3,7 +3,7 @@
 //!
 //! Nothing in a token chooses how it is verified (RFC 8725 §3.1): the header may only name one of identity's keys.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, de::IgnoredAny};
@@ -91,6 +91,25 @@ impl TokenError {
     }
 }
 
+impl TokenError {
+    /// Whether it may be the token of another cell.
+    pub const fn is_foreign(self) -> bool {
+        match self {
+            Self::UnknownKey | Self::Signature | Self::Issuer | Self::Audience => true,
+            Self::Missing
+            | Self::TooLong
+            | Self::Malformed
+            | Self::Algorithm
+            | Self::Type
+            | Self::Extension
+            | Self::NoKeys
+            | Self::Claims
+            | Self::Expired
+            | Self::NotYet => false,
+        }
+    }
+}
+
 impl Classified for TokenError {
     fn class(&self) -> ErrorClass {
         match self {
@@ -120,6 +139,9 @@ pub struct Expected {
     /// One of `aud`.
     pub audience: String,
 }
+
+/// Where clients of other cells belong: their endpoints, by what the tokens of those cells have in `aud`.
+pub type Elsewhere = BTreeMap<String, String>;
 
 /// Who calls, by a verified token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,6 +225,12 @@ struct Claims {
     senders: Vec<String>,
 }
 
+/// What of a token says where it belongs.
+#[derive(Deserialize)]
+struct Destined {
+    aud: Audience,
+}
+
 /// A token taken apart. Nothing in it is to be believed before [`Unverified::verify`]. It holds the bearer's token, so
 /// its `Debug` prints nothing.
 pub struct Unverified<'a> {
@@ -250,6 +278,17 @@ impl<'a> Unverified<'a> {
     /// The key it claims to be signed by.
     pub fn kid(&self) -> &str {
         &self.kid
+    }
+
+    /// The endpoint of the cell that it says it is for. Nothing is proved by that, and nothing is given away: it is one of those
+    /// that this cell tells anybody of.
+    pub fn home<'e>(&self, elsewhere: &'e Elsewhere) -> Option<&'e str> {
+        let Ok(Destined { aud }) = serde_json::from_slice(&self.payload) else { return None };
+        let audiences = match aud {
+            Audience::One(audience) => vec![audience],
+            Audience::Many(audiences) => audiences,
+        };
+        audiences.iter().find_map(|audience| elsewhere.get(audience)).map(String::as_str)
     }
 
     /// Checks the signature, then the claims.

@@ -112,6 +112,22 @@ fn claims_are_judged_one_by_one() {
 }
 
 #[test]
+fn a_token_of_another_cell_says_where_its_client_belongs() {
+    let elsewhere = Elsewhere::from([("sotto-eu".to_owned(), "https://eu.example:7443".to_owned())]);
+    let home = |claims: &Value| {
+        let text = token(&key(), &header(), claims);
+        Unverified::parse(&text).unwrap().home(&elsewhere).map(ToOwned::to_owned)
+    };
+    for aud in [json!("sotto-eu"), json!(["x", "sotto-eu"])] {
+        assert_eq!(home(&with(claims(), "aud", aud)).as_deref(), Some("https://eu.example:7443"));
+    }
+    for aud in [json!("sotto"), json!([]), json!(7), Value::Null] {
+        assert_eq!(home(&with(claims(), "aud", aud)), None);
+    }
+    assert_eq!(home(&json!([])), None);
+}
+
+#[test]
 fn another_keys_signature_does_not_verify() {
     let text = token(&SigningKey::from_seed(&[8; 32]).unwrap(), &header(), &claims());
     let ours = SigningKey::from_seed(&[7; 32]).unwrap().public();

@@ -50,6 +50,12 @@ fn every_range_is_checked() {
         ("tokens.jwks_url = 'http://localhost:1/'", "tokens.jwks_url"),
         ("tokens.jwks_url = 'https://localhost/no-port'", "tokens.jwks_url"),
         ("tokens.server_name = 'not a name'", "tokens.server_name"),
+        ("tokens.elsewhere = { 'sotto-eu' = 'eu.example:7443' }", "tokens.elsewhere.sotto-eu"),
+        ("tokens.elsewhere = { 'sotto-vn' = 'https://eu.example:7443' }", "tokens.elsewhere.sotto-vn"),
+        (
+            "residency.hosts = ['localhost']\ntelemetry.otlp_endpoint = 'http://o.example:4317'",
+            "telemetry.otlp_endpoint",
+        ),
         ("tokens.refresh = '9 s'", "tokens.refresh"),
         ("keystore.file = '/no/such/file'", "keystore.file"),
         ("keystore.unlock_secret_file = ''", "keystore.unlock_secret_file"),

@@ -8,7 +8,7 @@ use sotto_core::{Classified as _, Clock as _, ErrorClass, SystemClock, Timestamp
 use sotto_crypto::sign::SigningKey;
 use sotto_ingress::{
     adapters::tokens::{JwksSource, Tokens},
-    domain::token::{Caller, Expected, TokenError, Unverified},
+    domain::token::{Caller, Elsewhere, Expected, TokenError, Unverified},
 };
 use sotto_testkit::{Pki, free_port};
 
@@ -59,7 +59,7 @@ async fn without_any_key_nothing_is_said_of_a_token() {
         tls: cell::tls(&Pki::new(), "ingress"),
     };
     let expected = Expected { issuer: ISSUER.to_owned(), audience: AUDIENCE.to_owned() };
-    let tokens = Tokens::new(source, expected, Arc::new(SystemClock));
+    let tokens = Tokens::new(source, expected, Elsewhere::new(), Arc::new(SystemClock));
     let judged = tokens.verify(&token(&claims("acme", SystemClock.now()))).await.unwrap_err();
     assert_eq!(judged, TokenError::NoKeys);
     assert!(matches!(judged.class(), ErrorClass::Retry { .. }));

@@ -13,6 +13,7 @@ mod duration;
 mod error;
 mod layers;
 mod print;
+mod residency;
 mod secret;
 mod sections;
 pub mod testing;
@@ -24,6 +25,7 @@ use serde::de::DeserializeOwned;
 
 pub use duration::{ConfigDuration, InvalidDuration};
 pub use error::{ConfigError, ConfigErrors};
+pub use residency::ResidencyConfig;
 pub use secret::SecretFile;
 pub use sections::{
     AdminConfig, CellConfig, KeystoreKind, LogFormat, Pkcs11Config, RedisConfig, RestoredConfig,

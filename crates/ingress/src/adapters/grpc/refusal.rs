@@ -117,6 +117,15 @@ pub(super) fn unauthenticated(error: TokenError) -> Status {
     Status::with_metadata(Code::Unauthenticated, error.to_string(), challenged(challenge))
 }
 
+/// A token of another cell, whose messages go to this endpoint.
+pub(super) fn elsewhere(endpoint: &str) -> Status {
+    let metadata = [("endpoint".to_owned(), endpoint.to_owned())];
+    let details = ErrorDetails::with_error_info("OTHER_CELL", "sotto", metadata);
+    let message = format!("the token is of another cell: send to {endpoint}");
+    let metadata = challenged("Bearer error=\"invalid_token\"");
+    Status::with_error_details_and_metadata(Code::Unauthenticated, message, details, metadata)
+}
+
 /// A token without the scope that is needed.
 pub(super) fn insufficient_scope(scope: &'static str) -> Status {
     let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
