@@ -16,6 +16,8 @@ lint() {
   cargo fmt --all --check
   stage "protocol files (buf lint)"
   (cd proto && buf lint)
+  stage "protocol files against those of the last release (buf breaking)"
+  deploy/tools/breaking.sh
   stage "lints (clippy)"
   cargo clippy --workspace --all-targets --locked -- -D warnings
   stage "dependencies (cargo deny)"
