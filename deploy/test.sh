@@ -18,6 +18,8 @@ lint() {
   (cd proto && buf lint)
   stage "protocol files against those of the last release (buf breaking)"
   deploy/tools/breaking.sh
+  stage "Kubernetes objects"
+  python deploy/kubernetes/check.py
   stage "lints (clippy)"
   cargo clippy --workspace --all-targets --locked -- -D warnings
   stage "dependencies (cargo deny)"
@@ -38,6 +40,8 @@ unit() {
 e2e() {
   stage "programs"
   cargo build --workspace --locked
+  stage "a cell as Kubernetes would mount it"
+  python deploy/kubernetes/check_cell.py target/debug
   stage "whole cells"
   # The whole workspace, so that features, and with them the programs under test, are those of the stage before.
   cargo nextest run --workspace --locked --profile "$profile" -E 'package(sotto-tests) and binary(e2e)'

@@ -6,6 +6,7 @@ use clap::{ArgGroup, Args as ArgsOf, Parser, Subcommand};
 use sotto_core::{AccountId, CellId, Replicas, Shards};
 
 use crate::bench::Bench;
+use crate::cell::DOMAIN;
 use crate::commands::{
     carriers::Stopped, client::NewClient, keys::Keys, list::Wanted, retention::RetentionCommand,
     send::NewMessage, simulator::Simulator,
@@ -55,6 +56,9 @@ pub(crate) enum Command {
         /// made already is only put there again
         #[arg(long, value_name = "DIR")]
         containers: Option<PathBuf>,
+        /// Where its containers find one another, each at <process>.DOMAIN; in Kubernetes <namespace>.svc
+        #[arg(long, value_parser = domain, default_value = DOMAIN, requires = "containers")]
+        domain: String,
         /// Keep the services' keys in tokens of SoftHSM2 inside the cell's folder instead of files: what an HSM does, on
         /// one machine
         #[arg(long, conflicts_with = "containers")]
@@ -417,6 +421,13 @@ fn host(text: &str) -> Result<String, String> {
     }
 }
 
+fn domain(text: &str) -> Result<String, String> {
+    match rustls_pki_types::DnsName::try_from(text) {
+        Ok(_) if !text.ends_with('.') => Ok(text.to_owned()),
+        _ => Err("not a DNS name (sotto.svc)".to_owned()),
+    }
+}
+
 fn origin(text: &str) -> Result<String, String> {
     let authority = text.strip_prefix("https://").filter(|rest| !rest.is_empty());
     if authority.is_some_and(|rest| !rest.contains(['/', '?', '#', '@', '"', '\\']) && rest.is_ascii()) {
@@ -437,6 +448,10 @@ mod tests {
         }
         for bad in ["", "sms example", "https://sms.example.vn", "sms.example.vn:7443"] {
             assert!(host(bad).is_err(), "{bad}");
+        }
+        assert_eq!(domain("sotto.svc").as_deref(), Ok("sotto.svc"));
+        for bad in ["", "sotto svc", "203.0.113.9", "sotto.svc.", "*.svc", "sotto.svc:4222"] {
+            assert!(domain(bad).is_err(), "{bad}");
         }
         for good in ["https://id.example", "https://id.example:8443"] {
             assert_eq!(origin(good).as_deref(), Ok(good));

@@ -13,6 +13,9 @@ pub(crate) const SERVICES: [&str; 6] = ["privacy", "identity", "audit", "routing
 /// The carriers file of a cell in containers.
 pub(crate) const CARRIERS: &str = "carriers.toml";
 
+/// The domain of the names in certificates, `<process>.sotto.internal`, and of a cell in containers unless it was told another.
+pub(crate) const DOMAIN: &str = "sotto.internal";
+
 /// Where the processes of a cell run, and so how they find one another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -20,7 +23,7 @@ pub enum Layout {
     /// On one machine, as children of `sotto up`, on loopback; only a start knows their ports.
     #[default]
     Machine,
-    /// Each in a container of its own, reached by its name `<process>.sotto.internal` at a fixed port.
+    /// Each in a container of its own, reached by its name `<process>.<domain>` at a fixed port.
     Containers,
 }
 

@@ -64,12 +64,13 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
     let dir = CellDir::new(args.cell);
     let clock: &dyn Clock = &SystemClock;
     match args.command {
-        Command::Init { id, shards, replicas, hosts, issuer, containers: Some(folder), hsm } => {
-            let new = NewCell { id, shards, replicas, hosts, issuer, layout: Layout::Containers, hsm };
+        Command::Init { id, shards, replicas, hosts, issuer, containers: Some(folder), domain, hsm } => {
+            let new =
+                NewCell { id, shards, replicas, hosts, issuer, layout: Layout::Containers, domain, hsm };
             commands::containers::prepare(&dir, &new, &folder, clock, output)
         }
-        Command::Init { id, shards, replicas, hosts, issuer, containers: None, hsm } => {
-            let new = NewCell { id, shards, replicas, hosts, issuer, layout: Layout::Machine, hsm };
+        Command::Init { id, shards, replicas, hosts, issuer, containers: None, domain, hsm } => {
+            let new = NewCell { id, shards, replicas, hosts, issuer, layout: Layout::Machine, domain, hsm };
             init::init(&dir, &new, clock)?;
             output.json(&serde_json::json!({ "cell": dir.root(), "id": new.id, "shards": new.shards }))?;
             output.line(format!("cell {} made in {}", new.id, dir.root().display()))?;

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     CliError, Output,
-    cell::{CellDir, Layout},
+    cell::{CellDir, DOMAIN, Layout},
     commands::{self, carriers::Stopped, client::NewClient},
     error::at,
     http,
@@ -66,6 +66,7 @@ impl Stage {
             hosts: Vec::new(),
             issuer: None,
             layout: Layout::Machine,
+            domain: DOMAIN.to_owned(),
             hsm: false,
         };
         init::init(&dir, &new, clock)?;

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sotto_core::Replicas;
-
-use super::TOKEN_PORT;
+use super::{NewCell, TOKEN_PORT};
 use crate::cell::{Broker, Layout, Running, SERVICES};
 
 /// Of every service in containers: `/live`, `/ready`, `/info`.
@@ -37,48 +35,54 @@ fn listeners(service: &str) -> Vec<(&'static str, u16)> {
     own.into_iter().chain([("admin", ADMIN_PORT)]).collect()
 }
 
-/// `name:port` of a process in a container of its own.
-pub(super) fn of(process: &str, port: u16) -> String {
-    format!("{process}.sotto.internal:{port}")
+/// Where a process in a container of its own is found.
+pub(super) fn name(process: &str, new: &NewCell) -> String {
+    format!("{process}.{}", new.domain)
+}
+
+/// The same with a port.
+fn of(process: &str, port: u16, new: &NewCell) -> String {
+    format!("{}:{port}", name(process, new))
 }
 
 /// The brokers of a cell in containers, as services are told them.
-fn brokers(replicas: Replicas) -> String {
-    let urls: Vec<_> =
-        Broker::all(replicas).map(|broker| format!("tls://{}", of(&broker.name(), NATS_PORT))).collect();
+fn brokers(new: &NewCell) -> String {
+    let urls: Vec<_> = Broker::all(new.replicas)
+        .map(|broker| format!("tls://{}", of(&broker.name(), NATS_PORT, new)))
+        .collect();
     urls.join(",")
 }
 
 /// Where a broker listens for the others of its cluster, and where each of them is found.
-pub(super) fn routes(broker: Broker, layout: Layout) -> (String, Vec<String>) {
+pub(super) fn routes(broker: Broker, new: &NewCell) -> (String, Vec<String>) {
     let port = |broker: Broker| ROUTES_PORT + u16::from(broker.number) - 1;
-    match layout {
+    match new.layout {
         Layout::Machine => (
             format!("127.0.0.1:{}", port(broker)),
             broker.others().map(|other| format!("127.0.0.1:{}", port(other))).collect(),
         ),
         Layout::Containers => (
             format!("0.0.0.0:{ROUTES_PORT}"),
-            broker.others().map(|other| of(&other.name(), ROUTES_PORT)).collect(),
+            broker.others().map(|other| of(&other.name(), ROUTES_PORT, new)).collect(),
         ),
     }
 }
 
 /// Where a cell in containers is found: `run/cell.json`.
-pub(super) fn running(replicas: Replicas) -> Running {
+pub(super) fn running(new: &NewCell) -> Running {
     let services = SERVICES.into_iter().flat_map(|service| {
         listeners(service)
             .into_iter()
-            .map(move |(listener, port)| (format!("{service}.{listener}"), of(service, port)))
+            .map(move |(listener, port)| (format!("{service}.{listener}"), of(service, port, new)))
     });
     let foreign = [
-        ("redis".to_owned(), of("redis", REDIS_PORT)),
-        ("simulator.smpp".to_owned(), of("simulator", SMPP_PORT)),
-        ("simulator.admin".to_owned(), of("simulator", SIMULATOR_ADMIN_PORT)),
+        ("redis".to_owned(), of("redis", REDIS_PORT, new)),
+        ("simulator.smpp".to_owned(), of("simulator", SMPP_PORT, new)),
+        ("simulator.admin".to_owned(), of("simulator", SIMULATOR_ADMIN_PORT, new)),
     ];
     Running {
         supervisor: None,
-        nats: brokers(replicas),
+        nats: brokers(new),
         processes: BTreeMap::new(),
         addresses: services.chain(foreign).collect(),
     }
@@ -86,12 +90,8 @@ pub(super) fn running(replicas: Replicas) -> Running {
 
 /// What a service's configuration says of addresses: section, key and value. On one machine `sotto up` tells most of them by
 /// environment; what is here keeps cells of one machine apart.
-pub(super) fn settings(
-    service: &str,
-    layout: Layout,
-    replicas: Replicas,
-) -> Vec<(&'static str, &'static str, String)> {
-    match layout {
+pub(super) fn settings(service: &str, new: &NewCell) -> Vec<(&'static str, &'static str, String)> {
+    match new.layout {
         Layout::Machine => {
             let listener = match service {
                 "privacy" | "identity" | "audit" => Some("grpc"),
@@ -105,15 +105,19 @@ pub(super) fn settings(
                 .into_iter()
                 .map(|(section, port)| (section, "listen", format!("0.0.0.0:{port}")))
                 .collect();
-            settings.push(("nats", "url", brokers(replicas)));
+            settings.push(("nats", "url", brokers(new)));
             if super::redis::USERS.contains(&service) {
-                settings.push(("redis", "url", format!("rediss://{}", of("redis", REDIS_PORT))));
+                settings.push(("redis", "url", format!("rediss://{}", of("redis", REDIS_PORT, new))));
             }
             if ["ingress", "carrier"].contains(&service) {
-                settings.push(("privacy", "endpoint", format!("https://{}", of("privacy", PRIVACY_PORT))));
+                settings.push((
+                    "privacy",
+                    "endpoint",
+                    format!("https://{}", of("privacy", PRIVACY_PORT, new)),
+                ));
             }
             if service == "ingress" {
-                let keys = format!("https://{}/.well-known/jwks.json", of("identity", TOKEN_PORT));
+                let keys = format!("https://{}/.well-known/jwks.json", of("identity", TOKEN_PORT, new));
                 settings.push(("tokens", "jwks_url", keys));
             }
             if ["ingress", "routing", "carrier"].contains(&service) {

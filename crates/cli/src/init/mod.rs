@@ -52,6 +52,8 @@ pub(crate) struct NewCell {
     pub(crate) issuer: Option<String>,
     /// Where its processes will run.
     pub(crate) layout: Layout,
+    /// In containers: each process is found at `<process>.<domain>`.
+    pub(crate) domain: String,
     /// Whether tokens of SoftHSM2 keep its keys.
     pub(crate) hsm: bool,
 }

@@ -7,10 +7,10 @@ use rcgen::{
 use sotto_core::{CellId, Replicas, Timestamp};
 use sotto_runtime::tls::PeerService;
 
-use super::{NewCell, files};
+use super::{NewCell, addresses, files};
 use crate::{
     CliError,
-    cell::{Broker, CellDir},
+    cell::{Broker, CellDir, DOMAIN},
     error::at,
 };
 
@@ -49,7 +49,7 @@ const CA_YEARS: i16 = 10;
 
 /// Makes `tls/ca.pem`, `ca/ca.key` and a certificate and key for every process.
 pub(super) fn create(dir: &CellDir, new: &NewCell, now: Timestamp) -> Result<(), CliError> {
-    let (cell, hosts) = (&new.id, new.hosts.as_slice());
+    let cell = &new.id;
     let authority =
         |name: &str, certificate: &str, key: &str| new_authority(dir, name, now, certificate, key);
     let (issuer, ca) = authority(&format!("Sotto cell {cell} authority"), "tls/ca.pem", "ca/ca.key")?;
@@ -61,14 +61,14 @@ pub(super) fn create(dir: &CellDir, new: &NewCell, now: Timestamp) -> Result<(),
     let brokers = Broker::all(new.replicas).map(|broker| (broker.name(), Role::broker()));
     for (name, role) in ours.chain(brokers) {
         let files = [format!("tls/{name}.pem"), format!("tls/{name}.key")];
-        sign(dir, &issuer, &name, role.names(&name, hosts), role.usages(), now, &files)?;
+        sign(dir, &issuer, &name, role.names(&name, new, &new.hosts), role.usages(), now, &files)?;
     }
     if new.replicas == Replicas::Three {
         let (issuer, _) = authority(&format!("Sotto cell {cell} brokers"), ROUTES_CA, ROUTES_CA_KEY)?;
         for broker in Broker::all(new.replicas) {
             let (name, role) = (broker.name(), Role::broker());
             let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-            sign(dir, &issuer, &name, role.names(&name, &[]), usages, now, &route_certificate(broker))?;
+            sign(dir, &issuer, &name, role.names(&name, new, &[]), usages, now, &route_certificate(broker))?;
         }
     }
     Ok(())
@@ -174,8 +174,12 @@ impl Role {
     }
 
     /// The names that its certificate is valid for.
-    fn names(self, process: &str, hosts: &[String]) -> Vec<String> {
-        let mut names = vec![format!("{process}.sotto.internal")];
+    fn names(self, process: &str, new: &NewCell, hosts: &[String]) -> Vec<String> {
+        let mut names = vec![format!("{process}.{DOMAIN}")];
+        // Brokers and Redis are believed by the name that they are dialled by, all others by the first.
+        if self.serves && new.domain != DOMAIN {
+            names.push(addresses::name(process, new));
+        }
         if self.dialled_as_localhost {
             names.extend(["localhost".to_owned(), "127.0.0.1".to_owned()]);
         }

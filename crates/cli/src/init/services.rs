@@ -39,7 +39,7 @@ pub(super) fn create(
             settings.text("redis", "username", service);
             settings.text("redis", "password_file", format!("secrets/redis-{service}"));
         }
-        for (section, key, value) in addresses::settings(service, new.layout, new.replicas) {
+        for (section, key, value) in addresses::settings(service, new) {
             settings.text(section, key, value);
         }
         own(&mut settings, service, new);
@@ -51,16 +51,17 @@ pub(super) fn create(
         files::public(&dir.config(service), text.as_bytes())?;
     }
     if new.layout == Layout::Containers {
-        containers(dir, new.replicas)?;
+        containers(dir, new)?;
     }
     Ok(())
 }
 
 /// What `sotto up` writes at its start on one machine. Two connectors have a bind each.
-fn containers(dir: &CellDir, replicas: Replicas) -> Result<(), CliError> {
-    let carriers = simulator_carriers("simulator.sotto.internal", addresses::SMPP_PORT, "", 2, 10_000);
+fn containers(dir: &CellDir, new: &NewCell) -> Result<(), CliError> {
+    let carriers =
+        simulator_carriers(&addresses::name("simulator", new), addresses::SMPP_PORT, "", 2, 10_000);
     files::public(&dir.path(CARRIERS), carriers.as_bytes())?;
-    let running = serde_json::to_string_pretty(&addresses::running(replicas))
+    let running = serde_json::to_string_pretty(&addresses::running(new))
         .map_err(|error| CliError::caused_by("run/cell.json", &error))?;
     files::public(&dir.run_file(), running.as_bytes())
 }
@@ -121,7 +122,7 @@ fn brokers(dir: &CellDir, new: &NewCell, users: &BTreeMap<String, Vec<String>>) 
 fn broker_options(broker: Broker, new: &NewCell, users: &[(Service, Vec<String>)]) -> ServerOptions {
     let name = broker.name();
     let cluster = || {
-        let (listen, routes) = addresses::routes(broker, new.layout);
+        let (listen, routes) = addresses::routes(broker, new);
         let [certificate, key] = pki::route_certificate(broker).map(PathBuf::from);
         let ca_file = PathBuf::from(pki::ROUTES_CA);
         ClusterOptions { listen, routes, ca_file, cert_file: certificate, key_file: key }

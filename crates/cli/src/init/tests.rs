@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use sotto_core::{ManualClock, Timestamp};
 
 use super::*;
+use crate::cell::DOMAIN;
 
 pub(crate) fn new_cell() -> NewCell {
     let shards = Shards::new(std::num::NonZeroU16::new(2).unwrap());
@@ -13,6 +14,7 @@ pub(crate) fn new_cell() -> NewCell {
         hosts: vec!["sms.example.vn".to_owned()],
         issuer: None,
         layout: Layout::Machine,
+        domain: DOMAIN.to_owned(),
         hsm: false,
     }
 }
@@ -120,4 +122,38 @@ fn in_containers_everybody_is_found_by_name_at_a_fixed_port() {
     }
     let carriers = std::fs::read_to_string(dir.path("carriers.toml")).unwrap();
     assert!(carriers.contains("host = \"simulator.sotto.internal\"\nport = 2775\n"), "{carriers}");
+}
+
+#[test]
+fn in_another_domain_names_lead_there_and_certificates_are_good_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = CellDir::new(folder.path().join("cell"));
+    let (replicas, domain) = (Replicas::Three, "sotto.svc".to_owned());
+    init(&dir, &NewCell { layout: Layout::Containers, replicas, domain, ..new_cell() }, &clock()).unwrap();
+    let running = dir.running().unwrap();
+    assert_eq!(
+        running.nats,
+        "tls://nats-1.sotto.svc:4222,tls://nats-2.sotto.svc:4222,tls://nats-3.sotto.svc:4222"
+    );
+    assert!(running.addresses.values().all(|address| address.contains(".sotto.svc:")), "{running:?}");
+    let broker = std::fs::read_to_string(dir.path("nats/nats-1.conf")).unwrap();
+    assert!(broker.contains("nats-3.sotto.svc:6222") && !broker.contains(".sotto.internal:"), "{broker}");
+    for (file, name, valid) in [
+        ("tls/redis.pem", "redis.sotto.svc", true),
+        ("tls/nats-2.pem", "nats-2.sotto.svc", true),
+        ("nats/routes/nats-2.pem", "nats-2.sotto.svc", true),
+        ("nats/routes/nats-2.pem", "nats-2.sotto.internal", true),
+        ("tls/privacy.pem", "privacy.sotto.internal", true),
+        ("tls/privacy.pem", "nats-1.sotto.svc", false),
+        ("tls/routing.pem", "routing.sotto.svc", false),
+    ] {
+        assert_eq!(is_valid_for(&dir.path(file), name), valid, "{file} for {name}");
+    }
+}
+
+fn is_valid_for(file: &std::path::Path, name: &str) -> bool {
+    use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+    let certificate = CertificateDer::from_pem_file(file).unwrap();
+    let name = ServerName::try_from(name).unwrap();
+    webpki::EndEntityCert::try_from(&certificate).unwrap().verify_is_valid_for_subject_name(&name).is_ok()
 }
