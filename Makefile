@@ -4,7 +4,7 @@
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.tools/bin:$(PATH)
 
 .PHONY: help setup demo build release test fmt lint unit e2e interop soak canaries torture torture-cluster torture-upgrade power-loss bench bench-peers bench-soak \
-	bench-micro bench-compare mutants compose-test clean
+	bench-micro bench-compare mutants compose-test kubernetes-test clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -88,6 +88,10 @@ power-loss: setup build ## cut the power of a broker's and of a whole cell's dis
 compose-test: ## the cell of docker-compose.yml in containers, scaled, with faults (needs Docker)
 	@deploy/tools/setup.sh demo
 	deploy/compose/test.sh
+
+kubernetes-test: setup build ## a cell as its pods would run, in network namespaces under the policies (needs root, iproute2, iptables)
+	python deploy/kubernetes/run_cell.py target/debug one-broker
+	python deploy/kubernetes/run_cell.py target/debug three-brokers
 
 clean: ## remove build output and installed tools
 	cargo clean

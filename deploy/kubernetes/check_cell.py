@@ -109,7 +109,10 @@ class Pod:
         for container in self.spec.get("initContainers", []):
             *shell, script = container["command"]
             script = script.replace("/given/", f"{self.root}/given/").replace("/cell/", f"{self.root}/cell/")
-            demand(run([*shell, script], env=self.environment(container)), f"{self.name}, {container['name']}")
+            demand(run(self.shell([*shell, script]), env=self.environment(container)), f"{self.name}, {container['name']}")
+
+    def shell(self, command):
+        return command
 
     def modes(self):
         for folder, wanted in (("secrets", 0o600), ("keystore", 0o600)):
