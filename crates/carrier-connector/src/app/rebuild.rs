@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long the right to rebuild is held without a sign of life.
-const LEASE: Duration = Duration::from_secs(30);
+const LEASE: Duration = Duration::from_secs(10);
 /// How often it is looked whether Redis was lost.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Entries that are put back at a time.
@@ -188,7 +188,7 @@ impl Rebuilder {
                 work.read += 1;
                 work.note(event);
             }
-            let rested = flushed_at.elapsed() > LEASE / 6;
+            let rested = flushed_at.elapsed() > LEASE / 5;
             work.flush(token, rested, tell).await?;
             if rested {
                 flushed_at = Instant::now();
