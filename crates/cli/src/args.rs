@@ -9,7 +9,7 @@ use crate::bench::Bench;
 use crate::cell::DOMAIN;
 use crate::commands::{
     carriers::Stopped, client::NewClient, keys::Keys, list::Wanted, retention::RetentionCommand,
-    send::NewMessage, simulator::Simulator,
+    send::NewMessage, simulator::Simulator, top::Top,
 };
 
 /// Sotto: a self-hosted, confidential SMS aggregator.
@@ -175,6 +175,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Option<Carriers>,
     },
+    /// Watch what the cell does: rates, queues, carriers, what bounds it now; until Ctrl-C
+    Top(Top),
     /// Stop traffic within five seconds, or lift a stop; what is stopped waits
     Stop(Stop),
     /// The simulated carrier: what it was sent, and what it is to do wrong

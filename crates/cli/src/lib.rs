@@ -158,6 +158,7 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
         Command::Quarantine(Quarantine::Show { number }) => {
             commands::quarantine::show(&dir, number, output).await
         }
+        Command::Top(wanted) => commands::top::top(&dir, wanted, output).await,
         Command::Carriers { command: None } => commands::carriers::list(&dir, output).await,
         Command::Carriers { command: Some(Carriers::Test { account, to, from }) } => {
             commands::carriers::test(&dir, &account, to.zip(from), output).await

@@ -103,18 +103,21 @@ impl Keys {
 
     fn set(&mut self, now: i64, key: Vec<u8>, words: Words<'_>) -> Option<Value> {
         let (value, mut options) = (words.first()?.clone(), words.get(1..)?.iter());
-        let mut until = None;
+        let there = self.0.contains_key(&key);
+        let (mut until, mut before, mut written) = (None, None, true);
         while let Some(option) = options.next() {
             match option.to_ascii_uppercase().as_slice() {
-                b"NX" if self.0.contains_key(&key) => return Some(Value::Nil),
-                b"XX" if !self.0.contains_key(&key) => return Some(Value::Nil),
-                b"NX" | b"XX" => {}
+                b"NX" => written = !there,
+                b"XX" => written = there,
+                b"GET" => before = Some(self.get(&key)),
                 b"PX" => until = Some(now.saturating_add(number(options.next()?)?)),
                 _ => return None,
             }
         }
-        self.0.insert(key, (Held::Text(value), until));
-        Some(Value::Okay)
+        if written {
+            self.0.insert(key, (Held::Text(value), until));
+        }
+        Some(before.unwrap_or(if written { Value::Okay } else { Value::Nil }))
     }
 
     fn expire(&mut self, now: i64, key: &[u8], words: Words<'_>) -> Option<Value> {
