@@ -8,7 +8,8 @@ use std::{
     process::Command,
 };
 
-const SERVICE: &[&str] = &["sotto-core", "sotto-proto", "sotto-crypto", "sotto-bus", "sotto-runtime"];
+const SERVICE: &[&str] =
+    &["sotto-core", "sotto-proto", "sotto-crypto", "sotto-metrics", "sotto-bus", "sotto-runtime"];
 
 /// The edges that each package may have to others of the workspace.
 fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
@@ -21,10 +22,12 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("sotto-proto", BTreeSet::from(["sotto-core"])),
         ("sotto-keystore", BTreeSet::from(["sotto-crypto"])),
         ("sotto-tlog", BTreeSet::from(["sotto-crypto"])),
-        ("sotto-bus", BTreeSet::from(["sotto-core", "sotto-proto"])),
+        // Instruments, for whoever measures: docs/adr/0023.
+        ("sotto-metrics", BTreeSet::from(["sotto-core"])),
+        ("sotto-bus", BTreeSet::from(["sotto-core", "sotto-proto", "sotto-metrics"])),
         // For clients' programs: docs/adr/0008.
         ("sotto-publisher", BTreeSet::from(["sotto-core", "sotto-proto", "sotto-crypto"])),
-        ("sotto-runtime", BTreeSet::from(["sotto-core", "sotto-crypto"])),
+        ("sotto-runtime", BTreeSet::from(["sotto-core", "sotto-crypto", "sotto-metrics"])),
         ("sotto-ingress", service(&["sotto-keystore"])),
         ("sotto-routing", service(&[])),
         ("sotto-carrier", service(&["sotto-smpp"])),
@@ -44,6 +47,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("ring", &["sotto-crypto"]),
     ("hpke", &["sotto-crypto"]),
     ("cryptoki", &["sotto-keystore"]),
+    ("prometheus-client", &["sotto-metrics"]),
 ];
 
 /// Crates whose names say nothing.

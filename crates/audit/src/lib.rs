@@ -17,6 +17,7 @@ pub mod config;
 pub mod domain;
 pub mod error;
 pub mod log;
+pub mod metrics;
 pub mod ports;
 pub mod sequencer;
 pub mod service;

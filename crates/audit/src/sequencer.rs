@@ -15,6 +15,7 @@ use crate::{
     domain::{Act, Category, EventRange, Unjustified},
     error::LogError,
     log::{Growth, Log, MAX_ACTS, MAX_RANGES},
+    metrics::AuditMetrics,
     ports::{Disk, EventLeaf, Events, EventsUnavailable, Signer},
     view::View,
 };
@@ -65,6 +66,8 @@ pub struct Parts<E> {
     pub producer: String,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub metrics: AuditMetrics,
 }
 
 /// The sequencer of a cell.
@@ -149,6 +152,7 @@ impl<E: Events> Sequencer<E> {
             acts.extend(told.acts);
             waiting.push(told.done);
         }
+        let count = acts.len();
         // One batch off the broker may be larger than a growth: its answer waits for the last of them.
         while acts.len() > MAX_ACTS {
             let rest = acts.split_off(MAX_ACTS);
@@ -162,6 +166,7 @@ impl<E: Events> Sequencer<E> {
         if !unjustified.is_empty() {
             self.grow(Growth { acts: unjustified, ranges: Vec::new() }).await?;
         }
+        self.parts.metrics.acts.add(count);
         for done in waiting {
             // The handler may be gone (its delivery timed out): the acts come again and are told from duplicates.
             let _gone = done.send(());
@@ -177,6 +182,7 @@ impl<E: Events> Sequencer<E> {
     }
 
     fn alarm(&mut self, one: Unjustified, at_s: i64) -> Act {
+        self.parts.metrics.unjustified.one();
         let Unjustified { account, tenant, keys, .. } = &one;
         tracing::error!(
             account,
@@ -281,6 +287,10 @@ impl<E: Events> Sequencer<E> {
         self.through = log.index().marks().through();
         self.parts.view.show(&log);
         self.parts.growing.set(true);
+        let AuditMetrics { gaps, entries, grown, .. } = &self.parts.metrics;
+        gaps.set_count(log.index().missing());
+        entries.set_count(log.published().checkpoint.size);
+        grown.now();
         self.log = Some(log);
     }
 

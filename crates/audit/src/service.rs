@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use sotto_bus::{Bus, BusOptions, Service, Topology, Worker, WorkerConfig, topology::Cell};
+use sotto_bus::{
+    Bus, BusOptions, Service, StreamReader, Topology, Worker, WorkerConfig, measure_streams, topology::Cell,
+};
 use sotto_core::{Classified, ErrorClass};
 use sotto_crypto::MacKey;
 use sotto_keystore::{Keystore, KeystoreError, MacHome, Pkcs11Keystore, SoftKeystore, Token, UnlockSecret};
@@ -29,6 +31,7 @@ use crate::{
     config::{Config, DEFAULT_TOML, KeystoreConfig},
     domain::{Act, Category},
     error::AuditError,
+    metrics::{AuditMetrics, measure_lag},
     ports::{Disk, Signer},
     sequencer::{Parts, Sequencer, Told},
     view::View,
@@ -67,6 +70,8 @@ impl sotto_runtime::Service for Audit {
         tls.watch(&context);
         let (disk, signer) = open(&config, &context).await?;
         let bus = connect(&config, &context).await?;
+        context.metrics.take_in(bus.metrics());
+        let metrics = AuditMetrics::new(&context.metrics);
         let events = Arc::new(EventStream::new(&bus).map_err(AuditError::Events)?);
         let view = Arc::new(View::default());
         let (sender, acts) = mpsc::channel(BATCHES);
@@ -82,9 +87,11 @@ impl sotto_runtime::Service for Audit {
             producers: usize::try_from(config.log.producers).unwrap_or(usize::MAX),
             producer: producer(&context),
             clock: Arc::clone(&context.clock),
+            metrics: metrics.clone(),
         };
         let sequencer = Sequencer::open(parts).await.map_err(AuditError::Log)?;
         context.tasks.spawn_critical("sequencer", sequencer.run(context.stop.clone()));
+        measure(&bus, &view, &context, metrics)?;
         tell_opened(&sender, signer.origin(), &context).await;
 
         let worker = consume(&bus, Intake::new(sender), &context).await?;
@@ -105,6 +112,21 @@ impl sotto_runtime::Service for Audit {
         bus.close(grace).await;
         served.map_err(AuditError::Serve)
     }
+}
+
+/// Measures what lies before the log, until a stop.
+fn measure(bus: &Bus, view: &Arc<View>, context: &Context, metrics: AuditMetrics) -> Result<(), AuditError> {
+    let events = StreamReader::new(bus, "EVENTS").map_err(AuditError::Events)?;
+    let lag = measure_lag(events, Arc::clone(view), metrics);
+    let (bus, registry, stop) = (bus.clone(), context.metrics.clone(), context.stop.clone());
+    context.tasks.spawn_critical("measures", async move {
+        tokio::select! {
+            () = lag => {}
+            () = measure_streams(bus, registry, &["AUDIT", "QUARANTINE"], &[]) => {}
+            () = stop.requested() => {}
+        }
+    });
+    Ok(())
 }
 
 type Opened = (Arc<dyn Disk>, Arc<dyn Signer>);

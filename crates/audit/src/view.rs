@@ -48,6 +48,12 @@ impl View {
         self.state().as_ref().map(|state| state.published.clone())
     }
 
+    /// How far events are committed; `None` before the log is open.
+    #[must_use]
+    pub fn through(&self) -> Option<u64> {
+        self.state().as_ref().map(|state| state.marks.through())
+    }
+
     /// Where an event is committed, under which checkpoint; `None` before the log is open.
     #[must_use]
     pub fn event(&self, sequence: u64) -> Option<(Published, EventPlace)> {

@@ -16,12 +16,14 @@ use std::{
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions};
 use sotto_core::{Classified, Clock, ErrorClass};
+use sotto_metrics::Metrics;
 use tokio::{sync::watch, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     NatsConfig, Service, Topology,
     connection::{Connection, ConnectionState},
+    measures::Measures,
     quorum,
     topology::{Cell, permissions::inbox_prefix},
     wire::Wire,
@@ -151,6 +153,7 @@ impl Ending {
 pub(crate) struct Inner {
     client: Wire,
     connection: Arc<Connection>,
+    measures: Measures,
     options: BusOptions,
     /// Pulling, handling, keeping: ended first, because handlers publish.
     work: Ending,
@@ -204,6 +207,7 @@ impl Bus {
         let nonce = inbox.rsplit('.').next().unwrap_or_default().to_owned();
         Self(Arc::new(Inner {
             client,
+            measures: Measures::new(&connection),
             connection,
             options,
             work: Ending::default(),
@@ -234,7 +238,16 @@ impl Bus {
         &self.0.options.topology
     }
 
-    /// The connection's state and its changes: readiness, metrics.
+    /// What this connection measures, for a process to take in.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.measures.registry
+    }
+
+    pub(crate) fn measures(&self) -> &Measures {
+        &self.0.measures
+    }
+
+    /// The connection's state and its changes: readiness.
     pub fn state(&self) -> watch::Receiver<ConnectionState> {
         self.0.connection.watch()
     }

@@ -16,7 +16,9 @@ mod client;
 mod config;
 mod connection;
 mod controls;
+mod holdings;
 mod leases;
+mod measures;
 mod publish;
 mod quarantine;
 mod quorum;
@@ -40,6 +42,7 @@ pub use client::{ClientConnection, ClientIdentity, SubmitError};
 pub use config::NatsConfig;
 pub use connection::ConnectionState;
 pub use controls::{CONTROLS_EVERY, ControlRegister, ControlWord, Heard};
+pub use holdings::measure_streams;
 pub use leases::{Lease, LeaseKey, LeaseRecord, Leases};
 pub use publish::{PublishError, Publisher, PublisherConfig, Stored};
 pub use quarantine::{Quarantine, Quarantined};
@@ -51,3 +54,8 @@ pub use service::{Service, UnknownService};
 pub use subject::{AuditCategory, Subject, Topic};
 pub use topology::Topology;
 pub use work::{Delivery, Handler, Outcome, WorkError, Worker, WorkerConfig};
+
+/// What connections and streams measure, for docs/METRICS.md.
+pub fn described() -> Vec<sotto_metrics::Described> {
+    measures::described().into_iter().chain(holdings::described()).collect()
+}

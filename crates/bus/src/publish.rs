@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Bus, Subject, topology::MAX_PAYLOAD, trace};
+use crate::{Bus, Subject, Topic, topology::MAX_PAYLOAD, trace};
 
 pub use error::PublishError;
 use queue::Entry;
@@ -135,6 +135,7 @@ impl<B: Batch> Publisher<B> {
     /// Publishes items that belong together in one batch and waits until it is stored: all or none. No items are
     /// refused; more than a batch holds are [`PublishError::TooLarge`].
     pub async fn publish_all(&self, subject: &Subject, items: Vec<B::Item>) -> Result<Stored, PublishError> {
+        let topic = subject.topic();
         let subject = subject.in_cell(&self.0.bus.cell().id);
         let size: usize = items.iter().map(B::item_size).sum();
         let limit = self.0.config.max_bytes;
@@ -150,7 +151,7 @@ impl<B: Batch> Publisher<B> {
             .map_err(|_closed| PublishError::Closed)?;
         let (done, stored) = oneshot::channel();
         let entry = Entry { items, size, trace: trace::current(), until, _permit: permit, done };
-        let lane = self.lane(subject.clone())?;
+        let lane = self.lane(topic, subject.clone())?;
         time::timeout_at(until, lane.send(entry))
             .await
             .map_err(late)?
@@ -169,7 +170,7 @@ impl<B: Batch> Publisher<B> {
     }
 
     /// The queue of a subject, made at its first use.
-    fn lane(&self, subject: String) -> Result<mpsc::Sender<Entry<B>>, PublishError> {
+    fn lane(&self, topic: Topic, subject: String) -> Result<mpsc::Sender<Entry<B>>, PublishError> {
         if self.0.closing.is_cancelled() {
             return Err(PublishError::Closed);
         }
@@ -182,7 +183,7 @@ impl<B: Batch> Publisher<B> {
             }
             MapEntry::Vacant(place) => {
                 let (lane, entries) = mpsc::channel(self.0.config.queue);
-                let run = queue::run(Arc::clone(&self.0), place.key().clone(), entries);
+                let run = queue::run(Arc::clone(&self.0), topic, place.key().clone(), entries);
                 self.0.bus.publishing().tasks.spawn(self.0.tasks.track_future(run));
                 Ok(place.insert(lane).clone())
             }

@@ -17,6 +17,7 @@ use crate::{
     Bus, Subject,
     api::ApiError,
     quorum::is_led,
+    subject::prefixed,
     topology::{Retention, Stream, stream_name},
     wire::Subscription,
 };
@@ -192,8 +193,13 @@ impl<B: prost::Message + Default> StreamReader<B> {
 
     /// The oldest message on a subject, if there is one and it can be read.
     pub async fn oldest(&self, subject: &Subject) -> Result<Option<B>, ReadError> {
+        self.oldest_of(&subject.to_string()).await
+    }
+
+    /// The oldest message on all subjects of a pattern, written as in the list of streams (`accepted.otp.*`).
+    pub async fn oldest_of(&self, pattern: &str) -> Result<Option<B>, ReadError> {
         let api = format!("DIRECT.GET.{}", self.stream);
-        let request = json!({ "seq": 1, "next_by_subj": subject.in_cell(&self.bus.cell().id) });
+        let request = json!({ "seq": 1, "next_by_subj": prefixed(&self.bus.cell().id, pattern) });
         let message = self.bus.api_message(&api, &request).await;
         let message = message.map_err(|source| ReadError::Api { stream: self.stream.clone(), source })?;
         if message.status == Some(StatusCode::NOT_FOUND) {

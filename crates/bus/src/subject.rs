@@ -129,7 +129,7 @@ impl Subject {
 
     /// The whole subject as the broker sees it.
     pub fn in_cell(&self, cell: &CellId) -> String {
-        format!("{}{self}", prefix(cell))
+        prefixed(cell, &self.to_string())
     }
 
     /// Reads a whole subject; `None` if it is not one of this cell's.
@@ -215,6 +215,11 @@ pub(crate) fn submit(cell: &CellId, tenant: &TenantId) -> String {
 pub(crate) fn submitter(cell: &CellId, subject: &str) -> Option<TenantId> {
     let rest = subject.strip_prefix(&prefix(cell))?.strip_prefix("client.")?;
     rest.strip_suffix(".submit")?.parse().ok()
+}
+
+/// A subject of a cell, or a pattern of them, from how the list of streams writes it.
+pub(crate) fn prefixed(cell: &CellId, written: &str) -> String {
+    format!("{}{written}", prefix(cell))
 }
 
 /// `sotto.v1.<cell>.`

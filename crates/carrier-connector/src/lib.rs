@@ -19,6 +19,7 @@ mod app;
 mod config;
 mod domain;
 mod error;
+mod metrics;
 mod ports;
 mod service;
 #[cfg(feature = "simulated")]
@@ -28,4 +29,5 @@ mod testing;
 
 pub use config::CarrierConfig;
 pub use error::CarrierError;
+pub use metrics::described;
 pub use service::Carrier;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use sotto_bus::{
     AuditTrail, Bus, BusOptions, ControlRegister, Delivery, Handler, Heard, Leases, Outcome,
-    Service as BusService, StreamReader, Subject, Topology, WorkError, Worker, WorkerConfig,
+    Service as BusService, StreamReader, Subject, Topology, WorkError, Worker, WorkerConfig, measure_streams,
     topology::{Cell, consumer_name},
 };
 use sotto_core::{AccountId, Lane, carriers::CarriersFile};
@@ -43,6 +43,7 @@ use crate::{
     config::{CarrierConfig, DEFAULT_TOML},
     domain::lease,
     error::CarrierError,
+    metrics::{CarrierMetrics, measure_queues},
     ports::{Act, Witness},
 };
 
@@ -71,6 +72,7 @@ impl Service for Carrier {
         let tls = Tls::load(&config.tls).map_err(CarrierError::Tls)?;
         tls.watch(&context);
         let bus = connect(&config, &context, &carriers).await?;
+        context.metrics.take_in(bus.metrics());
         refuse_stranded(&bus, &carriers).await?;
         connected.set(true);
         let audit = AuditWitness(AuditTrail::start(&bus));
@@ -97,12 +99,14 @@ impl Service for Carrier {
         let server = server.map_err(CarrierError::Grpc)?;
         context.info.bound("grpc", server.local_addr());
         let ops = Ops::service(rebuilder, context.tasks.clone());
+        let queues = Arc::new(WaitingQueues::new(&bus).map_err(CarrierError::Waiting)?);
+        measure(&context, &bus, &accounts, Arc::clone(&queues));
         let folder = config.carriers.file.parent().unwrap_or(Path::new("")).to_owned();
         let traffic = Traffic {
             replica: replica(&config, &context),
             accounts: accounts.clone(),
             folder: folder.clone(),
-            queues: Arc::new(WaitingQueues::new(&bus).map_err(CarrierError::Waiting)?),
+            queues,
             words,
             restored: config.restored.cell(),
             witness: Arc::clone(&witness),
@@ -156,6 +160,19 @@ impl Service for Carrier {
         tracing::info!(finished, unbound, closed, "stopped");
         Ok(())
     }
+}
+
+/// Measures accounts and what waits for them.
+fn measure(context: &Context, bus: &Bus, accounts: &[Arc<Account>], queues: Arc<WaitingQueues>) {
+    for account in accounts {
+        account.shared.metrics.watch(account.settings.id.as_str(), &Arc::downgrade(account));
+    }
+    until_stop(context, "queues measured", measure_queues(accounts.to_vec(), queues));
+    let ids: Vec<_> = accounts.iter().map(|account| account.settings.id.clone()).collect();
+    let (bus, metrics) = (bus.clone(), context.metrics.clone());
+    until_stop(context, "streams measured", async move {
+        measure_streams(bus, metrics, &["WAITING", "INBOUND"], &ids).await;
+    });
 }
 
 /// Runs something for as long as work is taken.
@@ -299,6 +316,7 @@ fn accounts(
             count: usize::try_from(config.connector.keys).unwrap_or(usize::MAX),
             time: config.connector.keys_kept.get(),
         },
+        metrics: CarrierMetrics::new(&context.metrics),
     };
     let account = |settings: &sotto_core::carriers::Account| {
         let ledger = Arc::new(Ledger::new(store.clone(), settings.id.clone(), settings.receipt_wait));

@@ -35,6 +35,7 @@ use crate::{
         reliance::Reliance,
     },
     domain::{course::Course, lease::Tenure, pace::Slice, receipt::About},
+    metrics::CarrierMetrics,
     ports::{Act, Ended, InboundSession, Keys, KeysError, Unwrapped, Witness},
     service::work_on,
 };
@@ -92,6 +93,7 @@ impl Connector {
             recipient_key: Arc::new(MacKey::from_bytes(key)),
             skew: SKEW,
             keep_keys: KeepKeys { count: 8, time: Duration::from_secs(60) },
+            metrics: CarrierMetrics::new(&sotto_metrics::Metrics::default()),
         };
         let account = |settings: &Settings| {
             let ledger = Arc::new(Ledger::new(store.clone(), settings.id.clone(), settings.receipt_wait));

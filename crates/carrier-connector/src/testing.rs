@@ -419,6 +419,7 @@ impl World {
             recipient_key: Arc::new(MacKey::from_bytes(KEY)),
             skew: Duration::from_millis(500),
             keep_keys: KeepKeys { count: 8, time: Duration::from_secs(60) },
+            metrics: crate::metrics::CarrierMetrics::new(&sotto_metrics::Metrics::default()),
         }
     }
 

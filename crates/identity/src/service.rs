@@ -8,6 +8,7 @@ use sotto_crypto::MacKey;
 use sotto_keystore::{
     KeyKind, Keystore, KeystoreError, MacHome, Pkcs11Keystore, SoftKeystore, Token, UnlockSecret,
 };
+use sotto_metrics::Age;
 use sotto_runtime::{
     Condition, Context, Service, Stop,
     grpc::{GrpcServer, ServerLimits},
@@ -35,6 +36,7 @@ use crate::{
     },
     config::{Config, DEFAULT_TOML, KeystoreConfig},
     error::IdentityError,
+    metrics::IdentityMetrics,
     ports::{AuditTrail, ClientStore},
 };
 
@@ -62,7 +64,7 @@ impl Service for Identity {
         let connected = context.ready.condition("broker");
         let options = bus_options(&config, &context)?;
         // It ends after everything else: when the last that tells acts is gone.
-        let publishing = publish(config.nats.clone(), options, records, connected, context.stop.clone());
+        let publishing = publish(config.nats.clone(), options, records, connected, context.clone());
         context.tasks.spawn_critical("audit", publishing);
         serve(config, context, Arc::new(audit)).await
     }
@@ -81,6 +83,7 @@ pub async fn serve(
     let rotated = context.ready.condition("keys");
     let listening = context.ready.condition("listening");
 
+    let metrics = IdentityMetrics::new(&context.metrics);
     let tls = Tls::load(&config.tls).map_err(IdentityError::Tls)?;
     tls.watch(&context);
     let clock = Arc::clone(&context.clock);
@@ -103,6 +106,7 @@ pub async fn serve(
         replay: Arc::new(RedisReplay::new(redis)),
         audit: Arc::clone(&audit),
         clock: Arc::clone(&clock),
+        metrics: metrics.clone(),
     });
     let clients = Clients::new(clients::Deps {
         parties: config.parties(),
@@ -126,7 +130,7 @@ pub async fn serve(
     context.info.bound("grpc", grpc.local_addr());
 
     let stop = &context.stop;
-    context.tasks.spawn_critical("key rotation", rotate(keys, clock, stop.clone(), rotated));
+    context.tasks.spawn_critical("key rotation", rotate(keys, clock, stop.clone(), rotated, metrics.rotated));
     context.tasks.spawn_critical("token endpoint", https::serve(listener, Arc::new(tokens), stop.clone()));
     listening.set(true);
     let service = ClientServer::service(Arc::new(clients));
@@ -168,7 +172,7 @@ async fn open(config: KeystoreConfig, clock: Arc<dyn Clock>) -> Result<Arc<dyn K
     opened.map_err(IdentityError::Blocking)?.map_err(IdentityError::Keystore)
 }
 
-async fn rotate(keys: TokenKeys, clock: Arc<dyn Clock>, stop: Stop, usable: Condition) {
+async fn rotate(keys: TokenKeys, clock: Arc<dyn Clock>, stop: Stop, usable: Condition, looked: Age) {
     let mut tick = interval(ROTATION_TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
@@ -179,6 +183,9 @@ async fn rotate(keys: TokenKeys, clock: Arc<dyn Clock>, stop: Stop, usable: Cond
         }
         let rotated = keys.rotate(clock.now()).await;
         usable.set(rotated.is_ok());
+        if rotated.is_ok() {
+            looked.now();
+        }
         if let Err(error) = &rotated
             && !failing
         {

@@ -5,6 +5,7 @@ mod breaker;
 pub mod broker;
 pub mod grpc;
 pub mod keys;
+pub mod measured;
 pub mod publishers;
 pub mod room;
 pub mod store;

@@ -19,5 +19,6 @@ pub mod app;
 pub mod config;
 pub mod domain;
 pub mod error;
+pub mod metrics;
 pub mod ports;
 pub mod service;

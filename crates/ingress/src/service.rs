@@ -7,13 +7,14 @@ use prost_types::FileDescriptorSet;
 use rustls_pki_types::ServerName;
 use sotto_bus::{
     Bus, BusOptions, ControlRegister, Requests, Schedule, StreamReader, Topology, Worker, WorkerConfig,
-    topology,
+    measure_streams, topology,
 };
 use sotto_core::{
     Classified as _, ErrorClass, ShardId,
     carriers::{CarriersFile, RouteTable},
 };
 use sotto_keystore::{Keystore, MacHome, Pkcs11Keystore, SoftKeystore, Token, UnlockSecret};
+use sotto_metrics::Age;
 use sotto_proto::message::v1::message_service_server::MessageServiceServer;
 use sotto_runtime::{
     Condition, Context, Readiness, Service, Stop,
@@ -33,6 +34,7 @@ use crate::{
         broker::BrokerLog,
         grpc::{Acts, Bounds, Load, Messages, Operations},
         keys::{SessionKeys, WIPE_EVERY},
+        measured::{self, MeasuredProjection},
         publishers::{self, INTAKE_RING, Publishers},
         room::Rooms,
         store::{Answers, Store, StoreOptions, Terms},
@@ -51,6 +53,7 @@ use crate::{
     config::{Config, DEFAULT_TOML, KeystoreConfig},
     domain::token::Expected,
     error::IngressError,
+    metrics::{IngressMetrics, Reason},
 };
 
 /// The keystore's slot.
@@ -86,21 +89,23 @@ impl Service for Ingress {
         let keys_known = context.ready.condition("jwks");
         let listening = context.ready.condition("grpc");
         // What the process can do without for a while; changes are told in the log.
-        let spare = Readiness::default();
+        let spare = Readiness::measured(&context.metrics);
+        let metrics = IngressMetrics::new(&context.metrics);
 
         let keystore = open(&config.keystore)?;
         context.tasks.spawn_background("keystore", reload(Arc::clone(&keystore), context.stop.clone()));
         let tls = Tls::load(&config.tls).map_err(IngressError::Tls)?;
         tls.watch(&context);
         let bus = connect(&config, &context, &keystore, "").await?;
+        context.metrics.take_in(bus.metrics());
         // What clients publish, however much, does not stand before the log's acknowledgements.
         let clients = connect(&config, &context, &keystore, "-clients").await?;
         topology::verify(&bus, &[]).await.map_err(IngressError::Streams)?;
         context.tasks.spawn_critical("bus watch", watch_bus(bus.clone(), bus_ready, context.stop.clone()));
-        let trail = AuditTrail::start(&bus);
+        let trail = AuditTrail::start(&bus, metrics.clone());
         trail.tell(Category::Lifecycle, "service.started", "", None, String::new(), "ok");
 
-        let parts = Parts { config, context, tls, bus, clients, keystore, trail };
+        let parts = Parts { config, context, tls, bus, clients, keystore, trail, metrics };
         let served = parts.serve(keys_known, listening, &spare).await;
         // The last answers are sent before their connection ends.
         if !parts.clients.close(LAST_WORDS).await {
@@ -126,6 +131,7 @@ struct Parts {
     clients: Bus,
     keystore: Arc<dyn Keystore>,
     trail: AuditTrail,
+    metrics: IngressMetrics,
 }
 
 impl Parts {
@@ -146,7 +152,7 @@ impl Parts {
         listening: Condition,
         spare: &Readiness,
     ) -> Result<(), IngressError> {
-        let Self { config, context, tls, .. } = self;
+        let Self { config, context, tls, metrics, .. } = self;
         let store = self.store()?;
         // One that is down now is told by its condition when it is up.
         if store.condition().await == Answers::ButEvicts {
@@ -180,6 +186,7 @@ impl Parts {
             validities: config.validities(),
             margin: config.privacy.margin.get(),
             tasks: context.tasks.clone(),
+            metrics: metrics.clone(),
         });
         let bounds = Bounds {
             in_flight: config.load.in_flight,
@@ -191,8 +198,9 @@ impl Parts {
             stall: config.load.stall.get(),
             idle: config.load.idle.get(),
         };
-        let load = Load::new(config.load.in_flight);
+        let load = Load::new(config.load.in_flight, metrics.refused.of(Reason::Overloaded).clone());
         let publishers = self.publishers(intake.clone(), tokens.clone(), load.clone());
+        let measured_load = load.clone();
         let log_of_events = StreamReader::new(&self.bus, "EVENTS").map_err(IngressError::Events)?;
         let folder = Folder::new(store.clone());
         let recent = folder.recent();
@@ -235,7 +243,7 @@ impl Parts {
             });
         };
         until_stop("identity's keys", Box::pin(async move { tokens.keep_fresh(refresh, keys_known).await }));
-        until_stop("ended keys", Box::pin(forget_ended(keys.clone())));
+        until_stop("ended keys", Box::pin(forget_ended(keys.clone(), metrics.revocations.clone())));
         until_stop("session keys", Box::pin(wipe(keys)));
         until_stop("operators' words", Box::pin(following));
         until_stop("denials", Box::pin(tell_denied(self.trail.clone())));
@@ -245,9 +253,19 @@ impl Parts {
         let every = config.projection.sweep_every.get();
         let sweeper = Sweeper::new(store.clone(), log, Arc::clone(&context.clock), config.restored.cell());
         let shards: Vec<ShardId> = config.cell.shards.iter().collect();
-        until_stop("deadlines", Box::pin(sweep(sweeper, shards.clone(), every)));
+        until_stop("deadlines", Box::pin(sweep(sweeper, shards.clone(), every, metrics.clone())));
         let scheduler = Scheduler::new(Schedule::new(&self.bus), Arc::clone(&context.clock));
         until_stop("schedule", Box::pin(scheduler.run()));
+        let waiting = StreamReader::new(&self.bus, "INTAKE").map_err(IngressError::Events)?;
+        let looking = measured::look(waiting, measured_load, Arc::clone(&context.clock), metrics.clone());
+        until_stop("queues measured", Box::pin(looking));
+        let (bus, registry) = (self.bus.clone(), context.metrics.clone());
+        until_stop(
+            "streams measured",
+            Box::pin(async move {
+                measure_streams(bus, registry, &["INTAKE", "SCHEDULED", "EVENTS", "CONTROL"], &[]).await;
+            }),
+        );
         let workers = self.project(&shards, &projection).await?;
 
         let operations = Operations::new(rebuilder, self.trail.clone(), context.tasks.clone());
@@ -347,7 +365,8 @@ impl Parts {
         let timeout = privacy.timeout.get();
         let channel = channel(&privacy.endpoint, &self.tls, &privacy.server_name, timeout);
         let (clock, tasks) = (Arc::clone(&self.context.clock), self.context.tasks.clone());
-        Ok(SessionKeys::new(channel.map_err(IngressError::Grpc)?, timeout, clock, tasks, possible))
+        let metrics = self.metrics.clone();
+        Ok(SessionKeys::new(channel.map_err(IngressError::Grpc)?, timeout, clock, tasks, possible, metrics))
     }
 
     /// One worker a shard: no shard waits for another.
@@ -360,7 +379,8 @@ impl Parts {
         for shard in shards {
             let consumers = [topology::consumer_name::projection(*shard)];
             let config = WorkerConfig { concurrency: projection::DELIVERIES, ..WorkerConfig::default() };
-            let handler = Arc::new(projection.clone());
+            let (clock, metrics) = (Arc::clone(&self.context.clock), self.metrics.clone());
+            let handler = Arc::new(MeasuredProjection { projection: projection.clone(), clock, metrics });
             let worker = Worker::start(&self.bus, "EVENTS", &consumers, handler, config).await;
             workers.push(worker.map_err(IngressError::Projection)?);
         }
@@ -465,26 +485,37 @@ async fn wipe(keys: SessionKeys) {
     }
 }
 
-async fn forget_ended(keys: SessionKeys) {
+async fn forget_ended(keys: SessionKeys, heard: Age) {
     let mut tick = tokio::time::interval(WIPE_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if let Err(error) = keys.forget_ended().await {
-            tracing::debug!(error = chain(&error), "privacy does not say which keys ended");
+        match keys.forget_ended().await {
+            Ok(()) => heard.now(),
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "privacy does not say which keys ended");
+            }
         }
     }
 }
 
-async fn sweep(sweeper: Sweeper, shards: Vec<ShardId>, every: Duration) {
+async fn sweep(sweeper: Sweeper, shards: Vec<ShardId>, every: Duration, metrics: IngressMetrics) {
     let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        let mut all = true;
         for shard in &shards {
-            if let Err(error) = sweeper.sweep(*shard).await {
-                tracing::debug!(%shard, error = chain(&error), "deadlines wait");
+            match sweeper.sweep(*shard).await {
+                Ok(closed) => metrics.closed.add(closed),
+                Err(error) => {
+                    all = false;
+                    tracing::debug!(%shard, error = chain(&error), "deadlines wait");
+                }
             }
+        }
+        if all {
+            metrics.swept.now();
         }
     }
 }

@@ -33,6 +33,7 @@ use crate::{
         tally::{Batch, Deed, Outcome, Tally, Use},
     },
     error::KeyError,
+    metrics::PrivacyMetrics,
     ports::{AuditEntry, AuditTrail, SteadyClock},
 };
 
@@ -76,6 +77,8 @@ pub struct Deps {
     pub steady: Arc<dyn SteadyClock>,
     /// The audit log.
     pub audit: Arc<dyn AuditTrail>,
+    /// What is counted.
+    pub metrics: PrivacyMetrics,
 }
 
 /// A session key for ingress.
@@ -354,6 +357,7 @@ impl Inner {
     }
 
     fn count(&self, one: Use, keys: u64) {
+        self.deps.metrics.used(&one, keys);
         let at_once = lock(&self.tally).count(one, keys);
         if let Some(refused) = at_once {
             self.tell(refused, keys, None);

@@ -17,5 +17,6 @@ pub mod app;
 pub mod config;
 pub mod domain;
 pub mod error;
+pub mod metrics;
 pub mod ports;
 pub mod service;

@@ -23,6 +23,7 @@ use crate::{
     app::{Deps, Keys},
     config::{Config, DEFAULT_TOML, KeystoreConfig},
     error::PrivacyError,
+    metrics::PrivacyMetrics,
     ports::{AuditTrail, Monotonic, SteadyClock},
 };
 
@@ -61,6 +62,7 @@ pub async fn run(config: Config, context: Context, steady: Arc<dyn SteadyClock>)
         cell: config.cell.clone(),
         instance: context.instance.clone(),
         clock: Arc::clone(&context.clock),
+        metrics: context.metrics.clone(),
     };
     // It ends after everything else: when the last that tells acts is gone.
     context.tasks.spawn_critical("audit", publish(broker, records, context.stop.clone()));
@@ -81,6 +83,7 @@ pub async fn serve(
     let destroying = context.ready.condition("destruction");
     let listening = context.ready.condition("listening");
 
+    let metrics = PrivacyMetrics::new(&context.metrics);
     let tls = Tls::load(&config.tls).map_err(PrivacyError::Tls)?;
     tls.watch(&context);
     let (buckets, receipts) = open(config.keystore.clone(), context.clock.now().unix_millis()).await?;
@@ -98,6 +101,7 @@ pub async fn serve(
         clock: Arc::clone(&context.clock),
         steady,
         audit,
+        metrics: metrics.clone(),
     });
     keys.tell_again().await.map_err(PrivacyError::Destroy)?;
     // What died while nobody ran is destroyed before anybody may ask for it.
@@ -111,7 +115,7 @@ pub async fn serve(
     let every = config.destruction.sweep_every.get();
     context.tasks.spawn_critical(
         "bucket destruction",
-        destroy_on_time(keys.clone(), every, context.stop.clone(), destroying),
+        destroy_on_time(keys.clone(), every, context.stop.clone(), destroying, metrics),
     );
     context.tasks.spawn_critical("minute report", report_each_minute(keys.clone(), context.stop.clone()));
     listening.set(true);
@@ -141,7 +145,13 @@ async fn open(config: KeystoreConfig, now_ms: i64) -> Result<Opened, PrivacyErro
     opened.map_err(PrivacyError::Blocking)?.map_err(PrivacyError::Open)
 }
 
-async fn destroy_on_time(keys: Keys, every: Duration, stop: Stop, destroying: Condition) {
+async fn destroy_on_time(
+    keys: Keys,
+    every: Duration,
+    stop: Stop,
+    destroying: Condition,
+    metrics: PrivacyMetrics,
+) {
     let mut tick = interval(every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
@@ -152,6 +162,10 @@ async fn destroy_on_time(keys: Keys, every: Duration, stop: Stop, destroying: Co
         }
         let swept = keys.sweep().await;
         destroying.set(swept.is_ok());
+        if let Ok(destroyed) = &swept {
+            metrics.swept.now();
+            metrics.destroyed.add(*destroyed);
+        }
         if let Err(error) = &swept
             && !failing
         {

@@ -13,6 +13,7 @@ use sotto_runtime::failpoint;
 
 use crate::{
     domain::{Decision, decide},
+    metrics::RoutingMetrics,
     ports::{Later, Outbox},
 };
 
@@ -32,6 +33,7 @@ pub(crate) struct Router<O> {
     clock: Arc<dyn Clock>,
     outbox: O,
     restored: Option<Restored>,
+    metrics: RoutingMetrics,
 }
 
 /// A message on its way to an account, and its place in the batch.
@@ -44,8 +46,9 @@ impl<O: Outbox> Router<O> {
         clock: Arc<dyn Clock>,
         outbox: O,
         restored: Option<Restored>,
+        metrics: RoutingMetrics,
     ) -> Self {
-        Self { table, clock, outbox, restored }
+        Self { table, clock, outbox, restored, metrics }
     }
 
     /// One outcome for each message.
@@ -58,6 +61,7 @@ impl<O: Outbox> Router<O> {
         for (place, mut delivery) in batch.into_iter().enumerate() {
             let decision = decide(&self.table, &delivery.item, now)
                 .doubted_if(self.restored.is_some_and(|it| it.concerns(&delivery.item.facts)));
+            self.metrics.decided(&delivery.item, &decision, now);
             if let Decision::Hold { until } = decision {
                 self.set(&mut outcomes, place, Outcome::Later(until.since(now)));
                 continue;
@@ -78,6 +82,7 @@ impl<O: Outbox> Router<O> {
         // The decision first: an event without a move is repeated and changes nothing, a move without its event
         // would let the connector tell of an attempt that nobody has started.
         if let Err(Later(after)) = self.outbox.record(events).await {
+            self.metrics.put_off.add(decided.len());
             for place in decided {
                 self.set(&mut outcomes, place, Outcome::Later(after));
             }
@@ -96,6 +101,7 @@ impl<O: Outbox> Router<O> {
         failpoint("routing.moved");
         for (places, result) in results {
             if let Err(Later(after)) = result {
+                self.metrics.put_off.add(places.len());
                 for place in places {
                     self.set(&mut outcomes, place, Outcome::Later(after));
                 }
@@ -125,7 +131,11 @@ impl<O: Outbox> Router<O> {
             },
             Decision::Expire => EventKind::Expired { cause: ExpiryCause::Validity },
             Decision::Doubt => EventKind::Doubted,
-            Decision::Reject(cause) => EventKind::Rejected { cause: refined(*cause, item) },
+            Decision::Reject(cause) => {
+                let cause = refined(*cause, item);
+                self.metrics.rejected.of(cause).one();
+                EventKind::Rejected { cause }
+            }
             Decision::Hold { .. } => return,
         };
         events.push(Event { message, at: now, kind });

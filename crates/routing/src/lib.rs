@@ -15,9 +15,11 @@ mod app;
 mod config;
 mod domain;
 mod error;
+mod metrics;
 mod ports;
 mod service;
 #[cfg(feature = "simulated")]
 pub mod simulated;
 
+pub use metrics::described;
 pub use service::Routing;

@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use sotto_bus::{
     Act, AuditCategory, AuditTrail, Bus, BusOptions, Service as BusService, Topology, WorkError, Worker,
-    WorkerConfig, topology::Cell,
+    WorkerConfig, measure_streams, topology::Cell,
 };
 use sotto_core::{
-    Clock, Lane, Restored,
+    Lane,
     carriers::{CarriersFile, RouteTable},
 };
 use sotto_crypto::{MacKey, hash::sha256};
@@ -19,6 +19,7 @@ use crate::{
     app::Router,
     config::{DEFAULT_TOML, RoutingConfig},
     error::RoutingError,
+    metrics::RoutingMetrics,
 };
 
 /// How long a batch may wait for the broker; below the consumers' `ack_wait` of 30 s.
@@ -59,14 +60,23 @@ impl Service for Routing {
         let bus = Bus::connect(&config.nats, options).await.map_err(RoutingError::Connect)?;
         sotto_bus::topology::verify(&bus, &[]).await.map_err(RoutingError::Setup)?;
         connected.set(true);
+        context.metrics.take_in(bus.metrics());
+        context.tasks.spawn_critical("streams measured", measured(bus.clone(), &context));
         let audit = AuditTrail::start(&bus);
         audit.tell(act(AuditCategory::Lifecycle, "service.started", context.instance.clone()));
         audit.tell(act(AuditCategory::Configuration, "routes.loaded", table.version().to_owned()));
 
         let batches = usize::from(config.work.batches);
-        let worker = work(&bus, table, Arc::clone(&context.clock), batches, config.restored.cell())
-            .await
-            .map_err(RoutingError::Work)?;
+        let accounts: Vec<_> = table.accounts().map(|account| account.id.clone()).collect();
+        let metrics = RoutingMetrics::new(&context.metrics, accounts);
+        let router = Router::new(
+            table,
+            Arc::clone(&context.clock),
+            BrokerOutbox::new(&bus),
+            config.restored.cell(),
+            metrics,
+        );
+        let worker = work(&bus, router, batches).await.map_err(RoutingError::Work)?;
         working.set(true);
 
         context.stop.requested().await;
@@ -82,16 +92,24 @@ impl Service for Routing {
 /// Starts to decide what INTAKE holds.
 pub(crate) async fn work(
     bus: &Bus,
-    table: RouteTable,
-    clock: Arc<dyn Clock>,
+    router: Router<BrokerOutbox>,
     batches: usize,
-    restored: Option<Restored>,
 ) -> Result<Worker<WorkBatch>, WorkError> {
-    let router = Arc::new(Router::new(table, clock, BrokerOutbox::new(bus), restored));
     let consumers = Lane::ALL.map(|lane| format!("routing-{lane}"));
     let settings =
         WorkerConfig { concurrency: batches, handler_timeout: HANDLER_TIMEOUT, ..WorkerConfig::default() };
-    Worker::start(bus, "INTAKE", &consumers, router, settings).await
+    Worker::start(bus, "INTAKE", &consumers, Arc::new(router), settings).await
+}
+
+/// What our consumers of INTAKE have before them.
+fn measured(bus: Bus, context: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let (metrics, stop) = (context.metrics.clone(), context.stop.clone());
+    async move {
+        tokio::select! {
+            () = measure_streams(bus, metrics, &["INTAKE"], &[]) => {}
+            () = stop.requested() => {}
+        }
+    }
 }
 
 fn act(category: AuditCategory, action: &'static str, object: String) -> Act {

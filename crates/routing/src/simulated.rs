@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use sotto_bus::{Bus, WorkError, Worker};
 use sotto_core::{Clock, carriers::RouteTable};
+use sotto_metrics::Metrics;
 use sotto_proto::pipeline::v1::WorkBatch;
 
-use crate::service::work;
+use crate::{adapters::BrokerOutbox, app::Router, metrics::RoutingMetrics, service::work};
 
 /// Starts to work.
 ///
@@ -18,5 +19,6 @@ pub async fn start(
     table: RouteTable,
     clock: Arc<dyn Clock>,
 ) -> Result<Worker<WorkBatch>, WorkError> {
-    work(bus, table, clock, 8, None).await
+    let metrics = RoutingMetrics::new(&Metrics::default(), None);
+    work(bus, Router::new(table, clock, BrokerOutbox::new(bus), None, metrics), 8).await
 }

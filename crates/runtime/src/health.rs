@@ -1,4 +1,4 @@
-//! The admin server: is the process alive, does it take work, what is it.
+//! The admin server: is the process alive, does it take work, what is it, what does it count.
 //!
 //! It runs on a thread and a runtime of its own, so that it answers while the service is stuck.
 
@@ -11,20 +11,43 @@ use std::{
     time::Duration,
 };
 
-use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+    routing::get,
+};
+use sotto_metrics::Metrics;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::AdminConfig, lifecycle::Stop};
+use crate::{
+    config::AdminConfig,
+    lifecycle::{Context, Stop},
+    measures,
+};
 
 /// The named conditions that must all hold before the process takes work.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<String, bool>>>);
+pub struct Readiness {
+    conditions: Arc<Mutex<BTreeMap<String, bool>>>,
+    metrics: Metrics,
+}
 
 impl Readiness {
+    /// Conditions that are told as metrics too.
+    pub fn measured(metrics: &Metrics) -> Self {
+        Self { conditions: Arc::default(), metrics: metrics.clone() }
+    }
+
     /// Adds a condition, which does not hold yet.
     pub fn condition(&self, name: impl Into<String>) -> Condition {
         let name = name.into();
         self.lock().insert(name.clone(), false);
+        let (of, conditions) = (name.clone(), Arc::clone(&self.conditions));
+        self.metrics.with("condition", &name).read(measures::CONDITION, move || {
+            lock(&conditions).get(&of).map(|holds| f64::from(u8::from(*holds)))
+        });
         Condition { name, readiness: self.clone() }
     }
 
@@ -39,8 +62,12 @@ impl Readiness {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, bool>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.conditions)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn hold(conditions: &BTreeMap<String, bool>) -> bool {
@@ -91,7 +118,7 @@ impl Info {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.addresses)
     }
 }
 
@@ -99,6 +126,7 @@ impl Info {
 struct Shared {
     ready: Readiness,
     info: Info,
+    metrics: Metrics,
     stop: Stop,
 }
 
@@ -111,20 +139,16 @@ pub(crate) struct AdminServer {
 
 impl AdminServer {
     /// Binds now, so that a taken address is an error of the start, and serves on a thread of its own.
-    pub(crate) fn start(
-        config: &AdminConfig,
-        ready: Readiness,
-        info: Info,
-        service: Stop,
-    ) -> io::Result<Self> {
+    pub(crate) fn start(config: &AdminConfig, context: &Context) -> io::Result<Self> {
         let listener = TcpListener::bind(config.listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let stop = CancellationToken::new();
         let token = stop.clone();
-        info.bound("admin", address);
-        let shared = Shared { ready, info, stop: service };
+        context.info.bound("admin", address);
+        let Context { ready, info, metrics, stop: service, .. } = context.clone();
+        let shared = Shared { ready, info, metrics, stop: service };
         let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
             if let Err(e) = runtime.block_on(serve(listener, shared, token)) {
                 tracing::error!(error = %e, "the admin server failed");
@@ -179,6 +203,7 @@ async fn serve(listener: TcpListener, shared: Shared, stop: CancellationToken) -
         .route("/live", get(async || "alive\n"))
         .route("/ready", get(ready))
         .route("/info", get(info))
+        .route("/metrics", get(metrics))
         .with_state(shared);
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let serving = axum::serve(listener, router);
@@ -205,6 +230,10 @@ async fn info(State(shared): State<Shared>) -> Json<serde_json::Value> {
         "instance": &**instance,
         "addresses": shared.info.addresses(),
     }))
+}
+
+async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, sotto_metrics::CONTENT_TYPE)], shared.metrics.page())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! spawned through [`Tasks`] with a label; the end or panic of a critical one stops the process with a failure.
 //! Health answers from a thread of its own, so a stuck service still tells that it lives. On SIGTERM or SIGINT work
 //! under way drains within the grace time, and the labels that still hold the process are logged; a second signal
-//! cuts it short. Telemetry is flushed in every case. No process leaves a core file: its memory holds secrets.
+//! cuts it short. What is counted is served as `/metrics` beside health. Telemetry is flushed in every case. No process leaves a core file: its memory holds secrets.
 
 mod clock;
 pub mod config;
@@ -19,6 +19,7 @@ mod guard;
 pub mod health;
 pub mod lifecycle;
 pub mod listener;
+mod measures;
 mod memory;
 pub mod redis;
 pub mod service;
@@ -28,4 +29,5 @@ pub mod tls;
 pub use failpoint::failpoint;
 pub use health::{Condition, Readiness};
 pub use lifecycle::{Context, Held, Stop, TaskOutput, Tasks};
+pub use measures::described;
 pub use service::{Service, main};

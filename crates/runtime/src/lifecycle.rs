@@ -13,6 +13,7 @@ use std::{
 
 use futures::FutureExt as _;
 use sotto_core::Clock;
+use sotto_metrics::Metrics;
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
@@ -33,6 +34,8 @@ pub struct Context {
     pub ready: Readiness,
     /// What `/info` tells; services add the addresses they bound.
     pub info: Info,
+    /// What is counted, and served as `/metrics`.
+    pub metrics: Metrics,
     /// A random name of this run of the process, in every log line and trace.
     pub instance: String,
 }
@@ -46,6 +49,7 @@ impl Context {
             tasks: Tasks::new(stop.clone()),
             ready: Readiness::default(),
             info: Info::new("test", env!("CARGO_PKG_VERSION"), instance),
+            metrics: Metrics::default(),
             instance: instance.to_owned(),
             stop,
         }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, io::Write as _, path::PathBuf, process::ExitCod
 
 use serde::de::DeserializeOwned;
 use sotto_core::Classified;
+use sotto_metrics::Metrics;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     guard,
     health::{self, AdminServer, Info, Readiness},
     lifecycle::{Context, Stop, Tasks},
+    measures,
     telemetry::{Telemetry, chain},
     tls,
 };
@@ -185,15 +187,18 @@ fn run_process<S: Service>(config: S::Config) -> ExitCode {
 async fn supervise<S: Service>(config: S::Config, instance: String) -> ExitCode {
     tracing::info!(service = S::NAME, version = S::VERSION, instance, "starting");
     let stop = Stop::default();
+    let metrics = Metrics::default();
     let context = Context {
         clock: crate::clock::clock(S::NAME),
         tasks: Tasks::new(stop.clone()),
-        ready: Readiness::default(),
+        ready: Readiness::measured(&metrics),
         info: Info::new(S::NAME, S::VERSION, &instance),
+        metrics,
         instance,
         stop: stop.clone(),
     };
-    let admin = AdminServer::start(config.admin(), context.ready.clone(), context.info.clone(), stop.clone());
+    measures::of_process(&context, S::NAME, S::VERSION);
+    let admin = AdminServer::start(config.admin(), &context);
     let admin = match admin {
         Ok(admin) => admin,
         Err(e) => {

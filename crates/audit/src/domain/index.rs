@@ -27,6 +27,12 @@ impl Index {
         }
     }
 
+    /// How many acts are missing, of those whose numbering is remembered.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        self.producers.missing()
+    }
+
     /// Adds the next entry of a log that is read back.
     ///
     /// # Errors

@@ -48,6 +48,13 @@ impl Producers {
         Self { capacity: capacity.max(1), now: 0, known: HashMap::new(), by_age: BTreeMap::new() }
     }
 
+    /// How many numbers are missing, of those that are remembered.
+    #[must_use]
+    pub(super) fn missing(&self) -> u64 {
+        let holes = self.known.values().flat_map(|track| &track.holes);
+        holes.map(|hole| (hole.end() - hole.start()).saturating_add(1)).fold(0, u64::saturating_add)
+    }
+
     /// What this number would mean.
     #[must_use]
     pub(super) fn judge(&self, producer: &str, sequence: u64) -> Verdict {

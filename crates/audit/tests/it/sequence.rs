@@ -9,11 +9,13 @@ use sotto_audit::{
     adapters::wire,
     domain::{Act, Entry, EventRange, Gap},
     error::LogError,
+    metrics::AuditMetrics,
     ports::Signer as _,
     sequencer::{Parts, Sequencer, Told},
     view::{EventPlace, View},
 };
 use sotto_core::SystemClock;
+use sotto_metrics::Metrics;
 use sotto_runtime::{Readiness, Stop};
 use sotto_tlog::{Frontier, Hash, fsck};
 use tokio::{
@@ -52,6 +54,7 @@ impl Running {
             producers: 64,
             producer: "audit/1".to_owned(),
             clock: Arc::new(SystemClock),
+            metrics: AuditMetrics::new(&Metrics::default()),
         };
         let sequencer = Sequencer::open(parts).await.unwrap();
         let mut task = JoinSet::new();

@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use super::{Outgoing, PublishError, Shared, Stored, lock};
+use crate::{Topic, measures::Unstored};
 
 /// A subject that nobody used for so long gives its task back.
 const IDLE: Duration = Duration::from_secs(30);
@@ -27,6 +28,7 @@ pub(super) struct Entry<B: Batch> {
 
 pub(super) async fn run<B: Batch>(
     shared: Arc<Shared<B>>,
+    topic: Topic,
     subject: String,
     mut entries: mpsc::Receiver<Entry<B>>,
 ) {
@@ -47,13 +49,13 @@ pub(super) async fn run<B: Batch>(
         }
         let late = first.until <= Instant::now();
         if late || time::timeout_at(first.until, shared.bus.connected()).await.is_err() {
-            refuse(&subject, first);
+            refuse(&shared, &subject, first);
             continue;
         }
         let mut batch = vec![first];
         left_over = fill(&shared, &subject, &mut batch, &mut entries);
         before = Some(Instant::now());
-        store(&shared, &subject, batch).await;
+        store(&shared, topic, &subject, batch).await;
     }
 }
 
@@ -86,7 +88,8 @@ async fn next<B: Batch>(
 }
 
 /// It is late and was never sent.
-fn refuse<B: Batch>(subject: &str, entry: Entry<B>) {
+fn refuse<B: Batch>(shared: &Shared<B>, subject: &str, entry: Entry<B>) {
+    shared.bus.measures().unstored.of(Unstored::Unavailable).one();
     let refused = Err(PublishError::Unavailable { subject: subject.to_owned() });
     // A waiter that went away needs no answer.
     let _gone = entry.done.send(refused);
@@ -104,7 +107,7 @@ fn fill<B: Batch>(
     while items < shared.config.max_items && size < shared.config.max_bytes {
         let Ok(entry) = entries.try_recv() else { return None };
         if entry.until <= Instant::now() {
-            refuse(subject, entry);
+            refuse(shared, subject, entry);
             continue;
         }
         items += entry.items.len();
@@ -117,7 +120,7 @@ fn fill<B: Batch>(
     None
 }
 
-async fn store<B: Batch>(shared: &Shared<B>, subject: &str, mut batch: Vec<Entry<B>>) {
+async fn store<B: Batch>(shared: &Shared<B>, topic: Topic, subject: &str, mut batch: Vec<Entry<B>>) {
     let items: Vec<B::Item> = batch.iter_mut().flat_map(|entry| std::mem::take(&mut entry.items)).collect();
     // Encoded once: every attempt sends the same bytes under the same id.
     let payload = Bytes::from(B::from_items(&items).encode_to_vec());
@@ -128,6 +131,14 @@ async fn store<B: Batch>(shared: &Shared<B>, subject: &str, mut batch: Vec<Entry
     // The oldest entry's deadline, but what is sent gets one attempt: its companions are not to fail because of it.
     let until = earliest.max(now + shared.config.attempt);
     let result = shared.bus.store(&outgoing, shared.config.attempt, until).await;
+    let measures = shared.bus.measures();
+    match &result {
+        Ok(_) => {
+            measures.stored_in.of(topic).took(now.elapsed());
+            measures.batch.of(topic).sized(items.len());
+        }
+        Err(error) => measures.unstored.of(error.into()).one(),
+    }
     for entry in batch {
         // A waiter that went away does not change what is stored.
         let _gone = entry.done.send(result.clone());

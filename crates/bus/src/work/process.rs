@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     Bus, Subject, Topic,
+    measures::Became,
     publish::{lock, names},
     quarantine::Cause,
     topology::Retention,
@@ -158,6 +159,11 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
         }
         let Some(batch) = self.read(&claim).await else { return };
         let meta = claim.message.meta;
+        let (measures, topic) = (self.bus.measures(), batch.subject.topic());
+        measures.deliveries.of(topic).one();
+        if meta.delivered > 1 {
+            measures.redeliveries.of(topic).one();
+        }
         let failed = lock(&self.failures).of(claim.key, meta.delivered, self.retention);
         let one = batch.items.len() == 1;
         let isolated = claim.message.header(names::ISOLATED).is_some();
@@ -211,6 +217,7 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
     ) -> Option<Vec<Outcome>> {
         let expected = items.len();
         let meta = claim.message.meta;
+        let (measures, topic, began) = (self.bus.measures(), subject.topic(), time::Instant::now());
         let delivery = Delivery {
             subject: subject.clone(),
             items,
@@ -225,9 +232,11 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
             Err(error) => {
                 // Only the fact: a panic's message may hold what was being handled.
                 tracing::error!(panic = error.is_panic(), "the handler failed");
+                measures.items.of(topic).of(Became::Failed).add(expected);
                 return None;
             }
         };
+        measures.handled_in.of(topic).took(began.elapsed());
         if outcomes.len() != expected {
             tracing::error!(
                 expected,

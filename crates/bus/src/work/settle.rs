@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     Topic,
+    measures::Became,
     publish::{Outgoing, lock, names},
     quarantine::Cause,
     topology::Retention,
@@ -36,7 +37,9 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
     pub(super) async fn settle(&self, claim: &Claim, batch: Readable<B>, outcomes: Vec<Outcome>) {
         let mut retries: Vec<(Duration, B::Item)> = Vec::new();
         let count = batch.items.len();
+        let became = self.bus.measures().items.of(batch.subject.topic());
         for ((item, place), outcome) in batch.items.into_iter().zip(batch.places).zip(outcomes) {
+            became.of(Became::from(&outcome)).one();
             match outcome {
                 Outcome::Done => {}
                 Outcome::Retry { after } => retries.push((after, item)),
@@ -145,7 +148,10 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
         };
         let outgoing = cause.outgoing(&self.bus, topic, &origin);
         match self.bus.store(&outgoing, ATTEMPT, Instant::now() + DEADLINE).await {
-            Ok(_) => true,
+            Ok(_) => {
+                self.bus.measures().quarantined.of(topic).one();
+                true
+            }
             Err(error) => {
                 tracing::error!(%error, "quarantine does not take a record; the batch comes again");
                 self.nak(claim, NO_ROOM).await;

@@ -201,22 +201,32 @@ impl WaitingQueues {
 
 impl Queues for WaitingQueues {
     fn of<'a>(&'a self, account: &'a AccountId) -> BoxFuture<'a, Result<Vec<Queue>, LogError>> {
-        async move {
-            let subjects = self.0.subjects().await.map_err(failed("what waits"))?;
-            let mut queues = Vec::new();
-            for lane in Lane::ALL {
-                let subject = Subject::Waiting(account.clone(), lane);
-                let batches = subjects.get(&subject).copied().unwrap_or(0);
-                let oldest = if batches > 0 { self.oldest(&subject).await? } else { None };
-                queues.push(Queue { lane, batches, oldest });
-            }
-            Ok(queues)
-        }
-        .boxed()
+        async move { self.within(&self.subjects().await?, account).await }.boxed()
     }
 }
 
 impl WaitingQueues {
+    /// What waits, for all accounts.
+    pub(crate) async fn subjects(&self) -> Result<BTreeMap<Subject, u64>, LogError> {
+        self.0.subjects().await.map_err(failed("what waits"))
+    }
+
+    /// What of it waits for an account, the most urgent lane first.
+    pub(crate) async fn within(
+        &self,
+        subjects: &BTreeMap<Subject, u64>,
+        account: &AccountId,
+    ) -> Result<Vec<Queue>, LogError> {
+        let mut queues = Vec::new();
+        for lane in Lane::ALL {
+            let subject = Subject::Waiting(account.clone(), lane);
+            let batches = subjects.get(&subject).copied().unwrap_or(0);
+            let oldest = if batches > 0 { self.oldest(&subject).await? } else { None };
+            queues.push(Queue { lane, batches, oldest });
+        }
+        Ok(queues)
+    }
+
     async fn oldest(&self, subject: &Subject) -> Result<Option<Timestamp>, LogError> {
         let batch = self.0.oldest(subject).await.map_err(failed("what waits"))?;
         let items = batch.into_iter().flat_map(WorkBatch::into_items).filter_map(Result::ok);

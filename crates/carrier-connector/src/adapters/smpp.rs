@@ -440,6 +440,7 @@ async fn serve(
     let settings = &account.settings;
     let number = post.number;
     tracing::info!(account = %settings.id, bind = number, "bound");
+    account.metrics.binds.one();
     account.shared.witness.tell(Act::BindUp, settings.id.as_str(), "ok");
     let (mut links, mut drivers) = (Vec::new(), JoinSet::new());
     for Session { link, incoming, late, driver } in sessions {

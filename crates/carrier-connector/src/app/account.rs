@@ -37,6 +37,7 @@ use crate::{
         receipt::{Said, Submitted},
         settle::Settled,
     },
+    metrics::{AccountMetrics, CarrierMetrics},
     ports::{Keys, Log, LogError, Witness},
 };
 
@@ -73,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) skew: Duration,
     /// Bounds of the cache of keys.
     pub(crate) keep_keys: KeepKeys,
+    /// What is counted.
+    pub(crate) metrics: CarrierMetrics,
 }
 
 impl std::fmt::Debug for Shared {
@@ -90,6 +93,8 @@ pub(crate) struct Account {
     pub(crate) shared: Shared,
     /// What the carrier answered.
     pub(crate) tally: Tally,
+    /// What is counted.
+    pub(crate) metrics: AccountMetrics,
     pub(super) ring: KeyRing,
     pub(super) seals: tokio::sync::Mutex<Seals>,
     /// Why there was no bind the last time it was tried; none while there is one.
@@ -141,13 +146,17 @@ impl From<ConcludeError> for Unconcluded {
 
 impl Account {
     pub(crate) fn new(settings: Settings, ledger: Arc<Ledger>, line: Arc<Line>, shared: Shared) -> Arc<Self> {
-        let ring = KeyRing::new(Arc::clone(&shared.keys), Arc::clone(&shared.witness), shared.keep_keys);
+        let metrics = shared.metrics.of_account(settings.id.as_str());
+        let found = metrics.keys.clone();
+        let ring =
+            KeyRing::new(Arc::clone(&shared.keys), Arc::clone(&shared.witness), shared.keep_keys, found);
         Arc::new(Self {
             settings,
             ledger,
             line,
             shared,
             tally: Tally::default(),
+            metrics,
             trouble: Mutex::default(),
             ring,
             seals: tokio::sync::Mutex::default(),

@@ -23,6 +23,7 @@ pub(crate) async fn forget_ended(accounts: Vec<Arc<Account>>, keys: Arc<dyn Keys
             Ok(ended) => {
                 told = false;
                 for account in &accounts {
+                    account.shared.metrics.revocations.now();
                     account.ring.forget(&ended, account.now());
                     account.forget_seals(&ended);
                 }

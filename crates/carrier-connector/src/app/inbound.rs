@@ -105,7 +105,9 @@ impl Account {
             return Ok(());
         }
         let asked: Vec<_> = sealed.iter().filter_map(|delivery| opt_out(&delivery.item)).collect();
+        let count = sealed.len();
         self.shared.log.inbound(sealed).await.map_err(InboundError::Log)?;
+        self.metrics.inbound.add(count);
         if !asked.is_empty() {
             self.shared.log.events(asked).await.map_err(InboundError::Log)?;
         }

@@ -8,8 +8,12 @@ use std::{
 
 use sotto_core::{AccountId, TenantId, Timestamp, work::KeyWrap};
 use sotto_crypto::AeadKey;
+use sotto_metrics::{Counter, Each};
 
-use crate::ports::{Act, Ended, Keys, KeysError, Unwrapped, Witness};
+use crate::{
+    metrics::KeyFound,
+    ports::{Act, Ended, Keys, KeysError, Unwrapped, Witness},
+};
 
 /// The most wraps in one question to privacy.
 const MOST_WRAPS: usize = 256;
@@ -28,6 +32,7 @@ pub(super) struct KeyRing {
     keys: Arc<dyn Keys>,
     witness: Arc<dyn Witness>,
     keep: KeepKeys,
+    found: Each<KeyFound, Counter>,
     held: Mutex<HashMap<[u8; 16], Held>>,
 }
 
@@ -44,8 +49,13 @@ impl std::fmt::Debug for KeyRing {
 }
 
 impl KeyRing {
-    pub(super) fn new(keys: Arc<dyn Keys>, witness: Arc<dyn Witness>, keep: KeepKeys) -> Self {
-        Self { keys, witness, keep, held: Mutex::default() }
+    pub(super) fn new(
+        keys: Arc<dyn Keys>,
+        witness: Arc<dyn Witness>,
+        keep: KeepKeys,
+        found: Each<KeyFound, Counter>,
+    ) -> Self {
+        Self { keys, witness, keep, found, held: Mutex::default() }
     }
 
     /// The keys of these wraps, or why there is none. Privacy is asked once for those that are not held.
@@ -63,27 +73,34 @@ impl KeyRing {
             }
             match self.held(&wrap.key_id, now) {
                 Some(unwrapped) => {
+                    self.found.of(KeyFound::Held).one();
                     found.insert(wrap.key_id, unwrapped);
                 }
                 None => missing.push(Arc::clone(wrap)),
             }
         }
         for wraps in missing.chunks(MOST_WRAPS) {
-            // Before privacy is asked: it counts what it opens, and audit holds one against the other.
-            let mut tenants: BTreeMap<&TenantId, usize> = BTreeMap::new();
-            for wrap in wraps {
-                *tenants.entry(&wrap.tenant).or_default() += 1;
-            }
-            for (tenant, keys) in tenants {
-                self.witness.announce(account, tenant, keys).await?;
-            }
-            let answers = self.keys.unwrap(account, wraps).await?;
+            let asked = self.ask(account, wraps).await;
+            let answers = asked.inspect_err(|_| self.found.of(KeyFound::Unavailable).add(wraps.len()))?;
             for (wrap, answer) in wraps.iter().zip(answers) {
+                self.found.of(KeyFound::from(&answer)).one();
                 self.note(account, Arc::clone(wrap), &answer, now);
                 found.insert(wrap.key_id, answer);
             }
         }
         Ok(found)
+    }
+
+    /// Asks privacy, which counts what it opens: it is announced before, and audit holds one against the other.
+    async fn ask(&self, account: &AccountId, wraps: &[Arc<KeyWrap>]) -> Result<Vec<Unwrapped>, KeysError> {
+        let mut tenants: BTreeMap<&TenantId, usize> = BTreeMap::new();
+        for wrap in wraps {
+            *tenants.entry(&wrap.tenant).or_default() += 1;
+        }
+        for (tenant, keys) in tenants {
+            self.witness.announce(account, tenant, keys).await?;
+        }
+        self.keys.unwrap(account, wraps).await
     }
 
     /// Forgets keys of destroyed buckets and those whose time is over: their memory is wiped.

@@ -8,7 +8,10 @@ use sotto_runtime::telemetry::chain;
 use tokio::time::Instant;
 
 use super::account::Account;
-use crate::domain::{carrier_id::CarrierId, receipt::Said};
+use crate::{
+    domain::{carrier_id::CarrierId, receipt::Said},
+    metrics,
+};
 
 /// How often it is looked for those whose time is over.
 const LOOK: Duration = Duration::from_secs(1);
@@ -73,6 +76,11 @@ impl Account {
         self.orphans.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// How many receipts are parked.
+    pub(crate) fn waiting_receipts(&self) -> usize {
+        self.orphans().waiting.len()
+    }
+
     /// Receipts that are parked: their part may turn up until their time is over.
     pub(super) fn wait_for_parts(&self, parked: Vec<(CarrierId, Said)>) {
         let until = Instant::now() + self.ledger.parked_for();
@@ -109,6 +117,7 @@ impl Account {
 
     /// Keeps receipts aside that were refused.
     pub(super) async fn keep_refused(&self, refused: Vec<(&'static str, Vec<u8>)>) {
+        self.metrics.receipts.of(metrics::Receipt::Refused).add(refused.len());
         let all = refused.into_iter().map(|(why, octets)| self.keep(why.to_owned(), octets));
         join_all(all).await;
     }
@@ -118,8 +127,11 @@ impl Account {
             tracing::debug!(account = %self.settings.id, "no more receipts of this hour are kept aside");
             return;
         }
-        if let Err(error) = self.shared.log.aside(&self.settings.id, why, octets).await {
-            tracing::warn!(account = %self.settings.id, error = chain(&error), "a receipt that leads to nothing is not kept aside");
+        match self.shared.log.aside(&self.settings.id, why, octets).await {
+            Ok(()) => self.metrics.aside.one(),
+            Err(error) => {
+                tracing::warn!(account = %self.settings.id, error = chain(&error), "a receipt that leads to nothing is not kept aside");
+            }
         }
     }
 }

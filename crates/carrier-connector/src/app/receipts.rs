@@ -15,6 +15,7 @@ use crate::{
         question::is_end,
         receipt::{Said, Submitted},
     },
+    metrics,
 };
 
 /// Receipts that are stored together.
@@ -120,6 +121,11 @@ impl Account {
             return;
         }
         failpoint("carrier.receipt");
+        for ((_, said), parts) in asked.iter().zip(&found) {
+            self.metrics.said.of(said.state).one();
+            let result = if parts.is_empty() { metrics::Receipt::Parked } else { metrics::Receipt::Matched };
+            self.metrics.receipts.of(result).one();
+        }
         self.not_asked_any_more(&asked, &found).await;
         self.resolve(&asked, in_doubt).await;
         let (mut parked, mut waiting) = (Vec::new(), Vec::new());

@@ -173,8 +173,15 @@ impl Account {
         }
         drop(place);
         failpoint("carrier.written");
-        let answers =
-            join_all(pending.into_iter().map(async |(submit, response)| (submit, response.await))).await;
+        let written_at = tokio::time::Instant::now();
+        let answers = join_all(pending.into_iter().map(async |(submit, response)| {
+            let answer = response.await;
+            if answer.is_ok() {
+                self.metrics.answered_in.took(written_at.elapsed());
+            }
+            (submit, answer)
+        }))
+        .await;
         let taken = answers.iter().filter_map(|(_, answer)| self.taken(answer.as_ref().ok()?)).collect();
         ends.extend(answers.into_iter().map(|(submit, answer)| (submit, self.end(answer))));
         ends.sort_unstable_by_key(|(submit, _)| submit.span);
@@ -182,7 +189,10 @@ impl Account {
         let of_part =
             |(submit, end): (Open, PartEnd)| submit.span.parts().map(move |part| (part, end.clone()));
         let ends: Vec<_> = ends.into_iter().flat_map(of_part).collect();
-        ends.iter().for_each(|(_, end)| self.tally.note(end));
+        for (_, end) in &ends {
+            self.tally.note(end);
+            self.metrics.parts.of(end.into()).one();
+        }
         (ends, taken)
     }
 
@@ -248,6 +258,7 @@ impl Account {
     pub(crate) async fn late(&self, mut late: LateResponses<About>) {
         while let Some(answer) = late.recv().await {
             let About::Submit(submit, to) = answer.token else { continue };
+            self.metrics.late.one();
             let end = self.answered(&answer.response);
             let parts: Vec<_> = submit.parts().collect();
             match self.late_end(&parts, &end).await {

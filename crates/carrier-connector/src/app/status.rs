@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use sotto_core::{AccountId, Lane, Timestamp};
+use sotto_metrics::Label as _;
 use tokio::time::Instant;
 
-use super::account::Account;
+use super::{account::Account, line::Snapshot};
 use crate::{
-    domain::course::Circumstances,
+    domain::course::{Bound, Circumstances},
     ports::{Queue, Queues},
 };
 
@@ -50,26 +51,35 @@ pub(crate) async fn statuses(
 }
 
 impl Account {
-    fn status(&self, waiting: &[Queue]) -> Status {
+    /// What bounds it at this moment.
+    pub(crate) fn bound_by(&self) -> Bound {
         let now = Instant::now();
-        let line = self.line.snapshot(now);
-        let privacy = self.keys_rest().left(now).is_none();
+        self.bound(&self.line.snapshot(now), now)
+    }
+
+    fn bound(&self, line: &Snapshot, now: Instant) -> Bound {
         let circumstances = Circumstances {
             course: line.course,
             redis: self.shared.reliance.holds(),
-            privacy,
+            privacy: self.keys_rest().left(now).is_none(),
             bound: !line.binds.is_empty(),
             elsewhere: line.elsewhere,
             throttled: !line.paused_for.is_zero(),
             room: line.room,
             free: line.binds.iter().map(|(_, free)| free).sum(),
         };
+        circumstances.bound_by()
+    }
+
+    fn status(&self, waiting: &[Queue]) -> Status {
+        let now = Instant::now();
+        let line = self.line.snapshot(now);
         let at = self.now();
         let age =
             |accepted: Option<Timestamp>| accepted.map(|accepted| at.since(accepted)).unwrap_or_default();
         Status {
             account: self.settings.id.clone(),
-            bound_by: circumstances.bound_by(),
+            bound_by: self.bound(&line, now).value(),
             binds: line
                 .binds
                 .iter()

@@ -6,6 +6,7 @@ use sotto_core::{
     AccountId, Restored,
     control::{Controls, Flow},
 };
+use sotto_metrics::label;
 
 /// How old the operators' words may be. Within it a stop must be effective: whoever does not hear, holds.
 pub(crate) const STALE: Duration = Duration::from_secs(4);
@@ -68,6 +69,38 @@ impl Course {
     }
 }
 
+label! {
+    /// What bounds an account, in one word.
+    pub(crate) enum Bound("bound") {
+        /// The cell was put back from a backup, and nobody has let it go.
+        Restored = "restored",
+        /// Traffic is stopped.
+        Stopped = "stopped",
+        /// What operators say was not heard for too long.
+        Unheard = "unheard",
+        /// Operators send its messages elsewhere.
+        Paused = "paused",
+        /// The same, and the binds end.
+        Draining = "draining",
+        /// Redis cannot be relied on.
+        Redis = "redis",
+        /// Privacy does not answer.
+        Privacy = "privacy",
+        /// Another replica has the binds.
+        Elsewhere = "elsewhere",
+        /// No bind is up.
+        NoBind = "no_bind",
+        /// The carrier asked to slow down.
+        Throttled = "throttled",
+        /// No place in the windows.
+        Window = "window",
+        /// No room in the rate.
+        Rate = "rate",
+        /// It goes out as it comes.
+        Nothing = "nothing",
+    }
+}
+
 /// What bounds an account at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Circumstances {
@@ -90,38 +123,40 @@ pub(crate) struct Circumstances {
 }
 
 impl Circumstances {
-    /// The first bound that counts, in one word.
-    pub(crate) const fn bound_by(self) -> &'static str {
+    /// The first bound that counts.
+    pub(crate) const fn bound_by(self) -> Bound {
         match self.course {
-            Course::Restored => return "restored",
-            Course::Stopped => return "stopped",
-            Course::Unheard => return "unheard",
-            Course::Paused => return "paused",
-            Course::Draining => return "draining",
+            Course::Restored => return Bound::Restored,
+            Course::Stopped => return Bound::Stopped,
+            Course::Unheard => return Bound::Unheard,
+            Course::Paused => return Bound::Paused,
+            Course::Draining => return Bound::Draining,
             Course::Run => {}
         }
         if !self.redis {
-            "redis"
+            Bound::Redis
         } else if !self.privacy {
-            "privacy"
+            Bound::Privacy
         } else if !self.bound && self.elsewhere {
-            "elsewhere"
+            Bound::Elsewhere
         } else if !self.bound {
-            "no_bind"
+            Bound::NoBind
         } else if self.throttled {
-            "throttled"
+            Bound::Throttled
         } else if self.free == 0 {
-            "window"
+            Bound::Window
         } else if self.room == 0 {
-            "rate"
+            Bound::Rate
         } else {
-            "nothing"
+            Bound::Nothing
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use sotto_metrics::Label as _;
+
     use sotto_core::{
         Timestamp,
         control::{Control, Target},
@@ -203,7 +238,7 @@ mod tests {
             (Circumstances { course: Course::Stopped, ..free }, "stopped"),
             (Circumstances { course: Course::Unheard, ..free }, "unheard"),
         ] {
-            assert_eq!(circumstances.bound_by(), expected);
+            assert_eq!(circumstances.bound_by().value(), expected);
         }
     }
 }

@@ -10,7 +10,7 @@ use sotto_bus::{
 };
 use sotto_core::{Classified as _, ErrorClass, Timestamp};
 use sotto_proto::pipeline::v1::{AuditBatch, AuditRecord};
-use sotto_runtime::{Condition, Stop, telemetry::chain};
+use sotto_runtime::{Condition, Context, Stop, telemetry::chain};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -117,13 +117,15 @@ pub async fn publish(
     options: BusOptions,
     mut queue: mpsc::Receiver<Numbered>,
     connected: Condition,
-    stop: Stop,
+    context: Context,
 ) -> Result<(), IdentityError> {
+    let Context { stop, metrics, .. } = context;
     let Some(bus) = connect(&config, &options, &stop).await? else {
         tracing::error!(lost = queue.len(), "the broker was never reached: audit records are lost");
         return Ok(());
     };
     connected.set(true);
+    metrics.take_in(bus.metrics());
     let publisher = Publisher::<AuditBatch>::new(&bus, PublisherConfig::default());
     let mut taken = Vec::with_capacity(BATCH);
     'taking: while queue.recv_many(&mut taken, BATCH).await > 0 {

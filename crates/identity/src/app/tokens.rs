@@ -10,6 +10,7 @@ use sotto_core::{Classified as _, Clock, ErrorClass, Sensitive, Timestamp};
 use sotto_crypto::{compare, random::random_array};
 use sotto_keystore::{Keystore, KeystoreError};
 use sotto_runtime::telemetry::chain;
+use tokio::time::Instant;
 
 use super::{SECRETS_RING, keys::TokenKeys, secret_digest};
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
         throttle::{Limits, Throttle},
     },
     error::keystore_class,
+    metrics::IdentityMetrics,
     ports::{Act, AuditTrail, Category, ClientStore, ReplayGuard},
 };
 
@@ -47,6 +49,8 @@ pub struct Deps {
     pub audit: Arc<dyn AuditTrail>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub metrics: IdentityMetrics,
 }
 
 /// A token and what it grants.
@@ -89,6 +93,18 @@ impl Tokens {
     /// # Errors
     /// Why there is no token.
     pub async fn issue(
+        &self,
+        authorization: Option<&str>,
+        form: &[u8],
+        source: IpAddr,
+    ) -> Result<Issued, Refusal> {
+        let began = Instant::now();
+        let answer = self.answer(authorization, form, source).await;
+        self.deps.metrics.asked(&answer, began.elapsed());
+        answer
+    }
+
+    async fn answer(
         &self,
         authorization: Option<&str>,
         form: &[u8],

@@ -8,6 +8,9 @@ use std::{
 
 use sotto_bus::{Act, Bus};
 use sotto_core::TenantId;
+use sotto_metrics::Counter;
+
+use crate::metrics::IngressMetrics;
 
 pub use sotto_bus::AuditCategory as Category;
 
@@ -21,14 +24,24 @@ pub struct AuditTrail {
     denials: Arc<Denials>,
 }
 
-/// Denied calls and refused requests, by action and reason.
-#[derive(Debug, Default)]
-struct Denials(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
+/// Denied calls and refused requests.
+#[derive(Debug)]
+struct Denials {
+    metrics: IngressMetrics,
+    /// By action and reason.
+    untold: Mutex<BTreeMap<(&'static str, &'static str), Denied>>,
+}
+
+#[derive(Debug)]
+struct Denied {
+    untold: u64,
+    all: Counter,
+}
 
 impl AuditTrail {
     /// A trail of this process.
-    pub fn start(bus: &Bus) -> Self {
-        Self { trail: sotto_bus::AuditTrail::start(bus), denials: Arc::default() }
+    pub fn start(bus: &Bus, metrics: IngressMetrics) -> Self {
+        Self { trail: sotto_bus::AuditTrail::start(bus), denials: Arc::new(Denials::new(metrics)) }
     }
 
     /// Tells an act. Returns at once.
@@ -64,12 +77,22 @@ impl AuditTrail {
 }
 
 impl Denials {
+    fn new(metrics: IngressMetrics) -> Self {
+        Self { metrics, untold: Mutex::default() }
+    }
+
     fn count(&self, action: &'static str, reason: &'static str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry((action, reason)).or_insert(0) += 1;
+        let mut denied = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = || Denied { untold: 0, all: self.metrics.denied(action, reason) };
+        let denied = denied.entry((action, reason)).or_insert_with(first);
+        denied.untold += 1;
+        denied.all.one();
     }
 
     fn take(&self) -> BTreeMap<(&'static str, &'static str), u64> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut denied = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = denied.iter_mut().map(|(of, denied)| (*of, std::mem::take(&mut denied.untold)));
+        taken.filter(|(_, untold)| *untold > 0).collect()
     }
 }
 
@@ -79,7 +102,8 @@ mod tests {
 
     #[test]
     fn denials_are_summed_up_and_told_once() {
-        let denials = Denials::default();
+        let metrics = sotto_metrics::Metrics::default();
+        let denials = Denials::new(IngressMetrics::new(&metrics));
         for _ in 0..1000 {
             denials.count("token.denied", "expired");
         }
@@ -88,5 +112,6 @@ mod tests {
             BTreeMap::from([(("token.denied", "expired"), 1000), (("submission.refused", "expired"), 1)]);
         assert_eq!(denials.take(), summed);
         assert!(denials.take().is_empty());
+        assert!(metrics.page().contains("{action=\"token.denied\",reason=\"expired\"} 1000\n"));
     }
 }

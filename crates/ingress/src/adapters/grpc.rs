@@ -172,7 +172,7 @@ impl Messages {
 
     /// Room for one more stream of this tenant.
     fn room(&self, tenant: &TenantId) -> Result<Room, Refusal> {
-        self.0.streams.try_take(tenant).ok_or(Refusal::Overloaded)
+        self.0.streams.try_take(tenant).ok_or_else(|| self.0.load.overloaded())
     }
 }
 
@@ -248,7 +248,7 @@ impl MessageService for Messages {
         let SendRequest { message, idempotency_key, validate_only } = request.into_inner();
         let asked = asked(message, idempotency_key);
         // The place is held until the message is accepted or refused, also when the client hangs up before.
-        let place = self.0.load.try_take(asked.class).ok_or_else(|| refusal::status(&Refusal::Overloaded))?;
+        let place = self.0.load.try_take(asked.class).map_err(|refused| refusal::status(&refused))?;
         if validate_only {
             let valid = self.0.acts.intake.validate(&caller, asked).await;
             return valid.map(preview).map(Response::new).map_err(|refused| refusal::status(&refused));

@@ -41,7 +41,10 @@ use tokio::time::Instant;
 use tonic::{Code, Status, service::interceptor::InterceptedService, transport::Channel};
 use tonic_types::StatusExt as _;
 
-use crate::ports::{KeyError, KeySource, Session};
+use crate::{
+    metrics::{IngressMetrics, KeyFound},
+    ports::{KeyError, KeySource, Session},
+};
 
 type Client = KeyServiceClient<InterceptedService<Channel, TraceCalls>>;
 
@@ -70,6 +73,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     tasks: Tasks,
     possible: Condition,
+    metrics: IngressMetrics,
     slots: Mutex<HashMap<(TenantId, MessageClass), Arc<Slot>>>,
 }
 
@@ -137,9 +141,10 @@ impl SessionKeys {
         clock: Arc<dyn Clock>,
         tasks: Tasks,
         possible: Condition,
+        metrics: IngressMetrics,
     ) -> Self {
         let client = KeyServiceClient::with_interceptor(channel, TraceCalls);
-        Self(Arc::new(Inner { client, timeout, clock, tasks, possible, slots: Mutex::default() }))
+        Self(Arc::new(Inner { client, timeout, clock, tasks, possible, metrics, slots: Mutex::default() }))
     }
 
     /// Forgets keys whose time is over: their memory is wiped. Called every [`WIPE_EVERY`].
@@ -192,25 +197,40 @@ impl SessionKeys {
     ) -> Result<Arc<Session>, KeyError> {
         let slot = self.slot(tenant, class);
         let now = self.now();
+        let found = &self.0.metrics.keys;
         if let Some(held) = newest(&slot, need.until, now) {
             if held.is_old(now) && !held.renewing.swap(true, Ordering::AcqRel) {
                 self.renew(Arc::clone(&slot), Arc::clone(&held), tenant.clone(), class, need);
             }
+            found.of(KeyFound::Held).one();
             return Ok(Arc::clone(&held.session));
         }
+        let missed = self.miss(&slot, tenant, class, need).await;
+        found.of(missed.as_ref().map_or_else(|error| KeyFound::from(*error), |_| KeyFound::Fetched)).one();
+        missed
+    }
+
+    /// A key that is not held.
+    async fn miss(
+        &self,
+        slot: &Slot,
+        tenant: &TenantId,
+        class: MessageClass,
+        need: Need,
+    ) -> Result<Arc<Session>, KeyError> {
         let mut resting = slot.fetching.lock().await;
-        if let Some(held) = newest(&slot, need.until, self.now()) {
+        if let Some(held) = newest(slot, need.until, self.now()) {
             return Ok(Arc::clone(&held.session));
         }
         if resting.is_some_and(|until| Instant::now() < until) {
             return Err(KeyError::Unavailable);
         }
-        let fetched = self.fetch(&slot, tenant, class, need).await;
+        let fetched = self.fetch(slot, tenant, class, need).await;
         if fetched == Err(KeyError::Unavailable) {
             *resting = Some(Instant::now() + REST);
         }
         fetched?;
-        newest(&slot, need.until, self.now())
+        newest(slot, need.until, self.now())
             .map(|held| Arc::clone(&held.session))
             .ok_or(KeyError::Unavailable)
     }

@@ -122,7 +122,7 @@ impl Publishers {
         }
         let Some(room) = self.0.rooms.try_take(&tenant) else {
             self.0.audit.refused("overloaded");
-            answer.send(encoded(Err(refusal::error(&Refusal::Overloaded)))).await;
+            answer.send(encoded(Err(refusal::error(&self.0.load.overloaded())))).await;
             return;
         };
         let this = self.clone();
@@ -214,10 +214,11 @@ impl Publishers {
         let Message { reference, asked } = message;
         let sent = if asked.key.expose().is_empty() {
             Err(Refusal::Invalid(vec![key_missing()]))
-        } else if let Some(place) = self.0.load.try_take(asked.class) {
-            self.0.intake.send(caller, asked, place).await
         } else {
-            Err(Refusal::Overloaded)
+            match self.0.load.try_take(asked.class) {
+                Ok(place) => self.0.intake.send(caller, asked, place).await,
+                Err(refused) => Err(refused),
+            }
         };
         let result = match sent {
             Ok(accepted) => Answer::Accepted(response(accepted)),

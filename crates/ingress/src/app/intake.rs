@@ -27,7 +27,7 @@ use sotto_crypto::{
 use sotto_keystore::{KeyRole, Keystore, KeystoreError};
 use sotto_proto::{WorkDelivery, pipeline::v1::SealedContent};
 use sotto_runtime::{Tasks, failpoint, telemetry::chain};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     domain::{
@@ -37,6 +37,7 @@ use crate::{
         token::Caller,
     },
     error::Refusal,
+    metrics::IngressMetrics,
     ports::{Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Records, Session, StoreError},
 };
 
@@ -88,6 +89,8 @@ pub struct Deps {
     pub margin: Duration,
     /// Where what was begun comes to its end.
     pub tasks: Tasks,
+    /// What is counted.
+    pub metrics: IngressMetrics,
 }
 
 /// What becomes of a message, for all who wait for it.
@@ -209,6 +212,18 @@ impl Intake {
     /// # Errors
     /// Why it was not accepted, or that it is not known.
     pub async fn send(
+        &self,
+        caller: &Caller,
+        asked: Asked,
+        held: impl Send + 'static,
+    ) -> Result<Accepted, Refusal> {
+        let (class, began) = (asked.class, Instant::now());
+        let sent = self.take(caller, asked, held).await;
+        self.0.deps.metrics.sent(class, &sent, began.elapsed());
+        sent
+    }
+
+    async fn take(
         &self,
         caller: &Caller,
         asked: Asked,

@@ -28,11 +28,13 @@ use sotto_ingress::{
         request::{Validities, Validity},
         token::Caller,
     },
+    metrics::IngressMetrics,
     ports::{
         Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Marks, Records, Session, StoreError,
     },
 };
 use sotto_keystore::{KeyKind, Keystore as _, SoftKeystore, UnlockSecret};
+use sotto_metrics::Metrics;
 use sotto_proto::WorkDelivery;
 use sotto_runtime::{Stop, Tasks};
 use tempfile::TempDir;
@@ -286,6 +288,7 @@ pub(crate) struct World {
     /// Of processes that start from now on.
     pub(crate) restored: Mutex<Option<Restored>>,
     pub(crate) tasks: Tasks,
+    pub(crate) metrics: Metrics,
     pub(crate) caller: Caller,
 }
 
@@ -307,6 +310,7 @@ impl World {
             heard: watch::Sender::default(),
             restored: Mutex::default(),
             tasks: Tasks::new(Stop::default()),
+            metrics: Metrics::default(),
             caller: tokens::caller("acme", NOW),
         };
         let secret = UnlockSecret::create(&world.folder.path().join("unlock")).unwrap();
@@ -346,6 +350,7 @@ impl World {
             validities: Validities { otp: validity(300, 900), other: validity(86_400, 259_200) },
             margin: Duration::from_secs(90),
             tasks: self.tasks.clone(),
+            metrics: IngressMetrics::new(&self.metrics),
         })
     }
 }

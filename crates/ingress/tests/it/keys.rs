@@ -9,8 +9,10 @@ use futures::future::join_all;
 use sotto_core::{Clock, ManualClock, MessageClass, SystemClock, Timestamp};
 use sotto_ingress::{
     adapters::keys::SessionKeys,
+    metrics::IngressMetrics,
     ports::{KeyError, KeySource as _},
 };
+use sotto_metrics::Metrics;
 use sotto_proto::privacy::v1::ListEndedBucketsResponse;
 use sotto_runtime::{Readiness, Stop, Tasks, grpc::channel};
 use sotto_testkit::{Pki, eventually_ok};
@@ -23,6 +25,7 @@ struct World {
     keys: SessionKeys,
     clock: Arc<ManualClock>,
     possible: Readiness,
+    metrics: Metrics,
 }
 
 impl World {
@@ -34,14 +37,17 @@ impl World {
         let channel = channel(&endpoint, &tls, "privacy.sotto.internal", BOUND).unwrap();
         let clock = Arc::new(ManualClock::new(SystemClock.now()));
         let possible = Readiness::default();
+        let metrics = Metrics::default();
         let keys = SessionKeys::new(
             channel,
             Duration::from_secs(2),
             clock.clone(),
             Tasks::new(Stop::default()),
             possible.condition("privacy"),
+            IngressMetrics::new(&metrics),
         );
-        Self { peers, keys, clock, possible }
+
+        Self { peers, keys, clock, possible, metrics }
     }
 
     async fn key(&self, needed_until: Timestamp) -> Result<(), KeyError> {
@@ -63,6 +69,15 @@ async fn one_key_serves_one_hour_of_needs_whatever_their_order() {
         world.key(now.plus(Duration::from_secs(600 + second))).await.unwrap();
     }
     assert!((2..=3).contains(&world.made()), "{}", world.made());
+    // Hits and misses of the cache are counted. A key may have been renewed without a miss.
+    let counted = |result: &str| format!("sotto_ingress_session_keys_total{{result=\"{result}\"}}");
+    let page = world.metrics.page();
+    let number = |result: &str| -> u32 {
+        let line = page.lines().find_map(|line| line.strip_prefix(&counted(result)));
+        line.unwrap().trim().parse().unwrap()
+    };
+    assert!((2..=world.made()).contains(&number("fetched")), "{page}");
+    assert_eq!(number("held") + number("fetched"), 7200, "{page}");
     // Many at once for a new tenant's first message are one request.
     let tenant = "other".parse().unwrap();
     let need = now.plus(Duration::from_secs(600));

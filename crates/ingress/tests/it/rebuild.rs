@@ -12,8 +12,10 @@ use sotto_ingress::{
     adapters::{audit::AuditTrail, store::Store},
     app::rebuild::Rebuilder,
     domain::idempotency::Entry,
+    metrics::IngressMetrics,
     ports::{Claimed, Claims as _, Records as _},
 };
+use sotto_metrics::Metrics;
 use sotto_proto::{
     LogEvent, WorkDelivery,
     pipeline::v1::{EventBatch, WorkBatch},
@@ -58,7 +60,7 @@ impl World {
 
     async fn rebuilder(&self, store: &Store, name: &str) -> Rebuilder {
         let bus = self.broker.bus(&self.pki, Party::Ingress).await;
-        let audit = AuditTrail::start(&bus);
+        let audit = AuditTrail::start(&bus, IngressMetrics::new(&Metrics::default()));
         Rebuilder::new(bus, store.clone(), audit, name, Arc::new(Notify::new())).in_windows_of(3)
     }
 

@@ -14,6 +14,7 @@ use sotto_bus::{
 };
 use sotto_core::{Classified, Clock, ErrorClass};
 use sotto_crypto::MacKey;
+use sotto_metrics::Metrics;
 use sotto_proto::pipeline::v1::{AuditBatch, AuditRecord};
 use sotto_runtime::{Stop, config::CellConfig, telemetry::chain};
 use tokio::{sync::mpsc, time::sleep};
@@ -105,6 +106,8 @@ pub struct Broker {
     pub instance: String,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
+    /// Where the connection's measures are served.
+    pub metrics: Metrics,
 }
 
 /// Publishes acts until their queue is closed and empty. An absent broker is waited for; keys are served meanwhile.
@@ -118,6 +121,7 @@ pub async fn publish(
 ) -> Result<(), PrivacyError> {
     let publishing = async {
         let bus = connect(&broker).await?;
+        broker.metrics.take_in(bus.metrics());
         let publisher = Publisher::<AuditBatch>::new(&bus, PublisherConfig::default());
         let mut batch = Vec::new();
         while records.recv_many(&mut batch, AT_A_TIME).await > 0 {

@@ -36,6 +36,19 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 9] = [
+        Self::Ok,
+        Self::NotThisService,
+        Self::OutOfRange,
+        Self::NotAllowed,
+        Self::Invalid,
+        Self::Destroyed,
+        Self::UnknownBucket,
+        Self::TooMany,
+        Self::Failed,
+    ];
+
     /// The stable name, in the audit log and in logs.
     pub const fn name(self) -> &'static str {
         match self {

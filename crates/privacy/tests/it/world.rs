@@ -13,6 +13,7 @@ use std::{
 use sotto_core::{AccountId, ManualClock, MessageClass, TenantId, Timestamp, work::KeyWrap};
 use sotto_crypto::sign::SigningKey;
 use sotto_keystore::{Keystore, SoftBuckets, UnlockSecret};
+use sotto_metrics::Metrics;
 use sotto_privacy::{
     adapters::receipts::in_file,
     app::{Deps, Keys, Opened, Refusal, SessionKey},
@@ -23,6 +24,7 @@ use sotto_privacy::{
         retention::Retention,
     },
     error::KeyError,
+    metrics::PrivacyMetrics,
     ports::{AuditEntry, AuditTrail, SteadyClock},
 };
 use tempfile::TempDir;
@@ -157,6 +159,7 @@ impl World {
             clock: self.clock.clone(),
             steady: self.steady.clone(),
             audit: self.told.clone(),
+            metrics: PrivacyMetrics::new(&Metrics::default()),
         })
     }
 

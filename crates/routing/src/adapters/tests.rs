@@ -121,7 +121,13 @@ impl TestCell {
     /// A routing process.
     async fn route<O: Outbox>(&self, outbox: impl FnOnce(&Bus) -> O) -> (Bus, Worker<WorkBatch>) {
         let bus = self.bus(Service::Routing).await;
-        let router = Router::new(table(), Arc::<ManualClock>::clone(&self.clock), outbox(&bus), None);
+        let router = Router::new(
+            table(),
+            Arc::<ManualClock>::clone(&self.clock),
+            outbox(&bus),
+            None,
+            crate::metrics::RoutingMetrics::new(&sotto_metrics::Metrics::default(), None),
+        );
         let consumers = Lane::ALL.map(consumer_name::routing);
         let config = WorkerConfig {
             concurrency: 1,

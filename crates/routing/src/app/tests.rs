@@ -93,7 +93,13 @@ fn message(seed: u8, range: &str, class: MessageClass) -> WorkDelivery {
 }
 
 fn router(notes: &Arc<Notes>, tps: u16) -> Router<Arc<Notes>> {
-    Router::new(table(tps), Arc::new(ManualClock::new(NOW)), Arc::clone(notes), None)
+    Router::new(
+        table(tps),
+        Arc::new(ManualClock::new(NOW)),
+        Arc::clone(notes),
+        None,
+        RoutingMetrics::new(&sotto_metrics::Metrics::default(), None),
+    )
 }
 
 fn kinds(notes: &Notes) -> Vec<&'static str> {
@@ -156,7 +162,13 @@ async fn of_what_a_restored_cell_may_have_sent_nobody_says_that_it_was_not() {
     let notes = Arc::new(Notes::default());
     let clock = Arc::new(ManualClock::new(NOW));
     let restored = Some(Restored { at: NOW });
-    let router = Router::new(table(100), clock, Arc::clone(&notes), restored);
+    let router = Router::new(
+        table(100),
+        clock,
+        Arc::clone(&notes),
+        restored,
+        RoutingMetrics::new(&sotto_metrics::Metrics::default(), None),
+    );
     let mut over = message(1, "8490", MessageClass::Otp);
     over.item.facts.expires_at = NOW;
     let mut since = message(2, "49", MessageClass::Otp);

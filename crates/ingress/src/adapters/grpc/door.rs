@@ -11,7 +11,6 @@ use sotto_proto::message::v1::message_service_server::MessageServiceServer;
 use tonic::{Status, body::Body, codegen::Service, server::NamedService};
 
 use super::{Messages, READ, SEND, refusal};
-use crate::error::Refusal;
 
 /// The public service behind its door.
 #[derive(Clone, Debug)]
@@ -55,7 +54,7 @@ impl Service<http::Request<Body>> for Door {
                 return inner.call(request).await;
             }
             let Ok(_call) = messages.0.calls.try_acquire() else {
-                return Ok(refusal::status(&Refusal::Overloaded).into_http());
+                return Ok(refusal::status(&messages.0.load.overloaded()).into_http());
             };
             // Giving up a call cuts nothing: what was begun comes to its end by itself.
             match tokio::time::timeout(messages.0.bounds.stall, inner.call(request)).await {
