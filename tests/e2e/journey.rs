@@ -13,6 +13,7 @@ use tokio_stream::StreamExt as _;
 use crate::{
     cell::{BOUND, Cell, SENDER, carrier_with, number, text, with_token},
     load,
+    metrics::{self, Sent},
 };
 
 const VIETNAMESE: &str = "Mã xác thực của bạn là 482913. Không chia sẻ mã này với bất kỳ ai.";
@@ -95,6 +96,9 @@ async fn a_message_crosses_the_platform_and_everything_tells_the_same_story() {
         assert_eq!(ledger[what], count, "{what}: {ledger}");
     }
     the_audit_log_holds_it(&cell, &told).await;
+    // Parts of six messages, one of which was refused.
+    let sent = Sent { otp: 3, transactional: 3, parts_taken: 10, parts_refused: 1 };
+    metrics::are_what_happened(&cell, sent).await;
     // Nothing that a sound cell says is refused by another part of it.
     assert_eq!(cell.json(["quarantine", "list"]).await, Vec::<Value>::new());
     cell.stop().await;

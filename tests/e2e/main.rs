@@ -22,6 +22,7 @@ mod journey;
 mod keys;
 mod lanes;
 mod load;
+mod metrics;
 mod nats;
 mod noise;
 mod openings;

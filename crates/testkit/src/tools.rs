@@ -37,6 +37,14 @@ pub fn redis_server() -> PathBuf {
     find("redis-server")
 }
 
+/// `promtool` of Prometheus, from `.tools/bin` or the PATH.
+///
+/// # Panics
+/// When there is none.
+pub fn promtool() -> PathBuf {
+    find("promtool")
+}
+
 /// The Python of `.tools`, which has grpcio.
 ///
 /// # Panics

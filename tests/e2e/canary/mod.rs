@@ -71,14 +71,15 @@ async fn on_pages(canary: &Canary, cell: &Cell) -> Vec<Finding> {
     let mut found = Vec::new();
     for service in SERVICES {
         for path in ["/live", "/ready", "/info", "/metrics"] {
-            let (_, body) = http_get(admin(cell, service), path).await.unwrap();
+            let (status, body) = http_get(admin(cell, service), path).await.unwrap();
+            assert!(status == 200 || path == "/ready", "{service} has no {path}");
             found.extend(canary.search_bytes(&format!("{path} of {service}"), body.as_bytes()));
         }
     }
     found
 }
 
-fn admin(cell: &Cell, service: &str) -> std::net::SocketAddr {
+pub(crate) fn admin(cell: &Cell, service: &str) -> std::net::SocketAddr {
     std::fs::read_to_string(cell.root().join(format!("run/{service}.admin"))).unwrap().parse().unwrap()
 }
 
