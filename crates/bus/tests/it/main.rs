@@ -11,6 +11,7 @@ mod faults;
 mod gate;
 mod lanes;
 mod leases;
+mod measures;
 mod permissions;
 mod power;
 mod publish;

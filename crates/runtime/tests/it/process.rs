@@ -101,6 +101,22 @@ async fn lives_gets_ready_tells_what_it_is_and_stops_when_asked() {
     assert!(ready.contains("\"warm\":true"), "{ready}");
     let (_, info) = http_get(admin, "/info").await.unwrap();
     assert!(info.contains("\"name\":\"tiny\"") && info.contains(&admin.to_string()), "{info}");
+    let (status, metrics) = http_get(admin, "/metrics").await.unwrap();
+    assert_eq!(status, 200);
+    for line in [
+        "sotto_ready 1.0",
+        "sotto_stopping 0.0",
+        "sotto_condition{condition=\"warm\"} 1.0",
+        "sotto_build_info{service=\"tiny\",",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    // What the kernel tells of it, although its memory is closed to others.
+    for name in
+        ["process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds", "process_max_fds"]
+    {
+        assert!(metrics.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {metrics}");
+    }
     let status = tiny.process.terminate(BOUND).await;
     assert_eq!(status.code(), Some(0), "{}", tiny.process.log());
     assert!(!tiny.process.log().contains("hunter2"));
@@ -184,6 +200,8 @@ async fn a_drain_names_who_holds_it_and_a_second_signal_cuts_it_short() {
     })
     .await;
     assert_eq!(http_get(admin, "/live").await.unwrap().0, 200, "it answers while it drains");
+    let (_, metrics) = http_get(admin, "/metrics").await.unwrap();
+    assert!(metrics.contains("sotto_ready 0.0") && metrics.contains("sotto_stopping 1.0"), "{metrics}");
     tiny.process
         .wait_for_log(BOUND, "\"held_by\":\"{\\\"never done\\\": 1, \\\"stubborn work\\\": 1}\"")
         .await;
