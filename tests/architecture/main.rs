@@ -8,8 +8,7 @@ use std::{
     process::Command,
 };
 
-const SERVICE: &[&str] =
-    &["sotto-core", "sotto-proto", "sotto-crypto", "sotto-metrics", "sotto-bus", "sotto-runtime"];
+const SERVICE: &[&str] = &["sotto-core", "sotto-proto", "sotto-crypto", "sotto-bus", "sotto-runtime"];
 
 /// The edges that each package may have to others of the workspace.
 fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
@@ -28,12 +27,12 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         // For clients' programs: docs/adr/0008.
         ("sotto-publisher", BTreeSet::from(["sotto-core", "sotto-proto", "sotto-crypto"])),
         ("sotto-runtime", BTreeSet::from(["sotto-core", "sotto-crypto", "sotto-metrics"])),
-        ("sotto-ingress", service(&["sotto-keystore"])),
-        ("sotto-routing", service(&[])),
-        ("sotto-carrier", service(&["sotto-smpp"])),
-        ("sotto-identity", service(&["sotto-keystore"])),
-        ("sotto-privacy", service(&["sotto-keystore"])),
-        ("sotto-audit", service(&["sotto-keystore", "sotto-tlog"])),
+        ("sotto-ingress", service(&["sotto-metrics", "sotto-keystore"])),
+        ("sotto-routing", service(&["sotto-metrics"])),
+        ("sotto-carrier", service(&["sotto-metrics", "sotto-smpp"])),
+        ("sotto-identity", service(&["sotto-metrics", "sotto-keystore"])),
+        ("sotto-privacy", service(&["sotto-metrics", "sotto-keystore"])),
+        ("sotto-audit", service(&["sotto-metrics", "sotto-keystore", "sotto-tlog"])),
         ("sotto-simulator", BTreeSet::from(["sotto-core", "sotto-runtime", "sotto-smpp"])),
         // The tool for people: bus and keystore by docs/adr/0002, tlog by docs/adr/0004, publisher by docs/adr/0008.
         ("sotto-cli", service(&["sotto-keystore", "sotto-tlog", "sotto-publisher"])),

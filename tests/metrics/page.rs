@@ -68,7 +68,7 @@ const WHO: &str = "\
 | `sotto_condition{condition=\"redis\"}` 0; `sotto_carrier_bound_by{bound=\"redis\"}` 1 | Redis |
 | `sotto_carrier_answer_seconds` slow, `sotto_carrier_window_used` at its places, `throttled` or `no_response` among `sotto_carrier_parts_total` | the carrier |
 | `sotto_carrier_bound_by{bound=\"rate\"}` 1 while the queue grows | the contract |
-| `sotto_condition{condition=\"privacy\"}` 0, `unavailable` among keys | privacy |
+| `unavailable` among `sotto_ingress_session_keys_total` or `sotto_carrier_keys_total`, `sotto_carrier_revocation_age_seconds` grows | privacy |
 | `sotto_bus_handle_seconds` slow of `accepted` or `event` while `sotto_bus_publish_seconds` is not; `process_cpu_seconds_total` at a processor | us |
 | `sotto_carrier_bound_by` `stopped`, `paused`, `draining`, `restored` | an operator: `sotto stop --list` |
 

@@ -62,7 +62,7 @@ const ACTS: About = About {
 const GAPS: About = About {
     name: "sotto_audit_acts_missing",
     what: "Acts whose number a service used and that have not come, as far as numbering is remembered",
-    worry: "Above 0 for more than a minute",
+    worry: "Grows: acts are lost, and `sotto audit verify` tells the gap. What is known stays counted",
 };
 const ENTRIES: About = About {
     name: "sotto_audit_entries",
@@ -72,7 +72,7 @@ const ENTRIES: About = About {
 const GROWN: About = About {
     name: "sotto_audit_checkpoint_age_seconds",
     what: "How long ago the log was last grown, also by nothing; usually every `log.interval`",
-    worry: "Above 30: the disk or the keystore",
+    worry: "Above 90: the disk or the keystore",
 };
 const UNJUSTIFIED: About = About {
     name: "sotto_audit_unjustified_openings_total",

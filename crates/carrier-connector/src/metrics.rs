@@ -324,7 +324,7 @@ const BATCHES: About = About {
 };
 const OLDEST: About = About {
     name: "sotto_carrier_queue_oldest_seconds",
-    what: "How long ago the oldest message that waits was accepted; 0: none; by lane, looked at every 10 seconds",
+    what: "How long ago the oldest message that waits was accepted, or was to be sent; 0: none; by lane, looked at every 10 seconds",
     worry: "`otp` above 30, `transactional` above 600",
 };
 

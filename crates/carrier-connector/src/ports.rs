@@ -61,7 +61,7 @@ pub(crate) struct Queue {
     pub(crate) lane: Lane,
     /// Batches.
     pub(crate) batches: u64,
-    /// When the first message of the oldest was accepted.
+    /// When the first message of the oldest was accepted, or was to be sent.
     pub(crate) oldest: Option<Timestamp>,
 }
 

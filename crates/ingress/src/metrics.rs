@@ -197,7 +197,7 @@ const FOLDED_AFTER: About = About {
 };
 const OLDEST: About = About {
     name: "sotto_ingress_intake_oldest_seconds",
-    what: "How long ago the oldest message that waits for routing was accepted; 0: none; by lane, looked at every 5 seconds",
+    what: "How long ago the oldest message that waits for routing was accepted, or was to be sent; 0: none; by lane, looked at every 5 seconds",
     worry: "`otp` above 10: routing is away or behind",
 };
 const DENIED: About = About {

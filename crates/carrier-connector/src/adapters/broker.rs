@@ -11,7 +11,9 @@ use sotto_bus::{
     Act as BusAct, AuditCategory, AuditTrail, Bus, PublishError, Publisher, PublisherConfig, ReadError,
     StreamReader, Subject,
 };
-use sotto_core::{AccountId, Classified, Lane, MessageId, Shards, TenantId, Timestamp, delivery::EventKind};
+use sotto_core::{
+    AccountId, Classified, Facts, Lane, MessageId, Shards, TenantId, Timestamp, delivery::EventKind,
+};
 use sotto_crypto::hash::Sha256;
 use sotto_proto::{
     Batch as _, InboundDelivery, LogEvent, WorkDelivery,
@@ -230,7 +232,9 @@ impl WaitingQueues {
     async fn oldest(&self, subject: &Subject) -> Result<Option<Timestamp>, LogError> {
         let batch = self.0.oldest(subject).await.map_err(failed("what waits"))?;
         let items = batch.into_iter().flat_map(WorkBatch::into_items).filter_map(Result::ok);
-        Ok(items.map(|delivery| delivery.item.facts.accepted_at).min())
+        // One that was to be sent later has waited since then.
+        let since = |facts: &Facts| facts.send_at.unwrap_or(facts.accepted_at);
+        Ok(items.map(|delivery| since(&delivery.item.facts)).min())
     }
 }
 

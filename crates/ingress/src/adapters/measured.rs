@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sotto_bus::{Delivery, Handler, Outcome, StreamReader};
-use sotto_core::{Clock, Lane, Timestamp};
+use sotto_core::{Clock, Facts, Lane, Timestamp};
 use sotto_proto::{
     Batch as _, LogEvent,
     pipeline::v1::{EventBatch, WorkBatch},
@@ -63,8 +63,10 @@ pub async fn look(
             // What waits for another try is older, and routing's to hold back.
             if let Ok(oldest) = waiting.oldest_of(&format!("accepted.{lane}.*")).await {
                 let items = oldest.into_iter().flat_map(WorkBatch::into_items).filter_map(Result::ok);
-                let accepted_at = items.map(|delivery| delivery.item.facts.accepted_at).min();
-                let age = accepted_at.map(|accepted_at| clock.now().since(accepted_at));
+                // One that was to be sent later has waited since then.
+                let since = |facts: &Facts| facts.send_at.unwrap_or(facts.accepted_at);
+                let oldest = items.map(|delivery| since(&delivery.item.facts)).min();
+                let age = oldest.map(|oldest| clock.now().since(oldest));
                 metrics.oldest.of(lane).set_seconds(age.unwrap_or_default());
             }
         }
