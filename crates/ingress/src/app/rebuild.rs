@@ -192,11 +192,18 @@ impl Rebuilder {
         tell: &(dyn Fn(Progress) + Sync),
     ) -> Result<(), RebuildError> {
         tracing::info!(shards = rebuilds.len(), "rebuilding Redis from the log");
+        let held = rebuilds.clone();
         let mut image = Image::new(&self.store, self.window, rebuilds);
-        self.read_accepted(SCHEDULED, &mut image, tell).await?;
-        self.read_accepted("INTAKE", &mut image, tell).await?;
-        self.read_events(&mut image, tell).await?;
-        image.write().await?;
+        let reading = async {
+            self.read_accepted(SCHEDULED, &mut image, tell).await?;
+            self.read_accepted("INTAKE", &mut image, tell).await?;
+            self.read_events(&mut image, tell).await?;
+            image.write().await
+        };
+        tokio::select! {
+            read = reading => read?,
+            lost = self.hold(&held) => return Err(lost),
+        }
         for (shard, ShardImage { rebuild, read, written, last, .. }) in image.shards {
             // A sweeper need not wait for what was folded here.
             self.store.set_folded(shard, last, &[]).await.map_err(RebuildError::Store)?;
@@ -208,6 +215,20 @@ impl Rebuilder {
             self.audit.tell(Category::Lifecycle, "redis.rebuilt", "", None, format!("shard-{shard}"), "ok");
         }
         Ok(())
+    }
+
+    /// Says that the rebuilds go on, however long the broker or Redis takes to answer. Ends when they do not.
+    async fn hold(&self, rebuilds: &[Rebuild]) -> RebuildError {
+        loop {
+            tokio::time::sleep(GO_ON_EVERY).await;
+            for rebuild in rebuilds {
+                match self.store.go_on(rebuild, None).await {
+                    Ok(true) => {}
+                    Ok(false) => return RebuildError::LostAgain,
+                    Err(error) => return RebuildError::Store(error),
+                }
+            }
+        }
     }
 
     async fn read_accepted(
