@@ -4,6 +4,7 @@
 //! [`OperatorRange`], whose documentation says how many numbers share them.
 
 mod country;
+mod masked;
 mod range;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 pub use self::{
     country::{Country, InvalidCountry},
+    masked::Masked,
     range::{InvalidOperatorRange, OperatorRange},
     vietnam::VietnamOperator,
 };
@@ -91,6 +93,8 @@ impl Classified for NumberError {
 pub struct E164 {
     digits: [u8; MAX_DIGITS],
     length: usize,
+    /// Digits of the country code, the first ones.
+    calling_code: usize,
     country: Country,
     range: OperatorRange,
 }
@@ -126,12 +130,17 @@ impl E164 {
             *place = digit;
         }
         let range = OperatorRange::of(calling_code, digits);
-        Ok(Self { digits: kept, length: digits.len(), country, range })
+        Ok(Self { digits: kept, length: digits.len(), calling_code, country, range })
     }
 
     /// The number's digits in clear, country code first, without `+`: for sealing, for pseudonyms and for the carrier.
     pub fn digits(&self) -> &str {
         self.digits.get(..self.length).and_then(|digits| str::from_utf8(digits).ok()).unwrap_or_default()
+    }
+
+    /// The number as people are shown it who may know which one is meant: `+84 9•• ••• •12`.
+    pub fn masked(&self) -> Masked {
+        Masked::new(self, self.digits().get(..self.calling_code).unwrap_or_default())
     }
 
     /// The country whose numbering plan has the number. Not personal.

@@ -193,3 +193,36 @@ proptest! {
         prop_assert_eq!(range.to_string(), digits);
     }
 }
+
+#[test]
+fn a_masked_number_shows_country_code_first_digit_and_the_last_two() {
+    for (number, shown) in [
+        ("+84981234512", "+84 9•• ••• •12"),
+        ("+12125550123", "+1 2•• ••• ••23"),
+        ("+4915112345678", "+49 1•• ••• ••• 78"),
+        // Seven digits in all: the first one stays hidden.
+        ("+6737123456", "+673 ••• ••56"),
+    ] {
+        assert_eq!(E164::parse(number).unwrap().masked().to_string(), shown);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_masked_number_shows_no_more_whatever_the_number(national in "[1-9][0-9]{3,13}", code in 0_usize..6) {
+        let code = ["84", "1", "49", "673", "225", "86"][code];
+        let Ok(number) = E164::parse(&format!("+{code}{national}")) else { return Ok(()) };
+        let masked = number.masked();
+        let shown = masked.to_string();
+        let rest = shown.strip_prefix(&format!("+{code}")).unwrap();
+        let signs: Vec<char> = rest.chars().filter(|sign| *sign != ' ').collect();
+        prop_assert_eq!(signs.len(), national.len());
+        let digits = signs.iter().filter(|sign| sign.is_ascii_digit()).count();
+        prop_assert_eq!(digits, if national.len() >= 8 { 3 } else { 2 });
+        // What is shown is of the number, each digit in its place.
+        for (sign, digit) in signs.iter().zip(national.chars()) {
+            prop_assert!(*sign == digit || *sign == '•');
+        }
+        prop_assert_eq!(format!("{masked:?}"), shown);
+    }
+}
