@@ -9,7 +9,7 @@ use std::{
 };
 
 use sotto_crypto::{
-    AeadKey, Zeroizing,
+    AeadKey, MacKey, Zeroizing,
     wrap::{MAX_WRAPS, WRAPPED_LEN, WrapBinding, unwrap_key, wrap_key},
 };
 
@@ -122,6 +122,27 @@ impl BucketKeystore for SoftBuckets {
         next.living.insert(bucket.to_owned(), made);
         self.commit(&mut state, next)?;
         Ok(info)
+    }
+
+    // The file keeps 32 bytes of every bucket: what is done with them follows from its name, which its maker chose.
+    fn create_deriving_bucket(
+        &self,
+        bucket: &str,
+        dies_at_ms: i64,
+        now_ms: i64,
+    ) -> Result<BucketInfo, KeystoreError> {
+        self.create_bucket(bucket, dies_at_ms, now_ms)
+    }
+
+    fn derive_key(
+        &self,
+        bucket: &str,
+        purpose: &str,
+        fields: &[&[u8]],
+    ) -> Result<Zeroizing<[u8; 32]>, KeystoreError> {
+        let state = self.state();
+        let key = MacKey::from_bytes(*state.bucket(bucket)?.key.expose());
+        Ok(Zeroizing::new(key.mac(purpose, fields)))
     }
 
     fn wrap_session_key(

@@ -118,6 +118,30 @@ pub trait BucketKeystore: fmt::Debug + Send + Sync {
     /// `dies_at_ms` is not after `now_ms` or is not the time the living bucket was made with.
     fn create_bucket(&self, bucket: &str, dies_at_ms: i64, now_ms: i64) -> Result<BucketInfo, KeystoreError>;
 
+    /// Makes the key of a bucket that derives keys and wraps none, or returns the facts of the one that lives. In a token it is
+    /// of another type, and does nothing else.
+    ///
+    /// # Errors
+    /// As [`BucketKeystore::create_bucket`].
+    fn create_deriving_bucket(
+        &self,
+        bucket: &str,
+        dies_at_ms: i64,
+        now_ms: i64,
+    ) -> Result<BucketInfo, KeystoreError>;
+
+    /// Derives a key from that of a bucket made by [`BucketKeystore::create_deriving_bucket`]: HMAC-SHA-256 over `fields` under
+    /// `purpose`, as `sotto_crypto::MacKey::mac` does. The same again is the same, until the bucket is destroyed.
+    ///
+    /// # Errors
+    /// [`KeystoreError::BucketUnknown`], [`KeystoreError::BucketDestroyed`].
+    fn derive_key(
+        &self,
+        bucket: &str,
+        purpose: &str,
+        fields: &[&[u8]],
+    ) -> Result<Zeroizing<[u8; 32]>, KeystoreError>;
+
     /// Wraps a session key under the bucket that the binding names.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use std::{
 
 use cryptoki::object::{ObjectClass, ObjectHandle};
 use sotto_crypto::{
-    AeadKey, Zeroizing,
+    AeadKey, MacKey, Zeroizing,
     random::random_array,
     wrap::{self, MAX_WRAPS, UnwrapError, WRAPPED_LEN, WrapBinding},
 };
@@ -337,10 +337,15 @@ impl Pkcs11Buckets {
         };
         objects.iter().filter(stale).try_for_each(|object| objects::destroy(conn, object.handle))
     }
-}
 
-impl BucketKeystore for Pkcs11Buckets {
-    fn create_bucket(&self, bucket: &str, dies_at_ms: i64, now_ms: i64) -> Result<BucketInfo, KeystoreError> {
+    /// Makes a bucket with a key of this type, unless it is there.
+    fn make(
+        &self,
+        bucket: &str,
+        make_key: impl Fn(&Conn<'_>, &str, &[u8]) -> Result<ObjectHandle, Trouble>,
+        dies_at_ms: i64,
+        now_ms: i64,
+    ) -> Result<BucketInfo, KeystoreError> {
         check_name(bucket)?;
         let known = |state: &State| -> Option<Result<BucketInfo, KeystoreError>> {
             if state.destroyed.contains_key(bucket) {
@@ -376,7 +381,7 @@ impl BucketKeystore for Pkcs11Buckets {
                     return Err(KeystoreError::BucketTime.into());
                 }
                 let words: [&dyn fmt::Display; 3] = [&bucket, &now_ms, &dies_at_ms];
-                let key = objects::make_aes(conn, &label(BUCKET, &self.slot, &words), &id)?;
+                let key = make_key(conn, &label(BUCKET, &self.slot, &words), &id)?;
                 self.token.sync()?;
                 let made = Bucket {
                     created_at_ms: now_ms,
@@ -392,6 +397,35 @@ impl BucketKeystore for Pkcs11Buckets {
                 Ok(info)
             },
         )
+    }
+}
+
+impl BucketKeystore for Pkcs11Buckets {
+    fn create_bucket(&self, bucket: &str, dies_at_ms: i64, now_ms: i64) -> Result<BucketInfo, KeystoreError> {
+        self.make(bucket, objects::make_aes, dies_at_ms, now_ms)
+    }
+
+    fn create_deriving_bucket(
+        &self,
+        bucket: &str,
+        dies_at_ms: i64,
+        now_ms: i64,
+    ) -> Result<BucketInfo, KeystoreError> {
+        self.make(bucket, objects::make_mac, dies_at_ms, now_ms)
+    }
+
+    fn derive_key(
+        &self,
+        bucket: &str,
+        purpose: &str,
+        fields: &[&[u8]],
+    ) -> Result<Zeroizing<[u8; 32]>, KeystoreError> {
+        let input = MacKey::input(purpose, fields);
+        let tag = self.with_key(bucket, |conn, key| objects::tag(conn, key, &input))?;
+        tag.as_slice()
+            .try_into()
+            .map(Zeroizing::new)
+            .map_err(|_| self.token.unsound("a tag has not 32 bytes"))
     }
 
     fn wrap_session_key(

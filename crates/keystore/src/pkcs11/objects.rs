@@ -283,6 +283,11 @@ pub(super) fn seal(
     Ok([nonce.as_slice(), &sealed].concat())
 }
 
+/// HMAC-SHA-256 inside the token.
+pub(super) fn tag(conn: &Conn<'_>, key: ObjectHandle, input: &[u8]) -> Result<Zeroizing<Vec<u8>>, Trouble> {
+    conn.sign(&Mechanism::Sha256Hmac, key, input).map(Zeroizing::new).map_err(asked("make a tag"))
+}
+
 /// Opens what [`seal`] made; none when key, context or a bit differs. Modules say the same of that as of a failure, so
 /// before it is believed the key must prove that it works.
 pub(super) fn open(

@@ -90,6 +90,11 @@ softhsm_tests! {
         }
         let buckets = Pkcs11Buckets::create(token, "privacy").unwrap();
         buckets.create_bucket(HOUR, DIES, NOW).unwrap();
+        buckets.create_deriving_bucket("index/2026-11-24", DIES, NOW).unwrap();
+        // A key has one use: that of one kind of bucket does not do the other's work.
+        let session = AeadKey::generate().unwrap();
+        buckets.wrap_session_key(&binding("index/2026-11-24"), &session).unwrap_err();
+        buckets.derive_key(HOUR, "sotto.test.v1", &[]).unwrap_err();
         drop((keys, buckets));
         raw::nothing_is_readable(hsm);
     }
@@ -420,8 +425,8 @@ mod raw {
                     assert!(copy.is_err());
                 }
             }
-            // A signing key, a tag key, the key that seals the intake key, a bucket's key.
-            assert_eq!(seen, 4);
+            // A signing key, a tag key, the key that seals the intake key, a bucket's key, that of one that derives.
+            assert_eq!(seen, 5);
         });
     }
 }

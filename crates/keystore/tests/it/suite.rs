@@ -38,6 +38,7 @@ macro_rules! suite {
             two_processes_lose_no_key_to_one_another
             a_wrap_opens_after_a_restart_and_never_after_destruction
             a_bucket_is_made_once_and_keeps_its_time
+            what_a_bucket_derives_is_the_same_until_its_destruction
             what_is_no_wrap_of_the_bucket_is_refused
             wraps_are_counted_by_blocks_across_restarts
             a_second_opener_of_the_buckets_is_refused_while_the_first_lives
@@ -207,6 +208,38 @@ pub(crate) fn a_bucket_is_made_once_and_keeps_its_time(place: &dyn Place) {
     assert!(matches!(buckets.destroy_bucket("never", NOW), Err(KeystoreError::BucketUnknown)));
     let refused = buckets.unwrap_session_key(&binding("never"), &[]).map(|_| ());
     assert!(matches!(refused, Err(KeystoreError::BucketUnknown)));
+}
+
+pub(crate) fn what_a_bucket_derives_is_the_same_until_its_destruction(place: &dyn Place) {
+    const DAY: &str = "index/2026-11-24";
+    let buckets = place.create_buckets();
+    let made = buckets.create_deriving_bucket(DAY, DIES, NOW).unwrap();
+    assert_eq!(buckets.create_deriving_bucket(DAY, DIES, NOW + 1).unwrap(), made);
+    buckets.create_deriving_bucket("index/2026-11-25", DIES, NOW).unwrap();
+    let derived = |buckets: &dyn BucketKeystore, bucket, purpose, fields: &[&[u8]]| {
+        *buckets.derive_key(bucket, purpose, fields).unwrap()
+    };
+    let key = derived(&*buckets, DAY, "sotto.test.v1", &[b"acme", b"x"]);
+    for (bucket, purpose, fields) in [
+        ("index/2026-11-25", "sotto.test.v1", &[b"acme".as_slice(), b"x"]),
+        (DAY, "sotto.test.v2", &[b"acme", b"x"]),
+        (DAY, "sotto.test.v1", &[b"acm", b"ex"]),
+    ] {
+        assert_ne!(derived(&*buckets, bucket, purpose, fields), key, "{bucket} {purpose}");
+    }
+    drop(buckets);
+    place.restart();
+    let buckets = place.open_buckets().unwrap();
+    assert_eq!(derived(&*buckets, DAY, "sotto.test.v1", &[b"acme", b"x"]), key);
+
+    let gone = buckets.destroy_bucket(DAY, DIES).unwrap();
+    assert_eq!((gone.bucket.as_str(), gone.wraps_at_most), (DAY, 0));
+    let refused = buckets.derive_key(DAY, "sotto.test.v1", &[]).map(drop);
+    assert!(matches!(refused, Err(KeystoreError::BucketDestroyed)));
+    let again = buckets.create_deriving_bucket(DAY, DIES, NOW).map(drop);
+    assert!(matches!(again, Err(KeystoreError::BucketDestroyed)));
+    let never = buckets.derive_key("never", "sotto.test.v1", &[]).map(drop);
+    assert!(matches!(never, Err(KeystoreError::BucketUnknown)));
 }
 
 pub(crate) fn what_is_no_wrap_of_the_bucket_is_refused(place: &dyn Place) {
