@@ -34,7 +34,7 @@ async fn name_people(root: &Path) {
     fs::write(root.join("config/privacy.toml"), config).unwrap();
 }
 
-async fn prepared(root: &Path) -> Option<Carriers> {
+pub(crate) async fn prepared(root: &Path) -> Option<Carriers> {
     name_people(root).await;
     Some(carrier_with(root, TPS, "", &json!({})).await)
 }
@@ -44,7 +44,7 @@ fn path(cell: &Cell, name: &str) -> String {
 }
 
 /// Destroys keys by the word of two.
-async fn destroy(cell: &Cell, which: &[&str], act: &str) {
+pub(crate) async fn destroy(cell: &Cell, which: &[&str], act: &str) {
     let act = path(cell, act);
     cell.run([&["keys", "propose", "--out", &act], which].concat()).await;
     for name in ["an", "binh"] {
@@ -123,7 +123,7 @@ async fn receipts(cell: &Cell, destroyed: &[Value]) {
         .collect();
     assert_eq!(planned, in_state(cell, "current").await);
     let classes = plan.iter().filter(|one| one["what"] == "class").count();
-    assert_eq!(classes, 5, "{plan:?}");
+    assert_eq!(classes, 6, "{plan:?}");
     assert!(plan.iter().any(|one| one["stream"] == "WAITING" && one["kept"] == "until it is done"));
 }
 

@@ -34,6 +34,7 @@ mod replicas;
 mod restore;
 mod schedule;
 mod simulator;
+mod subjects;
 mod tokens;
 mod torture;
 mod validity;

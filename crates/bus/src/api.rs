@@ -62,6 +62,16 @@ impl ApiError {
         matches!(self, Self::Refused { code: CONSUMER_NOT_FOUND | STREAM_NOT_FOUND, .. })
     }
 
+    /// Whether the permission is missing.
+    pub(crate) const fn is_not_allowed(&self) -> bool {
+        matches!(self, Self::NotAllowed { .. })
+    }
+
+    /// Whether the broker has no room for a stream: not enough storage left, or not enough resources.
+    pub(crate) const fn is_no_room(&self) -> bool {
+        matches!(self, Self::Refused { code: 10_047 | 10_023, .. })
+    }
+
     /// Whether nobody is there who decides.
     pub(crate) const fn is_nobody_decides(&self) -> bool {
         match self {

@@ -350,7 +350,7 @@ impl<B: prost::Message + Default> Reading<B> {
     fn is_log(&self) -> bool {
         let stream = |stream: &&Stream| stream_name(&self.bus.cell().id, &stream.name) == self.stream;
         let stream = self.bus.topology().streams.iter().find(stream);
-        stream.is_some_and(|stream| stream.retention == Retention::Limits)
+        stream.is_some_and(|stream| matches!(stream.retention, Retention::Limits | Retention::Aged))
     }
 
     /// Asks for the next messages and takes them over as long as none is missing between them.

@@ -21,6 +21,8 @@ pub enum Topic {
     Event,
     /// Messages from handsets.
     Inbound,
+    /// By what a number's messages are found again.
+    Index,
     /// Security-relevant acts.
     Audit,
     /// What could not be handled.
@@ -29,13 +31,14 @@ pub enum Topic {
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Accepted,
         Self::Scheduled,
         Self::Retry,
         Self::Waiting,
         Self::Event,
         Self::Inbound,
+        Self::Index,
         Self::Audit,
         Self::Quarantine,
     ];
@@ -49,6 +52,7 @@ impl Topic {
             Self::Waiting => "waiting",
             Self::Event => "event",
             Self::Inbound => "inbound",
+            Self::Index => "index",
             Self::Audit => "audit",
             Self::Quarantine => "quarantine",
         }
@@ -106,6 +110,8 @@ pub enum Subject {
     Event(ShardId),
     /// `inbound.<tenant>`
     Inbound(TenantId),
+    /// `index.<shard>`
+    Index(ShardId),
     /// `audit.<service>.<category>`: a service may tell only its own acts.
     Audit(Service, AuditCategory),
     /// `quarantine.<topic>`
@@ -122,6 +128,7 @@ impl Subject {
             Self::Waiting(..) => Topic::Waiting,
             Self::Event(..) => Topic::Event,
             Self::Inbound(..) => Topic::Inbound,
+            Self::Index(..) => Topic::Index,
             Self::Audit(..) => Topic::Audit,
             Self::Quarantine(..) => Topic::Quarantine,
         }
@@ -159,6 +166,7 @@ impl Subject {
             Topic::Waiting => Self::Waiting(tokens.next()?.parse().ok()?, tokens.next()?.parse().ok()?),
             Topic::Event => Self::Event(shard(tokens.next()?)?),
             Topic::Inbound => Self::Inbound(tokens.next()?.parse().ok()?),
+            Topic::Index => Self::Index(shard(tokens.next()?)?),
             Topic::Audit => {
                 let service = tokens.next()?.parse().ok().filter(|service: &Service| service.is_service())?;
                 let word = tokens.next()?;
@@ -179,6 +187,7 @@ impl Subject {
             | Self::Waiting(..)
             | Self::Event(..)
             | Self::Inbound(..)
+            | Self::Index(..)
             | Self::Audit(..)
             | Self::Quarantine(..) => self.clone(),
         }
@@ -195,7 +204,7 @@ impl fmt::Display for Subject {
                 write!(f, "{topic}.{}.{second}.{lane}.{shard}", second / 3600)
             }
             Self::Waiting(account, lane) => write!(f, "{topic}.{account}.{lane}"),
-            Self::Event(shard) => write!(f, "{topic}.{shard}"),
+            Self::Event(shard) | Self::Index(shard) => write!(f, "{topic}.{shard}"),
             Self::Inbound(tenant) => write!(f, "{topic}.{tenant}"),
             Self::Audit(service, category) => write!(f, "{topic}.{service}.{}", category.name()),
             Self::Quarantine(of) => write!(f, "{topic}.{}", of.name()),

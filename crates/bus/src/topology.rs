@@ -15,12 +15,13 @@ use sotto_core::{AccountId, Classified, ErrorClass};
 use crate::Service;
 
 pub(crate) use apply::verify_consumer;
-pub use apply::{Applied, SetupError, apply, check_ack_wait, verify};
+pub use apply::{Applied, SetupError, apply, check_ack_wait, is_there, verify};
 pub use copies::{Copies, copies};
 pub use expand::{Cell, ConsumerSpec, StreamSpec, consumer_name, stream_name};
 pub use permissions::{Permissions, client_permissions, permissions};
 pub use server_conf::{
-    CLIENTS_FILE, ClientUser, ClusterOptions, MAX_PAYLOAD, ServerOptions, nats_clients_conf, nats_server_conf,
+    CLIENTS_FILE, ClientUser, ClusterOptions, MAX_PAYLOAD, ServerOptions, nats_clients_conf,
+    nats_server_conf, renewed_server_conf,
 };
 
 /// The list that is built in.
@@ -90,6 +91,8 @@ pub enum Retention {
     WorkQueue,
     /// Kept: a log.
     Limits,
+    /// Kept until it is too old: what is told of something else, never a message.
+    Aged,
     /// The latest message of each subject is kept, and makes the one before it go: a register.
     Latest,
 }
@@ -114,6 +117,9 @@ pub struct Stream {
     pub subjects: Vec<String>,
     /// When messages leave it.
     pub retention: Retention,
+    /// Whether services work without it: a cell that was made before it was in the list has none until it is set up again.
+    #[serde(default)]
+    pub may_be_missing: bool,
     /// Its bound in bytes; beyond it, publishes are refused.
     pub max_bytes: i64,
     /// The bound of each subject in messages; none means no bound.
@@ -274,8 +280,19 @@ impl Topology {
                 return invalid(format!("stream {name}: max_bytes must bound it"));
             }
             let keeps_latest = stream.retention == Retention::Latest;
-            if !keeps_latest && stream.max_age_s.is_some() {
-                return invalid(format!("stream {name}: only a register forgets by age"));
+            match (stream.retention, stream.max_age_s) {
+                (Retention::WorkQueue | Retention::Limits, Some(_)) => {
+                    return invalid(format!(
+                        "stream {name}: what is a queue or a log forgets nothing by age"
+                    ));
+                }
+                (Retention::Aged, None) => {
+                    return invalid(format!("stream {name}: max_age_s says when it is too old"));
+                }
+                (Retention::Aged | Retention::Latest, _) | (_, None) => {}
+            }
+            if stream.may_be_missing && !stream.consumers.is_empty() {
+                return invalid(format!("stream {name}: one that may be missing is not consumed"));
             }
             if keeps_latest && (stream.max_messages_per_subject.is_some() || !stream.consumers.is_empty()) {
                 return invalid(format!(
@@ -330,6 +347,7 @@ mod tests {
                 "WAITING",
                 "EVENTS",
                 "INBOUND",
+                "INDEX",
                 "AUDIT",
                 "LEASES",
                 "CONTROL",
@@ -353,6 +371,8 @@ mod tests {
             ("max_ack_pending = 1024", "max_ack_pending = 0"),
             ("max_bytes = 8_589_934_592", "max_bytes = 0"),
             ("max_bytes = 8_589_934_592", "max_bytes = 8_589_934_592\nmax_age_s = 60"),
+            ("max_age_s = 7_948_800", ""),
+            ("retention = \"aged\"", "retention = \"limits\""),
             ("max_age_s = 3_600", "max_messages_per_subject = 2"),
             ("max_ack_pending = 1024", "max_ack_pending = 1024\n  speed = 1"),
         ] {

@@ -278,6 +278,7 @@ fn stranded(subjects: impl IntoIterator<Item = Subject>, carriers: &CarriersFile
         | Subject::Retry(..)
         | Subject::Event(_)
         | Subject::Inbound(_)
+        | Subject::Index(_)
         | Subject::Audit(..)
         | Subject::Scheduled(..)
         | Subject::Quarantine(_) => None,

@@ -152,6 +152,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "ID", default_value = "")]
         message: String,
     },
+    /// What is known of a person, for the person
+    #[command(subcommand)]
+    Subject(Subject),
     /// The ledger: every accepted message is somewhere
     #[command(subcommand)]
     Ledger(Ledger),
@@ -314,6 +317,20 @@ pub(crate) enum IntakeKey {
     Retire {
         /// Its id, as `sotto intake-key list` tells it
         key_id: String,
+    },
+}
+
+/// `sotto subject …`
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Subject {
+    /// Find the messages that a number got in the last 90 days. The number, in E.164, is read from standard input
+    Find {
+        /// Client that asks, with the scope subject:read: the name given to `sotto client create`
+        #[arg(long)]
+        client: String,
+        /// Read the number from this file instead
+        #[arg(long)]
+        file: Option<PathBuf>,
     },
 }
 

@@ -27,7 +27,7 @@ use sotto_proto::ops::v1::AccountFlow;
 use crate::{
     args::{
         Args, Audit, Carriers, Client, ClientNats, Command, Flow, IntakeKey, Ledger, Message, Owner,
-        Quarantine,
+        Quarantine, Subject,
     },
     cell::Layout,
     init::NewCell,
@@ -137,6 +137,9 @@ async fn run(args: Args, output: &Output) -> Result<(), CliError> {
         }
         Command::Watch { client, after, message } => {
             Box::pin(commands::watch::watch(&dir, &client, after, message, clock, output)).await
+        }
+        Command::Subject(Subject::Find { client, file }) => {
+            Box::pin(commands::subject::find(&dir, &client, file, clock, output)).await
         }
         Command::Ledger(Ledger::Check) => commands::ledger::check(&dir, output).await,
         Command::Rebuild => commands::rebuild::rebuild(&dir, output).await,

@@ -15,6 +15,7 @@ pub mod error;
 pub mod facts;
 pub mod ids;
 pub mod inbound;
+pub mod index;
 pub mod number;
 pub mod restored;
 pub mod sender;

@@ -8,5 +8,6 @@ pub mod projection;
 pub mod rebuild;
 mod recent;
 pub mod schedule;
+pub mod subjects;
 pub mod sweep;
 pub mod watch;

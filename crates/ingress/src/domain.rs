@@ -5,6 +5,7 @@ pub mod idempotency;
 pub mod journal;
 pub mod pace;
 pub mod page;
+pub mod pseudonym;
 pub mod request;
 pub mod token;
 pub mod waiver;

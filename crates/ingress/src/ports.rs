@@ -6,9 +6,11 @@ use futures::future::BoxFuture;
 use sotto_core::{
     Classified, ErrorClass, Facts, MessageClass, MessageId, ShardId, TenantId, Timestamp,
     delivery::Event,
+    index::Pseudonym,
+    number::E164,
     work::{KeyWrap, Need},
 };
-use sotto_crypto::envelope::Sealer;
+use sotto_crypto::{MacKey, envelope::Sealer};
 use sotto_proto::WorkDelivery;
 
 use crate::domain::{idempotency::Entry, journal::Journal};
@@ -62,6 +64,49 @@ pub trait KeySource: Debug + Send + Sync {
         class: MessageClass,
         need: Need,
     ) -> BoxFuture<'a, Result<Arc<Session>, KeyError>>;
+}
+
+/// By what a number's messages are found again.
+pub trait Index: Debug + Send + Sync {
+    /// Stores that a number gets a message; done means stored and fsynced. What cannot be indexed is told, and fails nobody: a
+    /// message is worth more than its entry.
+    fn enter<'a>(&'a self, shard: ShardId, facts: &'a Facts, number: &'a E164) -> BoxFuture<'a, ()>;
+}
+
+/// The key that makes a tenant's pseudonyms in a bucket.
+#[derive(Debug)]
+pub struct PseudonymKey {
+    /// The bucket.
+    pub bucket: String,
+    /// The key.
+    pub key: MacKey,
+}
+
+/// A part of what was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FoundPart {
+    /// Messages and the hours in which they were accepted, since the Unix epoch.
+    pub messages: Vec<(MessageId, u32)>,
+    /// Where to go on; none: this was all.
+    pub next: Option<u64>,
+}
+
+/// Who reads the index: it knows pseudonyms and no numbers.
+pub trait Subjects: Debug + Send + Sync {
+    /// The keys of a tenant's pseudonyms in every bucket that lives, the one that is used now first.
+    fn pseudonym_keys<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+    ) -> BoxFuture<'a, Result<Vec<PseudonymKey>, KeyError>>;
+
+    /// Reads a part of the index, from a place on, for a client that asks.
+    fn find<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        client: &'a str,
+        pseudonyms: Vec<(String, Pseudonym)>,
+        from: u64,
+    ) -> BoxFuture<'a, Result<FoundPart, KeyError>>;
 }
 
 /// Why something is not known to be in the log.

@@ -1,6 +1,6 @@
 //! The process: connects, serves, folds, sweeps, rebuilds.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -33,11 +33,13 @@ use crate::{
         audit::{AuditTrail, Category, SUM_OVER},
         broker::BrokerLog,
         grpc::{Acts, Bounds, Load, Messages, Operations},
+        index::{self, NumberIndex},
         keys::{SessionKeys, WIPE_EVERY},
         measured::{self, MeasuredProjection},
         publishers::{self, INTAKE_RING, Publishers},
         room::Rooms,
         store::{Answers, Store, StoreOptions, Terms},
+        subjects::SubjectClient,
         tokens::{JwksSource, Tokens},
     },
     app::{
@@ -47,6 +49,7 @@ use crate::{
         projection::{self, Folder, Projection},
         rebuild::Rebuilder,
         schedule::Scheduler,
+        subjects::Finder,
         sweep::Sweeper,
         watch::Source,
     },
@@ -169,6 +172,16 @@ impl Parts {
         let log = Arc::new(BrokerLog::new(&self.bus, ACKNOWLEDGED));
         let tokens = self.tokens()?;
         let keys = self.session_keys(spare.condition("privacy"))?;
+        let subjects = self.subjects()?;
+        let index = NumberIndex::new(index::Parts {
+            cell: config.cell.id.to_string(),
+            bus: self.bus.clone(),
+            client: subjects.clone(),
+            clock: Arc::clone(&context.clock),
+            tasks: context.tasks.clone(),
+            audit: self.trail.clone(),
+            whole: spare.condition("index"),
+        });
         let (heard, following) = ControlRegister::new(&self.bus).follow();
         let intake = Intake::new(Deps {
             cell: config.cell.id.clone(),
@@ -177,6 +190,7 @@ impl Parts {
             keystore: Arc::clone(&self.keystore),
             keys: Arc::new(keys.clone()),
             log: log.clone(),
+            index: Arc::new(index.clone()),
             claims: Arc::new(store.clone()),
             records: Arc::new(store.clone()),
             gate: Arc::new(store.clone()),
@@ -221,7 +235,8 @@ impl Parts {
         );
         let lister =
             Lister { store: store.clone(), clock: Arc::clone(&context.clock), shards: config.cell.shards };
-        let acts = Acts { intake, canceller, lister, events };
+        let finder = Finder::new(Arc::new(subjects));
+        let acts = Acts { intake, canceller, lister, events, finder };
         let messages = Messages::new(acts, tokens.clone(), self.trail.clone(), load, bounds, context);
         let limits = ServerLimits {
             connections: config.grpc.connections,
@@ -243,8 +258,14 @@ impl Parts {
             });
         };
         until_stop("identity's keys", Box::pin(async move { tokens.keep_fresh(refresh, keys_known).await }));
-        until_stop("ended keys", Box::pin(forget_ended(keys.clone(), metrics.revocations.clone())));
-        until_stop("session keys", Box::pin(wipe(keys)));
+        until_stop("ended keys", Box::pin(forget_ended(keys.clone(), index.clone(), metrics.revocations.clone())));
+        until_stop("session keys", Box::pin(wipe(keys, index.clone())));
+        context.tasks.spawn_background("index", {
+            let stop = stop.clone();
+            async move {
+                tokio::select! { () = index.look_for_stream() => {} () = stop.requested() => {} }
+            }
+        });
         until_stop("operators' words", Box::pin(following));
         until_stop("denials", Box::pin(tell_denied(self.trail.clone())));
         let redis = spare.condition("redis");
@@ -369,6 +390,15 @@ impl Parts {
         Ok(SessionKeys::new(channel.map_err(IngressError::Grpc)?, timeout, clock, tasks, possible, metrics))
     }
 
+    fn subjects(&self) -> Result<SubjectClient, IngressError> {
+        let privacy = &self.config.privacy;
+        let timeout = privacy.timeout.get();
+        let open = |timeout| channel(&privacy.endpoint, &self.tls, &privacy.server_name, timeout);
+        let (keys, reading) = (open(timeout), open(SubjectClient::reading()));
+        let (keys, reading) = (keys.map_err(IngressError::Grpc)?, reading.map_err(IngressError::Grpc)?);
+        Ok(SubjectClient::new(keys, reading, timeout))
+    }
+
     /// One worker a shard: no shard waits for another.
     async fn project(
         &self,
@@ -477,21 +507,25 @@ async fn watch_bus(bus: Bus, ready: Condition, stop: Stop) {
     }
 }
 
-async fn wipe(keys: SessionKeys) {
+async fn wipe(keys: SessionKeys, index: NumberIndex) {
     let mut tick = tokio::time::interval(WIPE_EVERY);
     loop {
         tick.tick().await;
         keys.wipe();
+        index.forget(&HashSet::new());
     }
 }
 
-async fn forget_ended(keys: SessionKeys, heard: Age) {
+async fn forget_ended(keys: SessionKeys, index: NumberIndex, heard: Age) {
     let mut tick = tokio::time::interval(WIPE_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
         match keys.forget_ended().await {
-            Ok(()) => heard.now(),
+            Ok(ended) => {
+                heard.now();
+                index.forget(&ended);
+            }
             Err(error) => {
                 tracing::debug!(error = chain(&error), "privacy does not say which keys ended");
             }

@@ -3,4 +3,6 @@
 pub mod admin;
 pub mod audit;
 pub mod grpc;
+pub mod index;
 pub mod receipts;
+pub mod subjects;

@@ -1,5 +1,6 @@
 //! The service's work: policy and clock decide, the keystore acts, everything is counted.
 
+mod index;
 mod operator;
 mod receipts;
 
@@ -18,6 +19,7 @@ use sotto_crypto::{AeadKey, random::random_array, wrap::WrapBinding};
 use sotto_keystore::{BucketKeystore, Keystore, KeystoreError};
 use tokio::time::Instant;
 
+pub use index::{Asked, FoundHere, IndexKeys, MOST_PSEUDONYMS, PseudonymKey};
 pub use operator::{Ended, Inventory, KeyFacts, KeyState};
 
 use crate::{
@@ -34,7 +36,7 @@ use crate::{
     },
     error::KeyError,
     metrics::PrivacyMetrics,
-    ports::{AuditEntry, AuditTrail, SteadyClock},
+    ports::{AuditEntry, AuditTrail, IndexLog, SteadyClock},
 };
 
 /// The service whose certificate may have session keys made.
@@ -71,6 +73,8 @@ pub struct Deps {
     pub keys: Arc<dyn BucketKeystore>,
     /// The key that signs receipts of their destruction.
     pub receipts: Arc<dyn Keystore>,
+    /// The index, as it is stored.
+    pub index: Arc<dyn IndexLog>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// The clock that it is compared with.
@@ -306,7 +310,7 @@ impl Keys {
             let (account, class) = match &one.deed {
                 Deed::Open { account } => (account.as_ref(), None),
                 Deed::Make { contents } => (None, Some(*contents)),
-                Deed::Other => (None, None),
+                Deed::ListPseudonymKeys | Deed::Other => (None, None),
             };
             tracing::info!(
                 caller = one.caller,
@@ -371,7 +375,7 @@ impl Inner {
         let object = match &one.deed {
             Deed::Open { account: Some(account) } => format!("account={account},keys={keys}{seconds}"),
             Deed::Make { contents } => format!("class={contents},keys={keys}"),
-            Deed::Open { account: None } | Deed::Other => format!("keys={keys}"),
+            Deed::Open { account: None } | Deed::ListPseudonymKeys | Deed::Other => format!("keys={keys}"),
         };
         self.deps.audit.tell(AuditEntry {
             at: self.deps.clock.now(),
@@ -570,6 +574,7 @@ fn outcome_of(error: &KeyError) -> Outcome {
         KeyError::Span(_) => Outcome::OutOfRange,
         KeyError::TooMany { .. } => Outcome::TooMany,
         KeyError::Keystore(_)
+        | KeyError::Index(_)
         | KeyError::Crypto(_)
         | KeyError::Blocking(_)
         | KeyError::Clock { .. }

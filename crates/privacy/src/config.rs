@@ -120,6 +120,8 @@ pub struct RetentionConfig {
     pub ad_invite: ConfigDuration,
     /// Of messages from handsets.
     pub inbound: ConfigDuration,
+    /// Of the index.
+    pub index: ConfigDuration,
     /// Submit timeout and skew on top.
     pub submit_margin: ConfigDuration,
 }
@@ -161,13 +163,14 @@ impl PersonConfig {
 
 impl RetentionConfig {
     /// Key in the configuration, class and value of each.
-    const fn classes(&self) -> [(&'static str, &'static str, ConfigDuration); 5] {
+    const fn classes(&self) -> [(&'static str, &'static str, ConfigDuration); 6] {
         [
             ("otp", "otp", self.otp),
             ("transactional", "transactional", self.transactional),
             ("promotional", "promotional", self.promotional),
             ("ad_invite", "ad-invite", self.ad_invite),
             ("inbound", "inbound", self.inbound),
+            ("index", "index", self.index),
         ]
     }
 
@@ -222,6 +225,7 @@ impl Config {
             promotional: self.retention.promotional.get(),
             ad_invite: self.retention.ad_invite.get(),
             inbound: self.retention.inbound.get(),
+            index: self.retention.index.get(),
             submit_margin: self.retention.submit_margin.get(),
             session: self.session.lifetime.get(),
         }
@@ -348,7 +352,7 @@ impl Validate for OwnKeysConfig {
             errors
                 .push(ConfigError::new(at.key("tenants"), problem).fix("name tenants as clients have them"));
         }
-        let fix = "keep to those who must be deleted alone: each has up to 110 keys at a time";
+        let fix = "keep to those who must be deleted alone: each has up to 203 keys at a time";
         errors.require(at, "tenants", names.len() <= MOST_OWNERS, "must name at most 64 tenants", fix);
     }
 }

@@ -8,7 +8,10 @@ use sotto_crypto::CryptoError;
 use sotto_keystore::{KeystoreError, Remedy};
 use sotto_runtime::{grpc::GrpcError, tls::TlsError};
 
-use crate::domain::{approval::ApprovalError, retention::SpanError};
+use crate::{
+    domain::{approval::ApprovalError, retention::SpanError},
+    ports::IndexError,
+};
 
 /// How long a caller waits after a failure of the disk or the audit queue.
 const LATER: Duration = Duration::from_secs(1);
@@ -103,6 +106,9 @@ pub enum KeyError {
     /// So many keys took one another's place that no name is left until the bucket's time is over.
     #[error("the bucket was given too many keys: it has no other until its time is over")]
     Spent,
+    /// The index cannot be read.
+    #[error("the index cannot be read")]
+    Index(#[source] IndexError),
     /// No key could be made.
     #[error("no key could be made")]
     Crypto(#[source] CryptoError),
@@ -121,6 +127,7 @@ impl Classified for KeyError {
             | Self::Approval(_) => ErrorClass::Reject,
             Self::TooMany { retry_after } => ErrorClass::Retry { after: *retry_after },
             Self::Keystore(e) => keystore_class(e),
+            Self::Index(e) => e.class(),
             Self::Clock { .. } | Self::Spent => ErrorClass::Retry { after: LATER },
             Self::Crypto(_) => ErrorClass::Bug,
             Self::Blocking(e) if e.is_cancelled() => ErrorClass::Retry { after: LATER },

@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use sotto_core::{TenantId, Timestamp};
+use futures::future::BoxFuture;
+use sotto_bus::ReadError;
+use sotto_core::{Classified, ErrorClass, TenantId, Timestamp};
+use sotto_proto::IndexDelivery;
 use tokio::time::Instant;
 
 /// The ring of the keystore with the keys that sign receipts of destructions.
@@ -29,6 +32,41 @@ pub struct AuditEntry {
 pub trait AuditTrail: fmt::Debug + Send + Sync {
     /// Takes an act over and never waits; what cannot be told leaves a hole in the numbering, so that the log shows it.
     fn tell(&self, entry: AuditEntry);
+}
+
+/// Why the index cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// There was no connection to the broker yet.
+    #[error("the broker was not reached yet")]
+    Away,
+    /// The broker refuses or does not answer, or has no index.
+    #[error("the broker does not give the index")]
+    Read(#[source] ReadError),
+}
+
+impl Classified for IndexError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            // Also what the broker refuses: the cell has no index until it is set up again.
+            Self::Away | Self::Read(_) => ErrorClass::Retry { after: Duration::from_secs(1) },
+        }
+    }
+}
+
+/// A part of the index.
+#[derive(Debug)]
+pub struct IndexPart {
+    /// Batches with their places, in order. What cannot be read is left out.
+    pub batches: Vec<(u64, Vec<IndexDelivery>)>,
+    /// Where to go on; none: this was the end.
+    pub next: Option<u64>,
+}
+
+/// The index, as it is stored.
+pub trait IndexLog: fmt::Debug + Send + Sync {
+    /// Some of what is stored from a place on: at most 256 batches.
+    fn read(&self, from: u64) -> BoxFuture<'_, Result<IndexPart, IndexError>>;
 }
 
 /// A clock that nobody sets.

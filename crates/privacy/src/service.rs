@@ -11,20 +11,26 @@ use sotto_runtime::{
     telemetry::chain,
     tls::{ClientAuth, Tls},
 };
-use tokio::time::{MissedTickBehavior, interval, interval_at};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval, interval_at},
+};
+use tonic::transport::Server;
 
 use crate::{
     adapters::{
         admin::AdminServer,
         audit::{AuditQueue, Broker, publish},
         grpc::KeyServer,
+        index::StoredIndex,
         receipts,
+        subjects::SubjectServer,
     },
     app::{Deps, Keys},
     config::{Config, DEFAULT_TOML, KeystoreConfig},
     error::PrivacyError,
     metrics::PrivacyMetrics,
-    ports::{AuditTrail, Monotonic, SteadyClock},
+    ports::{AuditTrail, IndexLog, Monotonic, SteadyClock},
 };
 
 /// The keystore's slot: a file of another service does not open as ours.
@@ -64,12 +70,13 @@ pub async fn run(config: Config, context: Context, steady: Arc<dyn SteadyClock>)
         clock: Arc::clone(&context.clock),
         metrics: context.metrics.clone(),
     };
+    let (reached, bus) = watch::channel(None);
     // It ends after everything else: when the last that tells acts is gone.
-    context.tasks.spawn_critical("audit", publish(broker, records, context.stop.clone()));
-    serve(config, context, steady, Arc::new(audit)).await
+    context.tasks.spawn_critical("audit", publish(broker, records, reached, context.stop.clone()));
+    serve(config, context, steady, Arc::new(audit), Arc::new(StoredIndex::new(bus))).await
 }
 
-/// Serves until a stop is asked for; acts are told to `audit`.
+/// Serves until a stop is asked for; acts are told to `audit`, look-ups read `index`.
 ///
 /// # Errors
 /// When the keys cannot be opened, what is due cannot be destroyed, or the address cannot be served.
@@ -78,6 +85,7 @@ pub async fn serve(
     context: Context,
     steady: Arc<dyn SteadyClock>,
     audit: Arc<dyn AuditTrail>,
+    index: Arc<dyn IndexLog>,
 ) -> Result<(), PrivacyError> {
     let opened = context.ready.condition("keystore");
     let destroying = context.ready.condition("destruction");
@@ -98,6 +106,7 @@ pub async fn serve(
         people: config.people(),
         keys: buckets,
         receipts,
+        index,
         clock: Arc::clone(&context.clock),
         steady,
         audit,
@@ -120,7 +129,9 @@ pub async fn serve(
     context.tasks.spawn_critical("minute report", report_each_minute(keys.clone(), context.stop.clone()));
     listening.set(true);
     let (service, admin) = (KeyServer::service(keys.clone()), AdminServer::service(keys.clone()));
-    let served = server.serve(&context.stop, |server| server.add_service(service).add_service(admin)).await;
+    let subjects = SubjectServer::service(keys.clone());
+    let add = |server: &mut Server| server.add_service(service).add_service(admin).add_service(subjects);
+    let served = server.serve(&context.stop, add).await;
     keys.report();
     served.map_err(PrivacyError::Serve)
 }

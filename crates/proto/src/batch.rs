@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use prost::Message;
 use sotto_core::{
     inbound::{Inbound, InboundWrap},
+    index::{IndexEntry, IndexKey},
     work::{KeyWrap, WorkItem},
 };
 
@@ -125,6 +126,47 @@ impl Batch for wire::InboundBatch {
     fn item_size(item: &InboundDelivery) -> usize {
         // With a wrap of its own.
         item.item.envelope.0.len() + 512
+    }
+}
+
+/// An entry of the index and the key that sealed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexDelivery {
+    /// The entry.
+    pub entry: IndexEntry,
+    /// The key of its envelope.
+    pub key: Arc<IndexKey>,
+}
+
+impl Batch for wire::IndexBatch {
+    type Item = IndexDelivery;
+
+    fn from_items(items: &[IndexDelivery]) -> Self {
+        let mut groups: Vec<wire::IndexGroup> = Vec::new();
+        for IndexDelivery { entry, key } in items {
+            let entry = wire::IndexEntry::from(entry);
+            match groups.iter_mut().find(|group| group.key_id.as_ref() == key.key_id) {
+                Some(group) => group.entries.push(entry),
+                None => groups.push(wire::IndexGroup { entries: vec![entry], ..key.as_ref().into() }),
+            }
+        }
+        Self { groups }
+    }
+
+    fn into_items(self) -> Vec<Result<IndexDelivery, WireError>> {
+        let of_group = |mut group: wire::IndexGroup| {
+            let entries = std::mem::take(&mut group.entries);
+            let key = IndexKey::try_from(group).map(Arc::new);
+            entries.into_iter().map(move |entry| {
+                Ok(IndexDelivery { entry: IndexEntry::try_from(entry)?, key: key.clone()? })
+            })
+        };
+        self.groups.into_iter().flat_map(of_group).collect()
+    }
+
+    fn item_size(item: &IndexDelivery) -> usize {
+        // With a key of its own.
+        item.entry.envelope.0.len() + 192
     }
 }
 

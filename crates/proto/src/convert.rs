@@ -3,6 +3,7 @@
 mod event;
 mod facts;
 mod inbound;
+mod index;
 mod work;
 
 pub use event::LogEvent;

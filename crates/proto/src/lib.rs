@@ -7,7 +7,7 @@ mod closed;
 mod convert;
 mod redacted;
 
-pub use batch::{Batch, InboundDelivery, WorkDelivery};
+pub use batch::{Batch, InboundDelivery, IndexDelivery, WorkDelivery};
 pub use closed::{ClosedCodec, NotInSchema, decode_closed};
 pub use convert::{LogEvent, WireError, from_wire_time, to_wire_time};
 

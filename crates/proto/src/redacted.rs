@@ -4,10 +4,12 @@ use std::fmt;
 
 use crate::{
     identity::v1::{CreateClientResponse, RedeemInvitationRequest, RedeemInvitationResponse},
-    message::v1::{OutboundMessage, SendRequest, SendStreamRequest, Submission},
+    message::v1::{FindMessagesRequest, OutboundMessage, SendRequest, SendStreamRequest, Submission},
     ops::v1::TestMessage,
     pipeline::v1::{InboundContent, SealedContent},
-    privacy::v1::{CreateInboundKeyResponse, CreateSessionKeyResponse, UnwrappedKey, unwrapped_key},
+    privacy::v1::{
+        BucketPseudonym, CreateInboundKeyResponse, CreateSessionKeyResponse, UnwrappedKey, unwrapped_key,
+    },
 };
 
 impl fmt::Debug for OutboundMessage {
@@ -35,6 +37,18 @@ impl fmt::Debug for SendStreamRequest {
 impl fmt::Debug for Submission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Submission").field("messages", &self.messages).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for FindMessagesRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FindMessagesRequest([REDACTED])")
+    }
+}
+
+impl fmt::Debug for BucketPseudonym {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BucketPseudonym").field("bucket", &self.bucket).finish_non_exhaustive()
     }
 }
 

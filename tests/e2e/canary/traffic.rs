@@ -8,8 +8,8 @@ use prost::Message as _;
 use serde_json::json;
 use sotto_core::{Clock as _, SystemClock};
 use sotto_proto::message::v1::{
-    CancelMessageRequest, MessageClass, OutboundMessage, SendRequest, SendStreamRequest, Submission,
-    SubmitRequest, SubmitResponse, submit_request::Form, submit_response::Result as Outcome,
+    CancelMessageRequest, FindMessagesRequest, MessageClass, OutboundMessage, SendRequest, SendStreamRequest,
+    Submission, SubmitRequest, SubmitResponse, submit_request::Form, submit_response::Result as Outcome,
 };
 use sotto_testkit::eventually;
 use tonic::Request;
@@ -126,12 +126,25 @@ pub(super) async fn pass_every_feature(cell: &Cell, look: impl AsyncFn()) {
     assert_eq!(told["balanced"], true, "{told}");
     assert!(told["in_flight"].as_u64() > Some(0), "some are in doubt: {told}");
     cell.run(["message", "list", "--client", "zanzibar", "--limit", "1000"]).await;
+    found_by_number(cell).await;
     cell.redis(&["FLUSHALL"]).await;
     cell.run(["rebuild"]).await;
     for command in
         [&["quarantine", "list"] as &[&str], &["carriers"], &["client", "list"], &["audit", "verify"]]
     {
         cell.run(command).await;
+    }
+}
+
+/// Looked up by its number, which privacy must not see.
+async fn found_by_number(cell: &Cell) {
+    let officer = ["--tenant", "zanzibar", "--scope", "subject:read"];
+    cell.run(["client", "create", "--name", "officer"].into_iter().chain(officer)).await;
+    let token = cell.token_for("officer", "subject:read").await;
+    for number in NUMBERS {
+        let request = FindMessagesRequest { number: format!("+84{number}"), page_token: String::new() };
+        let found = cell.messages().find_messages(with_token(request, &token)).await.unwrap();
+        assert!(!found.into_inner().messages.is_empty());
     }
 }
 

@@ -7,7 +7,7 @@ use sotto_core::{AccountId, Classified, ErrorClass};
 
 use super::{
     Topology, TopologyError,
-    expand::{ConsumerSpec, StreamSpec},
+    expand::{ConsumerSpec, StreamSpec, stream_name},
     settings,
 };
 use crate::{Bus, api::ApiError};
@@ -69,6 +69,9 @@ pub struct Applied {
     pub created: Vec<String>,
     /// Those whose settings were changed.
     pub updated: Vec<String>,
+    /// Streams that may be missing and still are: the broker has the permissions or the room of the list before until it is started
+    /// with a configuration of this one.
+    pub missing: Vec<String>,
     /// Consumers on the broker that the list does not have, for example of an account that was removed. They are left
     /// alone: their messages would be stranded.
     pub stale: Vec<String>,
@@ -79,27 +82,18 @@ pub async fn apply(bus: &Bus, topology: &Topology, accounts: &[AccountId]) -> Re
     let mut applied = Applied::default();
     let streams = topology.streams(bus.cell());
     let consumers = topology.consumers(bus.cell(), accounts)?;
-    for spec in &streams {
-        let wanted = settings::stream(spec);
-        match stream_settings(bus, &spec.name).await? {
-            None => {
-                let what = format!("create stream {}", spec.name);
-                call(bus, what, &format!("STREAM.CREATE.{}", spec.name), &wanted).await?;
-                applied.created.push(spec.name.clone());
+    for (stream, spec) in topology.streams.iter().zip(&streams) {
+        match apply_stream(bus, spec, &mut applied).await {
+            Err(error) if stream.may_be_missing && is_of_before(&error) => {
+                applied.missing.push(spec.name.clone());
             }
-            Some(found) if !settings::differences(&wanted, &found).is_empty() => {
-                let what = format!("update stream {}", spec.name);
-                call(bus, what, &format!("STREAM.UPDATE.{}", spec.name), &wanted).await?;
-                applied.updated.push(spec.name.clone());
-            }
-            Some(_) => {}
+            done => done?,
         }
-        verify_stream(bus, spec).await?;
     }
     for spec in &consumers {
         apply_consumer(bus, spec, &mut applied).await?;
     }
-    for spec in &streams {
+    for spec in streams.iter().filter(|spec| !applied.missing.contains(&spec.name)) {
         for name in consumer_names(bus, &spec.name).await? {
             if !consumers.iter().any(|consumer| consumer.stream == spec.name && consumer.name == name) {
                 applied.stale.push(format!("{}/{name}", spec.name));
@@ -107,6 +101,32 @@ pub async fn apply(bus: &Bus, topology: &Topology, accounts: &[AccountId]) -> Re
         }
     }
     Ok(applied)
+}
+
+async fn apply_stream(bus: &Bus, spec: &StreamSpec, applied: &mut Applied) -> Result<(), SetupError> {
+    let wanted = settings::stream(spec);
+    match stream_settings(bus, &spec.name).await? {
+        None => {
+            let what = format!("create stream {}", spec.name);
+            call(bus, what, &format!("STREAM.CREATE.{}", spec.name), &wanted).await?;
+            applied.created.push(spec.name.clone());
+        }
+        Some(found) if !settings::differences(&wanted, &found).is_empty() => {
+            let what = format!("update stream {}", spec.name);
+            call(bus, what, &format!("STREAM.UPDATE.{}", spec.name), &wanted).await?;
+            applied.updated.push(spec.name.clone());
+        }
+        Some(_) => {}
+    }
+    verify_stream(bus, spec).await
+}
+
+/// Whether the broker's configuration is of a list that does not have the stream: no permission, or no room.
+fn is_of_before(error: &SetupError) -> bool {
+    match error {
+        SetupError::Api { source, .. } => source.is_not_allowed() || source.is_no_room(),
+        SetupError::Topology(_) | SetupError::Drift { .. } | SetupError::AckWait { .. } => false,
+    }
 }
 
 async fn apply_consumer(bus: &Bus, spec: &ConsumerSpec, applied: &mut Applied) -> Result<(), SetupError> {
@@ -135,6 +155,10 @@ pub async fn verify(bus: &Bus, accounts: &[AccountId]) -> Result<(), SetupError>
     let service = bus.service();
     let topology = bus.topology();
     for stream in topology.used_by(service) {
+        if stream.may_be_missing && !is_there(bus, &stream.name).await? {
+            tracing::warn!(stream = stream.name, "the cell has no such stream yet: sotto provision makes it");
+            continue;
+        }
         verify_stream(bus, &topology.stream_spec(stream, bus.cell())).await?;
     }
     for spec in topology.consumers(bus.cell(), accounts)? {
@@ -143,6 +167,16 @@ pub async fn verify(bus: &Bus, accounts: &[AccountId]) -> Result<(), SetupError>
         }
     }
     Ok(())
+}
+
+/// Whether the broker has this stream of the list, and this service may use it. For streams that may be missing.
+pub async fn is_there(bus: &Bus, stream: &str) -> Result<bool, SetupError> {
+    match stream_settings(bus, &stream_name(&bus.cell().id, stream)).await {
+        Ok(found) => Ok(found.is_some()),
+        // The broker's permissions are of the list before.
+        Err(SetupError::Api { source, .. }) if source.is_not_allowed() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Refuses a consumer that would deliver a message again while its handler may still work on it.

@@ -145,12 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn privacy_may_tell_audit_and_quarantine_and_nothing_else() {
+    fn privacy_may_tell_audit_and_quarantine_and_read_the_index_and_nothing_else() {
         assert_eq!(
             of(Service::Privacy),
             Permissions {
                 publish: [
+                    "$JS.API.DIRECT.GET.VN_INDEX",
                     "$JS.API.STREAM.INFO.VN_AUDIT",
+                    "$JS.API.STREAM.INFO.VN_INDEX",
                     "$JS.API.STREAM.INFO.VN_QUARANTINE",
                     "sotto.v1.vn.audit.privacy.*",
                     "sotto.v1.vn.quarantine.*",

@@ -67,6 +67,12 @@ pub struct ClusterOptions {
     pub key_file: PathBuf,
 }
 
+/// How lines begin that are found again.
+const ROOM: &str = "  max_file_store: ";
+const NAME: &str = "      # ";
+const USER: &str = "      { nkey: \"";
+const USER_END: &str = "      } }";
+
 /// What the configuration needs to know beyond the list of streams.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
@@ -100,8 +106,6 @@ pub fn nats_server_conf(topology: &Topology, options: &ServerOptions) -> String 
 
 fn write_conf(out: &mut String, topology: &Topology, options: &ServerOptions) -> std::fmt::Result {
     let path = |path: &PathBuf| quoted(&path.display().to_string());
-    // The broker reserves what streams may grow to and refuses a stream beyond it.
-    let reserved: i64 = topology.streams.iter().map(|stream| stream.max_bytes).sum();
     writeln!(out, "# Generated from deploy/streams.toml for cell {}. Do not edit.", options.cell.id)?;
     writeln!(out, "server_name: {}", quoted(&options.server_name))?;
     writeln!(out, "listen: {}", quoted(&options.listen))?;
@@ -129,7 +133,7 @@ fn write_conf(out: &mut String, topology: &Topology, options: &ServerOptions) ->
     writeln!(out, "  # INV-1: an acknowledged message is on disk, not in a page cache.")?;
     writeln!(out, "  sync_interval: always")?;
     writeln!(out, "  max_memory_store: 0")?;
-    writeln!(out, "  max_file_store: {reserved}")?;
+    writeln!(out, "{}", room(topology))?;
     writeln!(out, "}}")?;
     if let Some(cluster) = &options.cluster {
         write_cluster(out, &options.cell.id, cluster)?;
@@ -168,6 +172,47 @@ fn write_conf(out: &mut String, topology: &Topology, options: &ServerOptions) ->
     writeln!(out, "}}")
 }
 
+/// The line that says how much streams may take. The broker reserves what they may grow to and refuses a stream beyond it.
+fn room(topology: &Topology) -> String {
+    let reserved: i64 = topology.streams.iter().map(|stream| stream.max_bytes).sum();
+    format!("{ROOM}{reserved}")
+}
+
+/// The text that [`nats_server_conf`] wrote, with the room and the permissions of this list: what a cell that was made with another one
+/// lacks. All else stays as it is: names, addresses, nkeys.
+pub fn renewed_server_conf(topology: &Topology, cell: &Cell, conf: &str) -> String {
+    let mut renewed = String::with_capacity(conf.len());
+    let mut lines = conf.lines();
+    let mut service: Option<Service> = None;
+    while let Some(line) = lines.next() {
+        let key = line.strip_prefix(USER).and_then(|rest| rest.split('"').next());
+        match (service, key) {
+            (Some(service), Some(key)) => {
+                // Writing to a String cannot fail.
+                let _written =
+                    write_user(&mut renewed, service.name(), key, &permissions(topology, service, cell));
+                lines.by_ref().find(|line| *line == USER_END);
+            }
+            // Written again with the user.
+            (_, None) if service_of(line).is_some() => {}
+            _ if line.starts_with(ROOM) => push(&mut renewed, &room(topology)),
+            _ => push(&mut renewed, line),
+        }
+        service = service_of(line);
+    }
+    renewed
+}
+
+fn push(out: &mut String, line: &str) {
+    out.push_str(line);
+    out.push('\n');
+}
+
+/// The service that a comment before a user names.
+fn service_of(line: &str) -> Option<Service> {
+    Service::ALL.into_iter().find(|service| line.strip_prefix(NAME) == Some(service.name()))
+}
+
 fn write_cluster(out: &mut String, cell: &CellId, cluster: &ClusterOptions) -> std::fmt::Result {
     let path = |path: &PathBuf| quoted(&path.display().to_string());
     writeln!(out, "cluster {{")?;
@@ -192,8 +237,8 @@ fn write_cluster(out: &mut String, cell: &CellId, cluster: &ClusterOptions) -> s
 }
 
 fn write_user(out: &mut String, name: &str, key: &str, allowed: &Permissions) -> std::fmt::Result {
-    writeln!(out, "      # {name}")?;
-    writeln!(out, "      {{ nkey: {}, permissions: {{", quoted(key))?;
+    writeln!(out, "{NAME}{name}")?;
+    writeln!(out, "{USER}{key}\", permissions: {{")?;
     for (verb, subjects) in [("publish", &allowed.publish), ("subscribe", &allowed.subscribe)] {
         writeln!(out, "        {verb}: {{ allow: [")?;
         for subject in subjects {
@@ -201,7 +246,7 @@ fn write_user(out: &mut String, name: &str, key: &str, allowed: &Permissions) ->
         }
         writeln!(out, "        ] }}")?;
     }
-    writeln!(out, "      }} }}")
+    writeln!(out, "{USER_END}")
 }
 
 /// A string of the configuration language: quoted, so that `$` starts no variable.
@@ -217,10 +262,8 @@ mod tests {
 
     use super::*;
 
-    /// The example in `deploy/nats` is what people read; it must be what is generated.
-    #[test]
-    fn the_example_is_what_is_generated() {
-        let options = ServerOptions {
+    fn options() -> ServerOptions {
+        ServerOptions {
             cell: Cell {
                 id: "vn".parse().unwrap(),
                 shards: Shards::new(NonZeroU16::new(4).unwrap()),
@@ -237,8 +280,13 @@ mod tests {
                 .iter()
                 .map(|service| (*service, vec![format!("<public nkey of {service}>")]))
                 .collect(),
-        };
-        let text = nats_server_conf(&Topology::embedded().unwrap(), &options);
+        }
+    }
+
+    /// The example in `deploy/nats` is what people read; it must be what is generated.
+    #[test]
+    fn the_example_is_what_is_generated() {
+        let text = nats_server_conf(&Topology::embedded().unwrap(), &options());
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/nats/nats-server.example.conf");
         let committed = fs::read_to_string(path).unwrap_or_default();
         if committed != text {
@@ -246,5 +294,20 @@ mod tests {
             fs::write(made, &text).unwrap();
             panic!("deploy/nats/nats-server.example.conf is stale; the new one is {made}");
         }
+    }
+
+    #[test]
+    fn what_was_made_with_another_list_is_renewed_and_nothing_else_changes() {
+        let topology = Topology::embedded().unwrap();
+        let mut before = topology.clone();
+        before.streams.retain(|stream| stream.name != "INDEX");
+        let old = nats_server_conf(&before, &options());
+        let new = nats_server_conf(&topology, &options());
+        assert!(!old.contains("INDEX") && new.contains("INDEX"));
+        let cell = options().cell;
+        assert_eq!(renewed_server_conf(&topology, &cell, &old), new);
+        assert_eq!(renewed_server_conf(&topology, &cell, &new), new);
+        let more = format!("{old}http: \"127.0.0.1:8222\"\n");
+        assert_eq!(renewed_server_conf(&topology, &cell, &more), format!("{new}http: \"127.0.0.1:8222\"\n"));
     }
 }

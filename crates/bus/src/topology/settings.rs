@@ -18,7 +18,7 @@ pub(crate) fn stream(spec: &StreamSpec) -> Value {
     // A full stream refuses; it never drops what was acknowledged. A register drops what is outdated.
     let (retention, discard, each) = match spec.retention {
         Retention::WorkQueue => ("workqueue", "new", spec.max_messages_per_subject),
-        Retention::Limits => ("limits", "new", spec.max_messages_per_subject),
+        Retention::Limits | Retention::Aged => ("limits", "new", spec.max_messages_per_subject),
         Retention::Latest => ("limits", "old", Some(1)),
     };
     json!({

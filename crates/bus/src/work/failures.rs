@@ -31,7 +31,7 @@ impl Failures {
         let seen = self.0.get(&key).copied().unwrap_or_default();
         match retention {
             Retention::WorkQueue => delivered.saturating_sub(1).saturating_sub(seen.innocent),
-            Retention::Limits | Retention::Latest => seen.panics,
+            Retention::Limits | Retention::Aged | Retention::Latest => seen.panics,
         }
     }
 

@@ -174,10 +174,10 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
                 self.settle(&claim, batch, why).await;
             }
             Retention::WorkQueue if !one && failed >= PATIENCE => self.take_apart(&claim, batch).await,
-            Retention::Limits | Retention::Latest if failed >= PATIENCE => {
+            Retention::Limits | Retention::Aged | Retention::Latest if failed >= PATIENCE => {
                 self.one_by_one(&claim, batch).await
             }
-            Retention::WorkQueue | Retention::Limits | Retention::Latest => {
+            Retention::WorkQueue | Retention::Limits | Retention::Aged | Retention::Latest => {
                 self.all_at_once(&claim, batch).await
             }
         }

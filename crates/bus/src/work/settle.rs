@@ -58,7 +58,9 @@ impl<B: Batch, H: Handler<B>> Work<B, H> {
         let all = retries.len() == count;
         match self.retention {
             // Nothing can be published twice in a log: the whole batch comes again, and what is done is known.
-            Retention::Limits | Retention::Latest => self.nak(claim, longest.min(LONGEST_NAK)).await,
+            Retention::Limits | Retention::Aged | Retention::Latest => {
+                self.nak(claim, longest.min(LONGEST_NAK)).await
+            }
             Retention::WorkQueue if all && longest <= LONGEST_NAK && claim.message.meta.delivered <= NAKS => {
                 self.nak(claim, longest).await;
             }

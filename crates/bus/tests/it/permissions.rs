@@ -8,7 +8,7 @@ use crate::cell::{BOUND, Raw, TestCell, vn};
 
 /// Who publishes what, written down once more by hand; besides, each service its own acts.
 const MAY_PUBLISH: &[(Service, &[&str])] = &[
-    (Service::Ingress, &["accepted", "scheduled", "event", "quarantine"]),
+    (Service::Ingress, &["accepted", "scheduled", "event", "index", "quarantine"]),
     (Service::Routing, &["retry", "waiting", "event", "quarantine"]),
     (Service::Carrier, &["retry", "waiting", "event", "inbound", "lease", "control", "quarantine"]),
     (Service::Identity, &["quarantine"]),
@@ -22,10 +22,22 @@ const MAY_PUBLISH: &[(Service, &[&str])] = &[
 const MAY_READ: &[(Service, &[&str])] = &[
     (Service::Ingress, &["INTAKE", "SCHEDULED", "EVENTS", "CONTROL"]),
     (Service::Carrier, &["INTAKE", "WAITING", "EVENTS", "LEASES", "CONTROL"]),
+    (Service::Privacy, &["INDEX"]),
     (Service::Audit, &["EVENTS", "AUDIT"]),
     (
         Service::Operator,
-        &["INTAKE", "SCHEDULED", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "CONTROL", "QUARANTINE"],
+        &[
+            "INTAKE",
+            "SCHEDULED",
+            "WAITING",
+            "EVENTS",
+            "INBOUND",
+            "INDEX",
+            "AUDIT",
+            "LEASES",
+            "CONTROL",
+            "QUARANTINE",
+        ],
     ),
 ];
 const MAY_PULL: &[(Service, &[(&str, &str)])] = &[
@@ -45,13 +57,24 @@ const BUSINESS: &[(&str, &str)] = &[
     ("waiting", "waiting.mobi.otp"),
     ("event", "event.1"),
     ("inbound", "inbound.acme"),
+    ("index", "index.1"),
     ("lease", "lease.mobi.bind-1"),
     ("control", "control.stop-tenant.acme"),
     ("quarantine", "quarantine.accepted"),
 ];
 
-const STREAMS: &[&str] =
-    &["INTAKE", "SCHEDULED", "WAITING", "EVENTS", "INBOUND", "AUDIT", "LEASES", "CONTROL", "QUARANTINE"];
+const STREAMS: &[&str] = &[
+    "INTAKE",
+    "SCHEDULED",
+    "WAITING",
+    "EVENTS",
+    "INBOUND",
+    "INDEX",
+    "AUDIT",
+    "LEASES",
+    "CONTROL",
+    "QUARANTINE",
+];
 
 /// Subjects that nobody who asks or answers may publish to, or listen to: the cell's own, and the broker's.
 pub(crate) fn inside() -> impl Iterator<Item = String> {
@@ -104,6 +127,7 @@ fn publish_matrix(service: Service) -> Vec<(String, bool)> {
         "WAITING" => vec!["waiting"],
         "EVENTS" => vec!["event"],
         "INBOUND" => vec!["inbound"],
+        "INDEX" => vec!["index"],
         "LEASES" => vec!["lease"],
         "CONTROL" => vec!["control"],
         _ => vec!["quarantine"],

@@ -110,6 +110,7 @@ pub(crate) fn prepare(
         return Err(CliError::new(format!("the cell in {} was made for one machine", dir.root().display()))
             .fix("give --cell a folder of its own for containers"));
     }
+    init::services::renew_brokers(dir, &cell)?;
     let folder = std::path::absolute(folder).map_err(at(folder))?;
     for share in shares(cell.replicas) {
         hand_out(dir, &share, &folder.join(&share.process))?;

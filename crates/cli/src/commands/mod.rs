@@ -20,6 +20,7 @@ pub(crate) mod rebuild;
 pub(crate) mod retention;
 pub(crate) mod send;
 pub(crate) mod simulator;
+pub(crate) mod subject;
 pub(crate) mod top;
 pub(crate) mod watch;
 

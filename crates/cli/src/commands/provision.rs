@@ -27,18 +27,25 @@ pub(crate) async fn provision(
 ) -> Result<(), CliError> {
     let cell = dir.open()?;
     let carriers = read_carriers(&carriers.unwrap_or_else(|| dir.path(CARRIERS)))?;
-    streams(dir, &cell, &dir.running()?.nats, &carriers).await?;
-    output.json(&serde_json::json!({ "accounts": carriers.accounts.len() }))?;
+    let missing = streams(dir, &cell, &dir.running()?.nats, &carriers).await?;
+    output.json(&serde_json::json!({ "accounts": carriers.accounts.len(), "missing": missing }))?;
+    for stream in &missing {
+        output.line(format!(
+            "{stream} is not there: the broker's configuration is of a version before. Start the cell anew (sotto up; in containers \
+             first sotto init --containers, then each broker), then set up the streams again"
+        ))?;
+    }
     output.line(format!("the streams are set up for {} carrier account(s)", carriers.accounts.len()))
 }
 
-/// Creates the streams and consumers, or brings them up to date.
+/// Creates the streams and consumers, or brings them up to date. Returns the streams that the broker cannot have before it is
+/// started with a configuration of this version.
 pub(crate) async fn streams(
     dir: &CellDir,
     cell: &CellFile,
     nats: &str,
     carriers: &CarriersFile,
-) -> Result<(), CliError> {
+) -> Result<Vec<String>, CliError> {
     let failed = |error: &dyn std::error::Error| {
         CliError::caused_by("the broker's streams could not be set up", error)
     };
@@ -47,13 +54,18 @@ pub(crate) async fn streams(
     let topology = topology.with_ack_waits(carriers.redeliveries());
     let bus = connect(dir, cell, nats, Service::Provisioner).await?;
     let until = Instant::now() + ELECTION;
-    while let Err(error) = apply(&bus, &topology, &accounts).await {
-        let passes = matches!(error.class(), ErrorClass::Retry { .. });
-        if !passes || Instant::now() >= until {
-            return Err(failed(&error));
+    let applied = loop {
+        match apply(&bus, &topology, &accounts).await {
+            Ok(applied) => break applied,
+            Err(error) => {
+                let passes = matches!(error.class(), ErrorClass::Retry { .. });
+                if !passes || Instant::now() >= until {
+                    return Err(failed(&error));
+                }
+            }
         }
         tokio::time::sleep(LOOK).await;
-    }
+    };
     bus.close(END).await;
-    Ok(())
+    Ok(applied.missing)
 }

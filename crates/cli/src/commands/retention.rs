@@ -95,7 +95,7 @@ async fn plan(dir: &CellDir, now: Timestamp, output: &Output) -> Result<(), CliE
             (Some(seconds), _) => format!("{seconds} s"),
             (None, Retention::WorkQueue) => "until it is done".to_owned(),
             (None, Retention::Latest) => "the latest word on each".to_owned(),
-            (None, Retention::Limits) => "for ever: nothing trims it".to_owned(),
+            (None, Retention::Limits | Retention::Aged) => "for ever: nothing trims it".to_owned(),
         };
         output.json(&serde_json::json!({ "what": "stream", "stream": stream.name, "kept": kept }))?;
         output.line(format!("stream {:12} {kept}", stream.name))?;

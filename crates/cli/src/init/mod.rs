@@ -9,7 +9,7 @@ pub(crate) mod hsm;
 pub(crate) mod keys;
 pub(crate) mod pki;
 mod redis;
-mod services;
+pub(crate) mod services;
 
 use std::fmt::Write as _;
 

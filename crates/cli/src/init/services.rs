@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use sotto_bus::{
     Service, Topology,
-    topology::{CLIENTS_FILE, Cell, ClusterOptions, ServerOptions, nats_clients_conf, nats_server_conf},
+    topology::{
+        CLIENTS_FILE, Cell, ClusterOptions, ServerOptions, nats_clients_conf, nats_server_conf,
+        renewed_server_conf,
+    },
 };
 
 use sotto_core::{CellId, Replicas};
@@ -13,8 +16,9 @@ use sotto_core::{CellId, Replicas};
 use super::{NewCell, TOKEN_PORT, addresses, files, pki, redis};
 use crate::{
     CliError,
-    cell::{Broker, CARRIERS, CellDir, Layout, SERVICES},
+    cell::{Broker, CARRIERS, CellDir, CellFile, Layout, SERVICES},
     commands::audit::LOG_DIR,
+    error::at,
     up::simulator_carriers,
 };
 
@@ -117,6 +121,25 @@ fn brokers(dir: &CellDir, new: &NewCell, users: &BTreeMap<String, Vec<String>>) 
         files::public(&dir.path(broker.conf()), conf.as_bytes())?;
     }
     Ok(())
+}
+
+/// Gives the brokers of a cell that is there the permissions and the room that this version needs; they read them when they start.
+/// Returns whether anything was changed.
+pub(crate) fn renew_brokers(dir: &CellDir, cell: &CellFile) -> Result<bool, CliError> {
+    let topology = Topology::embedded()
+        .map_err(|error| CliError::caused_by("the list of streams cannot be read", &error))?;
+    let of = Cell { id: cell.id.clone(), shards: cell.shards, replicas: cell.replicas };
+    let mut changed = false;
+    for broker in Broker::all(cell.replicas) {
+        let path = dir.path(broker.conf());
+        let conf = std::fs::read_to_string(&path).map_err(at(&path))?;
+        let renewed = renewed_server_conf(&topology, &of, &conf);
+        if renewed != conf {
+            files::replace(&path, renewed.as_bytes())?;
+            changed = true;
+        }
+    }
+    Ok(changed)
 }
 
 fn broker_options(broker: Broker, new: &NewCell, users: &[(Service, Vec<String>)]) -> ServerOptions {

@@ -36,6 +36,7 @@ use crate::{
     cell::{CellDir, Layout, Running, SERVICES},
     error::at,
     http,
+    init::services::renew_brokers,
 };
 
 /// How long a process may take to become ready.
@@ -81,6 +82,8 @@ pub(crate) async fn up(dir: &CellDir, options: &UpOptions, output: &Output) -> R
         }
     }
     let lock = Lock::take(dir)?;
+    // The brokers are started below.
+    renew_brokers(dir, &cell)?;
     let mut supervisor = Supervisor {
         dir: dir.clone(),
         lock,

@@ -189,7 +189,7 @@ impl Recipes {
                 &self.carriers_file(),
             )?,
         };
-        commands::provision::streams(&self.dir, &self.cell, nats, &carriers).await
+        commands::provision::streams(&self.dir, &self.cell, nats, &carriers).await.map(drop)
     }
 
     pub(super) fn service(&self, service: &str, running: &Running) -> Result<Recipe, CliError> {

@@ -9,6 +9,8 @@ pub enum Scope {
     MessageSend,
     /// Read one's tenant's messages and their events.
     MessageRead,
+    /// Find the messages that a number of one's tenant got: for privacy officers.
+    SubjectRead,
     /// Register and disable clients of every tenant.
     AdminClients,
     /// Read the whole log.
@@ -17,13 +19,15 @@ pub enum Scope {
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::MessageSend, Self::MessageRead, Self::AdminClients, Self::AuditRead];
+    pub const ALL: [Self; 5] =
+        [Self::MessageSend, Self::MessageRead, Self::SubjectRead, Self::AdminClients, Self::AuditRead];
 
     /// The scope as it stands in requests and tokens.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::MessageSend => "message:send",
             Self::MessageRead => "message:read",
+            Self::SubjectRead => "subject:read",
             Self::AdminClients => "admin:clients",
             Self::AuditRead => "audit:read",
         }
@@ -32,7 +36,7 @@ impl Scope {
     /// Whether it reaches beyond one tenant, so that only operators of the cell may have it.
     pub const fn is_for_operators(self) -> bool {
         match self {
-            Self::MessageSend | Self::MessageRead => false,
+            Self::MessageSend | Self::MessageRead | Self::SubjectRead => false,
             Self::AdminClients | Self::AuditRead => true,
         }
     }
@@ -40,7 +44,7 @@ impl Scope {
 
 /// Text that is no scope of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown scope; there are message:send, message:read, admin:clients and audit:read")]
+#[error("unknown scope; there are message:send, message:read, subject:read, admin:clients and audit:read")]
 pub struct UnknownScope;
 
 impl FromStr for Scope {

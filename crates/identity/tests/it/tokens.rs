@@ -344,7 +344,7 @@ async fn metadata_and_keys_are_published() {
             "issuer": ISSUER,
             "token_endpoint": format!("{ISSUER}/oauth2/token"),
             "jwks_uri": format!("{ISSUER}/.well-known/jwks.json"),
-            "scopes_supported": ["message:send", "message:read", "admin:clients", "audit:read"],
+            "scopes_supported": ["message:send", "message:read", "subject:read", "admin:clients", "audit:read"],
             "response_types_supported": [],
             "grant_types_supported": ["client_credentials"],
             "token_endpoint_auth_methods_supported":

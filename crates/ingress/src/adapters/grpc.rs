@@ -1,6 +1,7 @@
 //! The public gRPC service: tokens, scopes, and the translation of requests and answers.
 
 mod door;
+mod find;
 mod list;
 mod load;
 mod ops;
@@ -14,9 +15,9 @@ use std::{str::FromStr as _, sync::Arc, time::Duration};
 use http::{HeaderMap, header::AUTHORIZATION};
 use sotto_core::{MessageClass, MessageId, TenantId, Timestamp};
 use sotto_proto::message::v1::{
-    self as public, CancelMessageRequest, CancelMessageResponse, GetMessageRequest, GetMessageResponse,
-    ListMessagesRequest, ListMessagesResponse, OutboundMessage, SendRequest, SendResponse, SendStreamRequest,
-    WatchEventsRequest,
+    self as public, CancelMessageRequest, CancelMessageResponse, FindMessagesRequest, FindMessagesResponse,
+    GetMessageRequest, GetMessageResponse, ListMessagesRequest, ListMessagesResponse, OutboundMessage,
+    SendRequest, SendResponse, SendStreamRequest, WatchEventsRequest,
     message_service_server::{MessageService, MessageServiceServer},
 };
 use sotto_proto::to_wire_time;
@@ -38,6 +39,7 @@ use crate::{
         cancel::Canceller,
         intake::{Accepted, Intake, Seen, Valid},
         list::Lister,
+        subjects::Finder,
         watch::Source,
     },
     domain::{
@@ -53,6 +55,7 @@ const MAX_REQUEST: usize = 16 * 1024;
 
 pub(super) const SEND: &str = "message:send";
 const READ: &str = "message:read";
+const SUBJECTS: &str = "subject:read";
 
 /// What one process carries.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +89,8 @@ pub struct Acts {
     pub lister: Lister,
     /// Tells what happens to them.
     pub events: Source,
+    /// Finds them by numbers.
+    pub finder: Finder,
 }
 
 /// The public service. Clones share everything.
@@ -309,6 +314,18 @@ impl MessageService for Messages {
         let _under_way = self.0.reads.try_acquire().map_err(|_| refusal::status(&Refusal::Overloaded))?;
         let page = self.0.acts.lister.page(&caller.tenant, &filter, after, size).await;
         page.map(|page| Response::new(list::response(&page, self.now()))).map_err(refusal::unreadable)
+    }
+
+    async fn find_messages(
+        &self,
+        request: Request<FindMessagesRequest>,
+    ) -> Result<Response<FindMessagesResponse>, Status> {
+        let caller = caller(&request)?;
+        let find::Asked { number, from } = find::asked(request.into_inner())?;
+        self.pace_reading(&caller.tenant).map_err(|refused| refusal::status(&refused))?;
+        let _under_way = self.0.reads.try_acquire().map_err(|_| refusal::status(&Refusal::Overloaded))?;
+        let found = self.0.acts.finder.find(&caller, &number, from).await;
+        found.map(|found| Response::new(find::response(found))).map_err(refusal::unsearchable)
     }
 
     async fn cancel_message(

@@ -158,17 +158,17 @@ impl SessionKeys {
     }
 
     /// Asks privacy which buckets ended before their time, and forgets their keys: the next message gets another. Called
-    /// every [`WIPE_EVERY`]; while privacy does not answer, keys seal as long as they may anyway.
+    /// every [`WIPE_EVERY`]; while privacy does not answer, keys seal as long as they may anyway. Returns those buckets.
     ///
     /// # Errors
     /// [`KeyError::Unavailable`], [`KeyError::Refused`].
-    pub async fn forget_ended(&self) -> Result<(), KeyError> {
+    pub async fn forget_ended(&self) -> Result<HashSet<String>, KeyError> {
         let mut client = self.0.client.clone();
         let asking = client.list_ended_buckets(ListEndedBucketsRequest {});
         let answer = match tokio::time::timeout(self.0.timeout, asking).await {
             Ok(Ok(answer)) => answer.into_inner(),
             // One of a version that knows no such question has none either.
-            Ok(Err(status)) if status.code() == Code::Unimplemented => return Ok(()),
+            Ok(Err(status)) if status.code() == Code::Unimplemented => return Ok(HashSet::new()),
             Ok(Err(status)) => return Err(refused(&status)),
             Err(_) => return Err(KeyError::Unavailable),
         };
@@ -178,7 +178,7 @@ impl SessionKeys {
                 lock(&slot.held).retain(|held| !ended.contains(&held.session.wrap.bucket));
             }
         }
-        Ok(())
+        Ok(ended)
     }
 
     fn now(&self) -> Now {

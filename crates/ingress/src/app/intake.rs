@@ -38,7 +38,9 @@ use crate::{
     },
     error::Refusal,
     metrics::IngressMetrics,
-    ports::{Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Records, Session, StoreError},
+    ports::{
+        Claimed, Claims, Found, Gate, Index, KeyError, KeySource, Log, LogError, Records, Session, StoreError,
+    },
 };
 
 /// The ring of the keystore that makes ids and content tags.
@@ -71,6 +73,8 @@ pub struct Deps {
     pub keys: Arc<dyn KeySource>,
     /// The log.
     pub log: Arc<dyn Log>,
+    /// By what numbers are found again.
+    pub index: Arc<dyn Index>,
     /// Uses of idempotency keys.
     pub claims: Arc<dyn Claims>,
     /// Journals.
@@ -364,7 +368,11 @@ impl Intake {
         let facts = facts(tenant, request, id, keyed.as_ref().map(|keyed| keyed.content), times);
         let delivery = self.seal(&facts, request).await?;
         failpoint("ingress.claimed");
-        deps.log.accept(deps.shards.of(&id), delivery).await.map_err(log_refusal)?;
+        let shard = deps.shards.of(&id);
+        // Together, so that the entry costs no wait of its own; and it is stored before anybody hears of the message.
+        let (stored, ()) =
+            tokio::join!(deps.log.accept(shard, delivery), deps.index.enter(shard, &facts, &request.to));
+        stored.map_err(log_refusal)?;
         failpoint("ingress.stored");
         // Whoever hears "accepted" finds the message; without Redis it is written later.
         deps.records.begin(&facts, keyed.map(|keyed| keyed.until)).await;

@@ -207,20 +207,25 @@ fn normal(text: &Sensitive<String>) -> Sensitive<String> {
 fn number(to: &str) -> Result<E164, Violation> {
     E164::parse(to).map_err(|error| Violation {
         field: "message.to",
-        reason: match error {
-            NumberError::Empty => "NUMBER_EMPTY",
-            NumberError::NotInternational => "NUMBER_NOT_INTERNATIONAL",
-            NumberError::NotDigits => "NUMBER_NOT_DIGITS",
-            NumberError::Length => "NUMBER_LENGTH",
-            NumberError::UnknownCountryCode => "NUMBER_UNKNOWN_COUNTRY_CODE",
-            NumberError::NationalPrefix => "NUMBER_NATIONAL_PREFIX",
-            NumberError::OldVietnamese { .. } => "NUMBER_RENUMBERED",
-            NumberError::NotInPlan => "NUMBER_NOT_IN_PLAN",
-            NumberError::NotMobile => "NUMBER_NOT_MOBILE",
-            NumberError::NoCountry => "NUMBER_NO_COUNTRY",
-        },
+        reason: number_reason(error),
         description: error.to_string(),
     })
+}
+
+/// Why a number is refused, for programs.
+pub(crate) const fn number_reason(error: NumberError) -> &'static str {
+    match error {
+        NumberError::Empty => "NUMBER_EMPTY",
+        NumberError::NotInternational => "NUMBER_NOT_INTERNATIONAL",
+        NumberError::NotDigits => "NUMBER_NOT_DIGITS",
+        NumberError::Length => "NUMBER_LENGTH",
+        NumberError::UnknownCountryCode => "NUMBER_UNKNOWN_COUNTRY_CODE",
+        NumberError::NationalPrefix => "NUMBER_NATIONAL_PREFIX",
+        NumberError::OldVietnamese { .. } => "NUMBER_RENUMBERED",
+        NumberError::NotInPlan => "NUMBER_NOT_IN_PLAN",
+        NumberError::NotMobile => "NUMBER_NOT_MOBILE",
+        NumberError::NoCountry => "NUMBER_NO_COUNTRY",
+    }
 }
 
 fn sender(from: &str, caller: &Caller) -> Result<(), Violation> {

@@ -33,9 +33,12 @@ use sotto_proto::{
     message::v1::MessageClass as WireClass,
     pipeline::v1 as pipeline,
     privacy::v1::{
-        CreateInboundKeyRequest, CreateInboundKeyResponse, CreateSessionKeyRequest, CreateSessionKeyResponse,
-        ListEndedBucketsRequest, ListEndedBucketsResponse, SealedKeys, UnwrapKeysRequest, UnwrapKeysResponse,
+        CreateInboundKeyRequest, CreateInboundKeyResponse, CreateIndexKeyRequest, CreateIndexKeyResponse,
+        CreateSessionKeyRequest, CreateSessionKeyResponse, FindSubjectRequest, FindSubjectResponse,
+        ListEndedBucketsRequest, ListEndedBucketsResponse, ListPseudonymKeysRequest,
+        ListPseudonymKeysResponse, SealedKeys, UnwrapKeysRequest, UnwrapKeysResponse,
         key_service_server::{KeyService, KeyServiceServer},
+        subject_service_server::{SubjectService, SubjectServiceServer},
     },
     to_wire_time,
 };
@@ -153,6 +156,11 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) async fn start(pki: &Pki) -> Self {
+        Self::start_with(pki, &Topology::embedded().unwrap()).await
+    }
+
+    /// A cell that was made with this list of streams.
+    pub(crate) async fn start_with(pki: &Pki, list: &Topology) -> Self {
         let mut seeds = BTreeMap::new();
         let mut users = Vec::new();
         for party in Party::ALL {
@@ -174,8 +182,7 @@ impl Broker {
             key_file: key,
             users,
         };
-        let list = Topology::embedded().unwrap();
-        let text = topology::nats_server_conf(&list, &options);
+        let text = topology::nats_server_conf(list, &options);
         // The test's server gets its store folder on the command line, and only once.
         let kept: Vec<_> = text.lines().filter(|line| !line.contains("store_dir")).collect();
         let file = pki.dir().join("nats-server.conf");
@@ -191,7 +198,7 @@ impl Broker {
         let server =
             NatsServer::start(NatsOptions { config_file: Some(file), ..NatsOptions::default() }).await;
         let broker = Self { server, seeds, instances: AtomicU32::new(0) };
-        topology::apply(&broker.bus(pki, Party::Provisioner).await, &list, &[]).await.unwrap();
+        topology::apply(&broker.bus(pki, Party::Provisioner).await, list, &[]).await.unwrap();
         broker
     }
 
@@ -257,7 +264,11 @@ impl Peers {
         let (until, keys) = (stop.clone(), FakePrivacy::default());
         let served = keys.clone();
         tasks.spawn_background("privacy", async move {
-            server.serve(&until, |server| server.add_service(KeyServiceServer::new(served))).await
+            let subjects = SubjectServiceServer::new(served.clone());
+            let add = |server: &mut tonic::transport::Server| {
+                server.add_service(KeyServiceServer::new(served)).add_service(subjects)
+            };
+            server.serve(&until, add).await
         });
         Self { jwks, privacy, keys, stop }
     }
@@ -304,6 +315,43 @@ pub(crate) struct FakePrivacy {
     pub(crate) down: Arc<AtomicBool>,
     /// What ended before its time.
     pub(crate) ended: Arc<Mutex<ListEndedBucketsResponse>>,
+    /// Whether it gives no keys for the index.
+    pub(crate) indexless: Arc<AtomicBool>,
+    /// What it was asked to find, and what it says.
+    pub(crate) asked: Arc<Mutex<Vec<FindSubjectRequest>>>,
+    pub(crate) found: Arc<Mutex<FindSubjectResponse>>,
+}
+
+/// The keys of the fake's index: one seals, the others make pseudonyms.
+pub(crate) const SEALING: [u8; 32] = [3; 32];
+pub(crate) const PSEUDONYMS: [[u8; 32]; 2] = [[4; 32], [5; 32]];
+pub(crate) const INDEX: [&str; 2] = ["index/2027-02-27", "index/2027-02-26"];
+
+fn sealed_for(reply_key: &[u8], keys: &[[u8; 32]]) -> SealedKeys {
+    let sealed = SealingKey::from_bytes(reply_key.try_into().unwrap()).seal_keys(keys).unwrap();
+    SealedKeys {
+        encapsulated_key: bytes::Bytes::copy_from_slice(&sealed.encapsulated_key),
+        ciphertext: sealed.ciphertext.into(),
+    }
+}
+
+#[tonic::async_trait]
+impl SubjectService for FakePrivacy {
+    async fn list_pseudonym_keys(
+        &self,
+        request: Request<ListPseudonymKeysRequest>,
+    ) -> Result<Response<ListPseudonymKeysResponse>, Status> {
+        let sealed = vec![sealed_for(&request.get_ref().reply_key, &PSEUDONYMS)];
+        Ok(Response::new(ListPseudonymKeysResponse { buckets: INDEX.map(str::to_owned).to_vec(), sealed }))
+    }
+
+    async fn find_subject(
+        &self,
+        request: Request<FindSubjectRequest>,
+    ) -> Result<Response<FindSubjectResponse>, Status> {
+        self.asked.lock().unwrap().push(request.into_inner());
+        Ok(Response::new(self.found.lock().unwrap().clone()))
+    }
 }
 
 #[tonic::async_trait]
@@ -353,6 +401,21 @@ impl KeyService for FakePrivacy {
         _: Request<CreateInboundKeyRequest>,
     ) -> Result<Response<CreateInboundKeyResponse>, Status> {
         Err(Status::permission_denied("not for ingress"))
+    }
+
+    async fn create_index_key(
+        &self,
+        request: Request<CreateIndexKeyRequest>,
+    ) -> Result<Response<CreateIndexKeyResponse>, Status> {
+        if self.indexless.load(Ordering::SeqCst) {
+            return Err(Status::unimplemented("of the version before"));
+        }
+        Ok(Response::new(CreateIndexKeyResponse {
+            key_id: bytes::Bytes::from_static(&[9; 16]),
+            bucket: INDEX[0].to_owned(),
+            seal_until: Some(to_wire_time(SystemClock.now().plus(Duration::from_secs(300)))),
+            sealed: Some(sealed_for(&request.get_ref().reply_key, &[SEALING, PSEUDONYMS[0]])),
+        }))
     }
 
     async fn list_ended_buckets(

@@ -5,12 +5,13 @@ use std::{marker::PhantomData, time::Duration};
 use bytes::{Buf as _, BufMut as _, Bytes};
 use prost::Message as _;
 use serde_json::Value;
+use sotto_bus::Topology;
 use sotto_core::{Clock as _, SystemClock};
 use sotto_ingress::service::Ingress;
 use sotto_proto::message::v1::{
-    GetMessageRequest, GetMessageResponse, MessageClass, OutboundMessage, SendRequest, SendResponse,
-    SendStreamRequest, SendStreamResponse, WatchEventsRequest, WatchEventsResponse,
-    message_service_client::MessageServiceClient,
+    FindMessagesRequest, FindMessagesResponse, GetMessageRequest, GetMessageResponse, MessageClass,
+    OutboundMessage, SendRequest, SendResponse, SendStreamRequest, SendStreamResponse, WatchEventsRequest,
+    WatchEventsResponse, message_service_client::MessageServiceClient,
 };
 use sotto_runtime::{Context, Service as _, grpc::channel};
 use sotto_testkit::{Pki, RedisServer, eventually};
@@ -32,14 +33,20 @@ pub(crate) struct World {
     pub(crate) broker: Broker,
     pub(crate) context: Context,
     pub(crate) port: u16,
-    _peers: Peers,
+    pub(crate) peers: Peers,
 }
 
 impl World {
     /// With these lines of configuration on top.
     pub(crate) async fn start(lines: &str) -> Self {
+        Self::start_in(lines, &Topology::embedded().unwrap()).await
+    }
+
+    /// In a cell that was made with this list of streams.
+    pub(crate) async fn start_in(lines: &str, list: &Topology) -> Self {
         let pki = Pki::new();
-        let (redis, broker, peers) = tokio::join!(cell::redis(&pki), Broker::start(&pki), Peers::start(&pki));
+        let broker = Broker::start_with(&pki, list);
+        let (redis, broker, peers) = tokio::join!(cell::redis(&pki), broker, Peers::start(&pki));
         let lines = format!(
             "nats.url = '{}'\nredis.url = '{}'\ntokens.jwks_url = 'https://localhost:{}/jwks'\n\
              privacy.endpoint = 'https://localhost:{}'\n{lines}",
@@ -54,7 +61,7 @@ impl World {
         let all = ["bus", "grpc", "jwks"].map(|name| (name.to_owned(), true)).into();
         eventually(BOUND, "readiness", async || context.ready.conditions() == all).await;
         let port = context.info.addresses()["grpc"].rsplit(':').next().unwrap().parse().unwrap();
-        let world = Self { pki, redis, broker, context, port, _peers: peers };
+        let world = Self { pki, redis, broker, context, port, peers };
         world.rebuilt().await;
         world
     }
@@ -126,6 +133,11 @@ impl Client {
     pub(crate) async fn get(&self, id: &str) -> Result<GetMessageResponse, Status> {
         let request = GetMessageRequest { message_id: id.to_owned() };
         self.stub().get_message(self.request(request)).await.map(tonic::Response::into_inner)
+    }
+
+    pub(crate) async fn find(&self, number: &str, page_token: &str) -> Result<FindMessagesResponse, Status> {
+        let request = FindMessagesRequest { number: number.to_owned(), page_token: page_token.to_owned() };
+        self.stub().find_messages(self.request(request)).await.map(tonic::Response::into_inner)
     }
 
     pub(crate) async fn watch(

@@ -13,6 +13,7 @@ use sotto_bus::Heard;
 use sotto_core::{
     Facts, ManualClock, MessageClass, MessageId, Restored, ShardId, Shards, TenantId, Timestamp,
     delivery::Event,
+    number::E164,
     work::{KeyWrap, Need},
 };
 use sotto_crypto::{
@@ -30,7 +31,8 @@ use sotto_ingress::{
     },
     metrics::IngressMetrics,
     ports::{
-        Claimed, Claims, Found, Gate, KeyError, KeySource, Log, LogError, Marks, Records, Session, StoreError,
+        Claimed, Claims, Found, Gate, Index, KeyError, KeySource, Log, LogError, Marks, Records, Session,
+        StoreError,
     },
 };
 use sotto_keystore::{KeyKind, Keystore as _, SoftKeystore, UnlockSecret};
@@ -117,6 +119,22 @@ impl Log for FakeLog {
                 self.events.lock().unwrap().extend(events);
             }
             heard
+        })
+    }
+}
+
+/// The index: what was entered, when there is a permit; many at the start.
+#[derive(Debug)]
+pub(crate) struct FakeIndex {
+    pub(crate) entered: Mutex<Vec<(MessageId, String)>>,
+    pub(crate) gate: Semaphore,
+}
+
+impl Index for FakeIndex {
+    fn enter<'a>(&'a self, _: ShardId, facts: &'a Facts, number: &'a E164) -> BoxFuture<'a, ()> {
+        Box::pin(async {
+            let _one = self.gate.acquire().await.unwrap();
+            self.entered.lock().unwrap().push((facts.message, number.digits().to_owned()));
         })
     }
 }
@@ -279,6 +297,7 @@ pub(crate) struct World {
     folder: TempDir,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) log: Arc<FakeLog>,
+    pub(crate) index: Arc<FakeIndex>,
     pub(crate) redis: Arc<FakeRedis>,
     pub(crate) keys: Arc<FakeKeys>,
     pub(crate) marks: Arc<FakeMarks>,
@@ -303,6 +322,7 @@ impl World {
                 events: Mutex::default(),
                 gate: Semaphore::new(1_000),
             }),
+            index: Arc::new(FakeIndex { entered: Mutex::default(), gate: Semaphore::new(1_000) }),
             redis: Arc::default(),
             keys: Arc::default(),
             marks: Arc::default(),
@@ -341,6 +361,7 @@ impl World {
             keystore: Arc::new(self.keystore()),
             keys: self.keys.clone(),
             log: self.log.clone(),
+            index: self.index.clone(),
             claims: self.redis.clone(),
             records: self.redis.clone(),
             gate: self.gate.clone(),

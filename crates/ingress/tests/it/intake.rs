@@ -46,6 +46,22 @@ async fn send(world: &World, intake: &Intake, key: &str) -> Result<Accepted, Ref
 }
 
 #[tokio::test]
+async fn a_message_is_accepted_when_it_and_its_entry_in_the_index_are_stored() {
+    let world = World::new();
+    let intake = world.intake();
+    world.index.gate.forget_permits(usize::MAX);
+    let (one, caller) = (intake.clone(), tokens::caller("acme", NOW));
+    let sending = tokio::spawn(async move { one.send(&caller, asked("k"), ()).await });
+    eventually(BOUND, "the message in the log", async || !world.log.ids().is_empty()).await;
+    assert!(!sending.is_finished(), "its entry is not stored yet");
+    world.index.gate.add_permits(1);
+    let accepted = sending.await.unwrap().unwrap();
+    // Once, and not for a repeat that changes nothing.
+    send(&world, &intake, "k").await.unwrap();
+    assert_eq!(*world.index.entered.lock().unwrap(), [(accepted.id, "84912345678".to_owned())]);
+}
+
+#[tokio::test]
 async fn a_repeat_is_told_what_the_first_was_told_and_sends_nothing() {
     let world = World::new();
     let (one, other) = (world.intake(), world.intake());

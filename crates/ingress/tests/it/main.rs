@@ -6,6 +6,7 @@ mod cell;
 mod clients;
 mod config;
 mod fakes;
+mod index;
 mod intake;
 mod keys;
 mod list;

@@ -17,7 +17,10 @@ use sotto_crypto::MacKey;
 use sotto_metrics::Metrics;
 use sotto_proto::pipeline::v1::{AuditBatch, AuditRecord};
 use sotto_runtime::{Stop, config::CellConfig, telemetry::chain};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
 
 use crate::{
     error::PrivacyError,
@@ -110,18 +113,21 @@ pub struct Broker {
     pub metrics: Metrics,
 }
 
-/// Publishes acts until their queue is closed and empty. An absent broker is waited for; keys are served meanwhile.
+/// Publishes acts until their queue is closed and empty. An absent broker is waited for; keys are served meanwhile. When it is
+/// reached, `reached` tells it to who reads the index.
 ///
 /// # Errors
 /// When the broker can never be used as configured.
 pub async fn publish(
     broker: Broker,
     mut records: mpsc::Receiver<AuditRecord>,
+    reached: watch::Sender<Option<Bus>>,
     stop: Stop,
 ) -> Result<(), PrivacyError> {
     let publishing = async {
         let bus = connect(&broker).await?;
         broker.metrics.take_in(bus.metrics());
+        reached.send_replace(Some(bus.clone()));
         let publisher = Publisher::<AuditBatch>::new(&bus, PublisherConfig::default());
         let mut batch = Vec::new();
         while records.recv_many(&mut batch, AT_A_TIME).await > 0 {

@@ -13,9 +13,9 @@ use sotto_proto::{
     message::v1 as message,
     pipeline::v1 as pipeline,
     privacy::v1::{
-        CreateInboundKeyRequest, CreateInboundKeyResponse, CreateSessionKeyRequest, CreateSessionKeyResponse,
-        ListEndedBucketsRequest, ListEndedBucketsResponse, SealedKeys, UnwrapKeysRequest, UnwrapKeysResponse,
-        UnwrapRefusal, UnwrappedKey,
+        CreateInboundKeyRequest, CreateInboundKeyResponse, CreateIndexKeyRequest, CreateIndexKeyResponse,
+        CreateSessionKeyRequest, CreateSessionKeyResponse, ListEndedBucketsRequest, ListEndedBucketsResponse,
+        SealedKeys, UnwrapKeysRequest, UnwrapKeysResponse, UnwrapRefusal, UnwrappedKey,
         key_service_server::{KeyService, KeyServiceServer},
         unwrapped_key,
     },
@@ -25,6 +25,7 @@ use sotto_runtime::{grpc::peer_service, telemetry::chain};
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use super::subjects::tenant_of;
 use crate::{
     app::{Ended, Keys, MAX_WRAPS, Opened, Refusal, SessionKey},
     domain::{
@@ -141,6 +142,27 @@ impl KeyService for KeyServer {
         Ok(Response::new(UnwrapKeysResponse { keys, sealed }))
     }
 
+    async fn create_index_key(
+        &self,
+        request: Request<CreateIndexKeyRequest>,
+    ) -> Result<Response<CreateIndexKeyResponse>, Status> {
+        let caller = peer_service(&request)?.name();
+        let CreateIndexKeyRequest { tenant, reply_key } = request.into_inner();
+        let asked = tenant_of(&tenant).and_then(|tenant| Ok((tenant, Reply::needed(&reply_key)?)));
+        let (tenant, reply) = asked.map_err(|error| {
+            self.0.refused_unread(caller, Deed::Make { contents: Contents::Index }, Outcome::Invalid);
+            status(&error)
+        })?;
+        let made = self.0.make_index(caller, tenant).await.map_err(|error| status(&error))?;
+        let sealed = reply.all([&made.sealing, &made.pseudonyms].into_iter());
+        Ok(Response::new(CreateIndexKeyResponse {
+            key_id: made.key.key_id.to_vec().into(),
+            bucket: made.key.bucket,
+            seal_until: Some(to_wire_time(made.seal_until)),
+            sealed: sealed.map_err(|error| status(&error))?,
+        }))
+    }
+
     async fn list_ended_buckets(
         &self,
         request: Request<ListEndedBucketsRequest>,
@@ -153,7 +175,7 @@ impl KeyService for KeyServer {
 
 /// For whom an answer's keys are sealed; nobody: they go in clear.
 #[derive(Clone, Copy)]
-struct Reply(Option<SealingKey>);
+pub(super) struct Reply(Option<SealingKey>);
 
 impl Reply {
     const EXPECTED: &str = "must be an X25519 public key of 32 bytes, or empty";
@@ -167,8 +189,20 @@ impl Reply {
         Ok(Self(Some(SealingKey::from_bytes(key))))
     }
 
+    /// Of a request that had one from its first version on.
+    pub(super) fn needed(key: &[u8]) -> Result<Self, KeyError> {
+        let key = key.try_into().map_err(|_| KeyError::Field {
+            field: REPLY_KEY,
+            problem: "must be an X25519 public key of 32 bytes",
+        })?;
+        Ok(Self(Some(SealingKey::from_bytes(key))))
+    }
+
     /// All of these, sealed.
-    fn all<'a>(self, keys: impl Iterator<Item = &'a AeadKey>) -> Result<Option<SealedKeys>, KeyError> {
+    pub(super) fn all<'a>(
+        self,
+        keys: impl Iterator<Item = &'a AeadKey>,
+    ) -> Result<Option<SealedKeys>, KeyError> {
         let Some(reply) = self.0 else { return Ok(None) };
         let sealed = reply.seal_keys(keys.map(AeadKey::expose)).map_err(|_no_key| Self::WRONG)?;
         Ok(Some(SealedKeys {
@@ -193,10 +227,7 @@ struct Ask {
 
 impl Ask {
     fn read(request: &CreateSessionKeyRequest) -> Result<Self, KeyError> {
-        let tenant = request
-            .tenant
-            .parse()
-            .map_err(|_| KeyError::Field { field: "tenant", problem: "must name a tenant" })?;
+        let tenant = tenant_of(&request.tenant)?;
         let class = message::MessageClass::try_from(request.class)
             .ok()
             .and_then(|class| MessageClass::try_from(class).ok())
@@ -280,6 +311,7 @@ pub(super) fn status(error: &KeyError) -> Status {
         KeyError::Approval(refused) => Status::failed_precondition(refused.to_string()),
         KeyError::TooMany { retry_after } => retry(Code::ResourceExhausted, error, *retry_after),
         KeyError::Keystore(_)
+        | KeyError::Index(_)
         | KeyError::Crypto(_)
         | KeyError::Blocking(_)
         | KeyError::Clock { .. }
@@ -302,7 +334,7 @@ fn span_status(error: SpanError) -> Status {
 
 /// The caller learns nothing of the disk or the code; the log does.
 fn failed(error: &KeyError) -> Status {
-    tracing::error!(error = chain(error), "a session key could not be made or opened");
+    tracing::error!(error = chain(error), "a request for keys or for the index could not be answered");
     match error.class() {
         ErrorClass::Retry { after } => retry(Code::Unavailable, error, after),
         ErrorClass::Reject | ErrorClass::Poison | ErrorClass::Bug => Status::internal(error.to_string()),

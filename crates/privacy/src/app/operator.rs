@@ -9,7 +9,7 @@ use super::{Inner, Keys, MAKER, OPENER, TELL_AGAIN, lock};
 use crate::{
     domain::{
         approval::{self, Approved, Signed},
-        bucket::Contents,
+        bucket::{Bucket, Contents},
         limits::Rule,
         place::Place,
         tally::{Deed, Outcome},
@@ -197,20 +197,26 @@ impl Inner {
 
     fn rotate(&self, contents: Option<Contents>) -> Result<Vec<KeyFacts>, KeyError> {
         let now = self.now().at;
+        // Keys of the index follow from the bucket of one day; nothing is sealed into those of days before.
+        let in_use = self.deps.retention.index_span(now).map_err(KeyError::Span)?.bucket;
+        let is_closed = |bucket: Bucket| bucket.contents() == Contents::Index && bucket < in_use;
         let mut made = Vec::new();
         for living in self.deps.keys.buckets().map_err(KeyError::Keystore)? {
             let Ok(place) = living.bucket.parse::<Place>() else { continue };
             let bucket = place.bucket;
             let wanted = contents.is_none_or(|contents| bucket.contents() == contents);
-            if !wanted || bucket.is_dead(now) || self.is_superseded(&place) {
+            if !wanted || is_closed(bucket) || bucket.is_dead(now) || self.is_superseded(&place) {
                 continue;
             }
             let next = place.next().ok_or(KeyError::Spent)?.to_string();
-            let info = self
-                .deps
-                .keys
-                .create_bucket(&next, bucket.dies_at().unix_millis(), now.unix_millis())
-                .map_err(KeyError::Keystore)?;
+            let (dies_at_ms, now_ms) = (bucket.dies_at().unix_millis(), now.unix_millis());
+            let info = match bucket.contents() {
+                Contents::Messages(_) | Contents::Inbound => {
+                    self.deps.keys.create_bucket(&next, dies_at_ms, now_ms)
+                }
+                Contents::Index => self.deps.keys.create_deriving_bucket(&next, dies_at_ms, now_ms),
+            };
+            let info = info.map_err(KeyError::Keystore)?;
             *lock(&self.ended) = None;
             tracing::info!(bucket = next, "another key seals from now on");
             self.tell_act("bucket.superseded", &format!("{},by={next}", living.bucket));

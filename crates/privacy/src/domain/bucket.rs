@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use jiff::{civil, tz::TimeZone};
-use sotto_core::{MessageClass, Timestamp, inbound};
+use sotto_core::{MessageClass, Timestamp, inbound, index};
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -18,6 +18,8 @@ pub enum Contents {
     Messages(MessageClass),
     /// Messages from handsets. Nothing opens them.
     Inbound,
+    /// Entries of the index. Its keys follow from that of the bucket, and are not wrapped.
+    Index,
 }
 
 impl Contents {
@@ -26,12 +28,17 @@ impl Contents {
         match self {
             Self::Messages(class) => class.name(),
             Self::Inbound => inbound::CLASS,
+            Self::Index => index::CLASS,
         }
     }
 
     /// The contents of this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        if name == inbound::CLASS { Some(Self::Inbound) } else { name.parse().ok().map(Self::Messages) }
+        match name {
+            inbound::CLASS => Some(Self::Inbound),
+            index::CLASS => Some(Self::Index),
+            class => class.parse().ok().map(Self::Messages),
+        }
     }
 }
 
@@ -105,7 +112,8 @@ const fn grain_ms(contents: Contents) -> i64 {
         Contents::Messages(
             MessageClass::Transactional | MessageClass::Promotional | MessageClass::AdInvite,
         )
-        | Contents::Inbound => DAY_MS,
+        | Contents::Inbound
+        | Contents::Index => DAY_MS,
     }
 }
 
@@ -163,7 +171,8 @@ mod tests {
     const LAST_NAMED: i64 = 253_402_214_400_000;
 
     fn class() -> impl Strategy<Value = Contents> {
-        let all = MessageClass::ALL.into_iter().map(Contents::Messages).chain([Contents::Inbound]);
+        let all =
+            MessageClass::ALL.into_iter().map(Contents::Messages).chain([Contents::Inbound, Contents::Index]);
         proptest::sample::select(all.collect::<Vec<_>>())
     }
 
@@ -172,6 +181,7 @@ mod tests {
         let at = Timestamp::from_unix_millis(1_795_493_815_007);
         let name = |class: MessageClass| Bucket::covering(class, at).unwrap().to_string();
         assert_eq!(Bucket::covering(Contents::Inbound, at).unwrap().to_string(), "inbound/2026-11-25");
+        assert_eq!(Bucket::covering(Contents::Index, at).unwrap().to_string(), "index/2026-11-25");
         assert_eq!(name(MessageClass::Otp), "otp/2026-11-24T05");
         assert_eq!(name(MessageClass::Transactional), "transactional/2026-11-25");
         assert_eq!(name(MessageClass::Promotional), "promotional/2026-11-25");

@@ -21,7 +21,7 @@ pub struct Limits {
     /// Its name in the configuration.
     pub name: &'static str,
     /// One for each class.
-    pub of: [Limit; 5],
+    pub of: [Limit; 6],
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -31,6 +31,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const SHORTEST: &str = "no law asks to keep a text; below a minute nothing could be submitted";
 const CODES: &str = "one-time codes: 15 minutes and the carrier's retries";
 const TEXTS: &str = "texts: 72 hours at most";
+const INDEX: &str = "who got which message: 90 days, in which people ask";
 const TECHNICAL: &str = "what this software can hold: no law is applied";
 
 const fn limit(class: &'static str, most: Duration, why: &'static str) -> Limit {
@@ -47,6 +48,7 @@ pub const LIMITS: [Limits; 2] = [
             limit("promotional", Duration::from_secs(72 * 3600), TEXTS),
             limit("ad-invite", Duration::from_secs(72 * 3600), TEXTS),
             limit("inbound", Duration::from_secs(30 * 86_400), SHORTEST),
+            limit("index", Duration::from_secs(90 * 86_400), INDEX),
         ],
     },
     Limits {
@@ -57,6 +59,7 @@ pub const LIMITS: [Limits; 2] = [
             limit("promotional", Duration::from_secs(30 * 86_400), TECHNICAL),
             limit("ad-invite", Duration::from_secs(30 * 86_400), TECHNICAL),
             limit("inbound", Duration::from_secs(30 * 86_400), TECHNICAL),
+            limit("index", Duration::from_secs(90 * 86_400), TECHNICAL),
         ],
     },
 ];
@@ -102,7 +105,7 @@ mod tests {
             assert_eq!(Limits::named(limits.name), Some(limits));
             for limit in limits.of {
                 assert!(Contents::from_name(limit.class).is_some(), "{}", limit.class);
-                assert!(limit.least < limit.most && limit.least >= MINUTE && limit.most <= 30 * DAY);
+                assert!(limit.least < limit.most && limit.least >= MINUTE && limit.most <= 90 * DAY);
                 assert_eq!(limits.of(limit.class), Some(&limit), "each class once");
             }
         }

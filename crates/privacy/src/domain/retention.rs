@@ -25,6 +25,8 @@ pub struct Retention {
     pub ad_invite: Duration,
     /// Messages from handsets are kept for so long.
     pub inbound: Duration,
+    /// For so long messages are found by their numbers.
+    pub index: Duration,
     /// Submit timeout and clock skew, which are part of what is asked for.
     pub submit_margin: Duration,
     /// The longest time that one key seals.
@@ -96,6 +98,15 @@ impl Retention {
         bucket.map(|bucket| self.seals(bucket, now)).ok_or(SpanError::TooFar { max: self.inbound })
     }
 
+    /// The same for keys of index entries: what they seal last is kept as long as what they seal first.
+    ///
+    /// # Errors
+    /// [`SpanError::TooFar`], beyond the year 9999.
+    pub fn index_span(&self, now: Timestamp) -> Result<Span, SpanError> {
+        let bucket = Bucket::covering(Contents::Index, now.plus(self.index + self.session));
+        bucket.map(|bucket| self.seals(bucket, now)).ok_or(SpanError::TooFar { max: self.index })
+    }
+
     fn seals(&self, bucket: Bucket, now: Timestamp) -> Span {
         Span { bucket, seal_until: now.plus(self.session).min(bucket.dies_at().minus(SEAL_GUARD)) }
     }
@@ -113,6 +124,7 @@ mod tests {
         promotional: Duration::from_secs(72 * 3600),
         ad_invite: Duration::from_secs(48 * 3600),
         inbound: Duration::from_secs(72 * 3600),
+        index: Duration::from_secs(90 * 86_400),
         submit_margin: Duration::from_secs(120),
         session: Duration::from_secs(300),
     };
@@ -165,6 +177,18 @@ mod tests {
         let last = span.bucket.dies_at().minus(RETENTION.inbound);
         let span = RETENTION.inbound_span(last).unwrap();
         assert_eq!(span.bucket.dies_at(), last.plus(RETENTION.inbound));
+    }
+
+    #[test]
+    fn an_entry_of_the_index_lives_for_ninety_days_and_less_than_a_day_and_a_session_longer() {
+        let day = Duration::from_secs(86_400);
+        for minutes in 0..1440 {
+            let now = Timestamp::from_unix_millis(1_795_493_815_007).plus(Duration::from_secs(60 * minutes));
+            let span = RETENTION.index_span(now).unwrap();
+            assert_eq!(span.seal_until, now.plus(RETENTION.session));
+            assert!(span.bucket.dies_at().since(span.seal_until) >= RETENTION.index);
+            assert!(span.bucket.dies_at().since(now) < RETENTION.index + day + RETENTION.session);
+        }
     }
 
     #[test]

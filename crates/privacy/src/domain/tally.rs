@@ -78,6 +78,8 @@ pub enum Deed {
         /// For this account; none when the caller named none that parses.
         account: Option<AccountId>,
     },
+    /// The keys of a tenant's pseudonyms were asked for.
+    ListPseudonymKeys,
     /// What exceeded the number of kinds.
     Other,
 }
@@ -88,6 +90,7 @@ impl Deed {
         match self {
             Self::Make { .. } => "session_key.made",
             Self::Open { .. } => "session_key.opened",
+            Self::ListPseudonymKeys => "pseudonym_keys.listed",
             Self::Other => "session_key.used",
         }
     }
@@ -111,7 +114,9 @@ impl Use {
     /// announced; refused ones by account and outcome, whatever the tenant.
     fn grouped(&self) -> Self {
         match (&self.deed, self.outcome) {
-            (Deed::Make { .. }, _) | (Deed::Open { .. }, Outcome::Ok) => self.clone(),
+            (Deed::Make { .. } | Deed::ListPseudonymKeys, _) | (Deed::Open { .. }, Outcome::Ok) => {
+                self.clone()
+            }
             (Deed::Open { .. } | Deed::Other, _) => Self { tenant: None, ..self.clone() },
         }
     }

@@ -59,6 +59,7 @@ fn every_range_is_checked() {
         ("retention.transactional = '1 s'", "retention.transactional"),
         ("retention.promotional = '59 s'", "retention.promotional"),
         ("retention.ad_invite = '31 d'", "retention.ad_invite"),
+        ("retention.index = '59 s'", "retention.index"),
         ("retention.submit_margin = '9 s'", "retention.submit_margin"),
         ("retention.submit_margin = '16 m'", "retention.submit_margin"),
         ("session.lifetime = '301 s'", "session.lifetime"),

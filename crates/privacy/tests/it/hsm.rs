@@ -78,7 +78,8 @@ impl Served {
         let people = format!("approval.people = [{}]\n", people.join(", "));
         let config = config(&world, &pki, &format!("{}{people}", section(hsm)));
         let context = Context::detached(world.clock.clone(), "run-1");
-        let served = serve(config, context.clone(), world.steady.clone(), world.told.clone());
+        let served =
+            serve(config, context.clone(), world.steady.clone(), world.told.clone(), world.stored.clone());
         context.tasks.spawn_critical("service", served);
         let served = Self { world, context, pki, port: String::new() };
         served.ready(true).await;
@@ -265,7 +266,7 @@ softhsm_tests! {
             let (world, pki) = (World::new(), Pki::new());
             let config = config(&world, &pki, section);
             let context = Context::detached(world.clock.clone(), "run-1");
-            let served = serve(config, context, world.steady.clone(), world.told.clone());
+            let served = serve(config, context, world.steady.clone(), world.told.clone(), world.stored.clone());
             let error = tokio::time::timeout(Duration::from_secs(20), served).await.unwrap().unwrap_err();
             assert!(matches!(error, PrivacyError::Open(_)), "{error:?}");
             sotto_runtime::telemetry::chain(&error)

@@ -6,6 +6,7 @@ mod checks;
 mod config;
 mod destruction;
 mod hsm;
+mod index;
 mod operator;
 mod receipts;
 mod wire;

@@ -51,7 +51,8 @@ impl Served {
     async fn start_with(world: &World, pki: Pki, more: &str) -> Self {
         let config = config(world, &pki, more);
         let context = Context::detached(world.clock.clone(), "run-1");
-        let served = serve(config, context.clone(), world.steady.clone(), world.told.clone());
+        let served =
+            serve(config, context.clone(), world.steady.clone(), world.told.clone(), world.stored.clone());
         context.tasks.spawn_critical("service", served);
         // Before they are registered, no condition at all would pass for all of them.
         let all =

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use sotto_core::{AccountId, ManualClock, MessageClass, TenantId, Timestamp, work::KeyWrap};
 use sotto_crypto::sign::SigningKey;
 use sotto_keystore::{Keystore, SoftBuckets, UnlockSecret};
@@ -25,8 +26,9 @@ use sotto_privacy::{
     },
     error::KeyError,
     metrics::PrivacyMetrics,
-    ports::{AuditEntry, AuditTrail, SteadyClock},
+    ports::{AuditEntry, AuditTrail, IndexError, IndexLog, IndexPart, SteadyClock},
 };
+use sotto_proto::IndexDelivery;
 use tempfile::TempDir;
 
 /// 2026-11-24T04:16:55.007Z
@@ -40,6 +42,7 @@ pub(crate) const RETENTION: Retention = Retention {
     promotional: Duration::from_secs(72 * 3600),
     ad_invite: Duration::from_secs(72 * 3600),
     inbound: Duration::from_secs(72 * 3600),
+    index: Duration::from_secs(90 * 86_400),
     submit_margin: Duration::from_secs(120),
     session: Duration::from_secs(300),
 };
@@ -68,6 +71,26 @@ impl Told {
     }
 }
 
+/// The index in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Stored(Mutex<Vec<Vec<IndexDelivery>>>);
+
+impl Stored {
+    /// One more batch.
+    pub(crate) fn put(&self, batch: Vec<IndexDelivery>) {
+        self.0.lock().unwrap().push(batch);
+    }
+}
+
+impl IndexLog for Stored {
+    fn read(&self, from: u64) -> BoxFuture<'_, Result<IndexPart, IndexError>> {
+        let from = usize::try_from(from.max(1)).unwrap();
+        let batches = (1..).zip(self.0.lock().unwrap().clone()).skip(from - 1).take(256).collect::<Vec<_>>();
+        let next = batches.last().map(|(sequence, _)| sequence + 1);
+        Box::pin(async move { Ok(IndexPart { batches, next }) })
+    }
+}
+
 /// A clock that goes with the wall clock, except where a test sets that one.
 #[derive(Debug)]
 pub(crate) struct Follows {
@@ -87,6 +110,7 @@ pub(crate) struct World {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) steady: Arc<Follows>,
     pub(crate) told: Arc<Told>,
+    pub(crate) stored: Arc<Stored>,
 }
 
 impl World {
@@ -98,6 +122,7 @@ impl World {
             clock: clock.clone(),
             steady: Arc::new(Follows { clock, jumped_ms: AtomicU64::new(0) }),
             told: Arc::default(),
+            stored: Arc::default(),
         };
         let secret = UnlockSecret::create(&world.secret_file()).unwrap();
         SoftBuckets::create(&world.buckets_file(), secret, "privacy").unwrap();
@@ -156,6 +181,7 @@ impl World {
                 .to_vec(),
             keys: Arc::new(self.buckets()),
             receipts: self.receipts(),
+            index: self.stored.clone(),
             clock: self.clock.clone(),
             steady: self.steady.clone(),
             audit: self.told.clone(),

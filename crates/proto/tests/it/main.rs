@@ -11,11 +11,13 @@ use sotto_core::{
     AccountId, Facts, MessageClass, MessageId, Timestamp, WorkItem,
     delivery::{Event, EventKind, ExpiryCause, ReceiptState, RejectCause},
     inbound::{Inbound, InboundWrap, OptOut},
+    index::{IndexEntry, IndexKey},
     text::Encoding,
     work::{Attempt, AttemptEnd, Envelope, KeyWrap},
 };
 use sotto_proto::{
-    Batch, InboundDelivery, LogEvent, WireError, WorkDelivery, message::v1 as public, pipeline::v1 as wire,
+    Batch, InboundDelivery, IndexDelivery, LogEvent, WireError, WorkDelivery, message::v1 as public,
+    pipeline::v1 as wire,
 };
 
 fn facts() -> impl Strategy<Value = Facts> {
@@ -209,6 +211,28 @@ fn messages_from_handsets_survive_the_wire() {
     unknown.items.truncate(1);
     unknown.items[0].opt_out = "HELLO".to_owned();
     assert_eq!(unknown.into_items(), [Err(WireError::Invalid("inbound.opt_out"))]);
+}
+
+#[test]
+fn entries_of_the_index_survive_the_wire_and_name_their_key_once() {
+    let key = |id, tenant: &str| {
+        let bucket = "index/2027-02-27".to_owned();
+        Arc::new(IndexKey { key_id: [id; 16], tenant: tenant.parse().unwrap(), bucket })
+    };
+    let (acme, other) = (key(1, "acme"), key(2, "other"));
+    let item = |id, key: &Arc<IndexKey>| IndexDelivery {
+        entry: IndexEntry::new(MessageId::from_keyed_hash([id; 16]), vec![id; 78]),
+        key: Arc::clone(key),
+    };
+    let items = [item(1, &acme), item(2, &other), item(3, &acme)];
+    let batch = wire::IndexBatch::from_items(&items);
+    assert_eq!(batch.groups.len(), 2);
+    let back: Vec<_> = batch.clone().into_items().into_iter().map(Result::unwrap).collect();
+    assert_eq!(back, [items[0].clone(), items[2].clone(), items[1].clone()]);
+    let mut wrong = batch;
+    wrong.groups[0].key_id = Bytes::from_static(&[1; 15]);
+    wrong.groups[1].entries[0].message_id = Bytes::from_static(&[1; 15]);
+    assert!(wrong.into_items().iter().all(Result::is_err));
 }
 
 #[test]

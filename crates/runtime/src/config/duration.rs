@@ -4,16 +4,16 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
 
-/// A duration given as a number and a unit: `250 ms`, `30 s`, `5 m`, `12 h`, `7 d`. From 1 ms to 30 days.
+/// A duration given as a number and a unit: `250 ms`, `30 s`, `5 m`, `12 h`, `7 d`. From 1 ms to 90 days.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConfigDuration(Duration);
 
 /// Text that is not such a duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be a number and a unit (ms, s, m, h or d) from 1 ms to 30 d, such as \"30 s\"")]
+#[error("must be a number and a unit (ms, s, m, h or d) from 1 ms to 90 d, such as \"30 s\"")]
 pub struct InvalidDuration;
 
-const MAX: Duration = Duration::from_secs(30 * 86_400);
+const MAX: Duration = Duration::from_secs(90 * 86_400);
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 impl ConfigDuration {
@@ -77,7 +77,7 @@ mod tests {
             ("30 s", 30_000),
             ("5 m", 300_000),
             ("12 h", 43_200_000),
-            ("30 d", 2_592_000_000),
+            ("90 d", 7_776_000_000),
         ] {
             let duration: ConfigDuration = text.parse().unwrap();
             assert_eq!(duration.get(), Duration::from_millis(millis), "{text}");
@@ -95,7 +95,7 @@ mod tests {
             "-1 s",
             "1.5 s",
             "5 min",
-            "31 d",
+            "91 d",
             "5  s",
             "99999999999999999999 s",
             "9999999999999 d",

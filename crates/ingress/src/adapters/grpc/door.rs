@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use sotto_proto::message::v1::message_service_server::MessageServiceServer;
 use tonic::{Status, body::Body, codegen::Service, server::NamedService};
 
-use super::{Messages, READ, SEND, refusal};
+use super::{Messages, READ, SEND, SUBJECTS, refusal};
 
 /// The public service behind its door.
 #[derive(Clone, Debug)]
@@ -44,7 +44,11 @@ impl Service<http::Request<Body>> for Door {
             let path = request.uri().path();
             let reads =
                 ["/GetMessage", "/ListMessages", "/WatchEvents"].iter().any(|name| path.ends_with(name));
-            let scope = if reads { READ } else { SEND };
+            let scope = match () {
+                () if path.ends_with("/FindMessages") => SUBJECTS,
+                () if reads => READ,
+                () => SEND,
+            };
             let streams = path.ends_with("/SendStream") || path.ends_with("/WatchEvents");
             match messages.authorise(request.headers(), scope).await {
                 Ok(caller) => request.extensions_mut().insert(caller),

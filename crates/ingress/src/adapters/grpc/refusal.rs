@@ -11,7 +11,7 @@ use crate::{
     app::cancel::CancelError,
     domain::token::{PAUSE, TokenError},
     error::Refusal,
-    ports::StoreError,
+    ports::{KeyError, StoreError},
 };
 
 const CHALLENGE: &str = "www-authenticate";
@@ -88,6 +88,16 @@ fn violation(field: &str, reason: &str, description: String) -> FieldViolation {
         reason: reason.to_owned(),
         localized_message: None,
     }
+}
+
+/// The index cannot be read.
+pub(super) fn unsearchable(error: KeyError) -> Status {
+    status(&match error {
+        KeyError::Unavailable => {
+            Refusal::Unavailable { what: "the index of numbers cannot be read now", after: PAUSE }
+        }
+        KeyError::TooFar { .. } | KeyError::Refused => Refusal::Internal,
+    })
 }
 
 /// Nothing can be said of a token now.
