@@ -1,6 +1,6 @@
 //! A person's messages are found by the number, by the tenant's officer alone, until the keys are gone.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{cell::RefCell, collections::BTreeSet, fs, path::PathBuf};
 
 use serde_json::json;
 use sotto_bus::{Service, StreamReader};
@@ -79,12 +79,15 @@ async fn a_number_finds_its_messages_over_rotations_and_restarts_until_two_destr
     // Both sides of a rotation are found.
     let before = buckets(&cell).await;
     cell.run(["keys", "rotate", "--class", "index"]).await;
-    let mut later = Vec::new();
+    let later = RefCell::new(Vec::new());
     eventually(BOUND, "entries under the new key", async || {
-        later.push(send(&cell, "shop", SENDER, 1, &format!("later-{}", later.len())).await);
+        let key = format!("later-{}", later.borrow().len());
+        let id = send(&cell, "shop", SENDER, 1, &key).await;
+        later.borrow_mut().push(id);
         buckets(&cell).await.len() > before.len()
     })
     .await;
+    let later = later.into_inner();
     let all: Vec<_> = std::iter::once(&first).chain(&later).collect();
     assert_eq!(find(&cell, "officer", 1).await, only(&all));
 

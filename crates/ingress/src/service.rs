@@ -258,7 +258,10 @@ impl Parts {
             });
         };
         until_stop("identity's keys", Box::pin(async move { tokens.keep_fresh(refresh, keys_known).await }));
-        until_stop("ended keys", Box::pin(forget_ended(keys.clone(), index.clone(), metrics.revocations.clone())));
+        until_stop(
+            "ended keys",
+            Box::pin(forget_ended(keys.clone(), index.clone(), metrics.revocations.clone())),
+        );
         until_stop("session keys", Box::pin(wipe(keys, index.clone())));
         context.tasks.spawn_background("index", {
             let stop = stop.clone();

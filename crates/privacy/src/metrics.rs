@@ -48,7 +48,7 @@ impl PrivacyMetrics {
         let act = match &one.deed {
             Deed::Make { .. } => Act::Make,
             Deed::Open { .. } => Act::Open,
-            Deed::Other => Act::Other,
+            Deed::ListPseudonymKeys | Deed::Other => Act::Other,
         };
         self.keys.of(act).of(one.outcome).add(usize::try_from(keys).unwrap_or(usize::MAX));
     }

@@ -50,12 +50,13 @@ async fn a_message_is_accepted_when_it_and_its_entry_in_the_index_are_stored() {
     let world = World::new();
     let intake = world.intake();
     world.index.gate.forget_permits(usize::MAX);
-    let (one, caller) = (intake.clone(), tokens::caller("acme", NOW));
-    let sending = tokio::spawn(async move { one.send(&caller, asked("k"), ()).await });
-    eventually(BOUND, "the message in the log", async || !world.log.ids().is_empty()).await;
-    assert!(!sending.is_finished(), "its entry is not stored yet");
+    let mut sending = std::pin::pin!(intake.send(&world.caller, asked("k"), ()));
+    tokio::select! {
+        done = &mut sending => panic!("its entry is not stored yet: {done:?}"),
+        () = eventually(BOUND, "the message in the log", async || !world.log.ids().is_empty()) => {}
+    }
     world.index.gate.add_permits(1);
-    let accepted = sending.await.unwrap().unwrap();
+    let accepted = sending.await.unwrap();
     // Once, and not for a repeat that changes nothing.
     send(&world, &intake, "k").await.unwrap();
     assert_eq!(*world.index.entered.lock().unwrap(), [(accepted.id, "84912345678".to_owned())]);
