@@ -25,6 +25,7 @@ async fn a_cell_serves_people_and_outlives_every_end_of_its_supervisor() {
     redis_is_rebuilt(&cell).await;
     let checkpoint = the_log_proves(&cell, &id).await;
     doctor_finds_nothing(&cell).await;
+    top_shows_what_the_cell_does(&cell).await;
 
     // The terminal is closed.
     up.signal("HUP");
@@ -230,6 +231,22 @@ async fn doctor_finds_nothing(cell: &Cell) {
     }
     let told = cell.json(&["doctor"]).await.json();
     assert!(told.iter().all(|finding| finding["ok"] == true), "{told:?}");
+}
+
+async fn top_shows_what_the_cell_does(cell: &Cell) {
+    let told = cell.json(&["top", "--once", "--every", "1"]).await.json();
+    let services = told[0]["services"].as_array().unwrap();
+    assert_eq!(services.iter().filter(|service| service["ready"] == true).count(), 6, "{told:?}");
+    let account = &told[0]["accounts"][0];
+    assert_eq!(
+        (&account["account"], &account["bound_by"]),
+        (&"simulator".into(), &"nothing".into()),
+        "{told:?}"
+    );
+    assert!(account["binds"].as_f64() >= Some(1.0) && told[0]["streams"]["INTAKE"].is_number(), "{told:?}");
+    assert_eq!(told[0]["bound_by"], serde_json::json!([]), "{told:?}");
+    let said = cell.sotto(&["top", "--once", "--every", "1"]).await.well();
+    assert!(said.contains("6 of 6 services ready") && said.contains("nothing bounds the cell"), "{said}");
 }
 
 /// Two die at a time; neither waits for the other. (What consumes work is left alone: the broker gives it to the dead
