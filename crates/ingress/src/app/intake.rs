@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::{Either, select};
 use prost::Message as _;
 use sotto_bus::Heard;
 use sotto_core::{
@@ -369,10 +370,16 @@ impl Intake {
         let delivery = self.seal(&facts, request).await?;
         failpoint("ingress.claimed");
         let shard = deps.shards.of(&id);
-        // Together, so that the entry costs no wait of its own; and it is stored before anybody hears of the message.
-        let (stored, ()) =
-            tokio::join!(deps.log.accept(shard, delivery), deps.index.enter(shard, &facts, &request.to));
-        stored.map_err(log_refusal)?;
+        // Together, so that the entry costs no wait of its own; and it is stored before anybody hears of the message. Where that
+        // is not accepted nobody waits for its entry.
+        let entering = deps.index.enter(shard, &facts, &request.to);
+        match select(deps.log.accept(shard, delivery), entering).await {
+            Either::Left((stored, entering)) => {
+                stored.map_err(log_refusal)?;
+                entering.await;
+            }
+            Either::Right(((), accepting)) => accepting.await.map_err(log_refusal)?,
+        }
         failpoint("ingress.stored");
         // Whoever hears "accepted" finds the message; without Redis it is written later.
         deps.records.begin(&facts, keyed.map(|keyed| keyed.until)).await;
