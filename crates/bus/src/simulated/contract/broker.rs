@@ -6,7 +6,7 @@ use async_nats::{HeaderMap, Message, Request, client::RequestErrorKind};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use sotto_core::{Shards, SystemClock};
-use sotto_testkit::{NatsOptions, NatsServer};
+use sotto_testkit::{NatsOptions, NatsServer, eventually};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -97,7 +97,7 @@ pub(super) struct Broker {
     pub(super) name: &'static str,
     wire: Wire,
     /// Ends with it.
-    _server: Option<NatsServer>,
+    server: Option<NatsServer>,
     _simulated: Option<(SimulatedBroker, Bus)>,
 }
 
@@ -122,7 +122,7 @@ impl Broker {
     pub(super) async fn real() -> Self {
         let server = NatsServer::start(NatsOptions::default()).await;
         let wire = Wire::Nats(async_nats::connect(server.url()).await.unwrap());
-        let broker = Self { name: "nats-server", wire, _server: Some(server), _simulated: None };
+        let broker = Self { name: "nats-server", wire, server: Some(server), _simulated: None };
         let topology = Topology::parse(LIST).unwrap();
         for spec in topology.streams(&cell()) {
             broker.api(&format!("STREAM.CREATE.{}", spec.name), settings::stream(&spec)).await;
@@ -148,7 +148,7 @@ impl Broker {
         };
         let bus = simulated.connect(options, CancellationToken::new());
         let wire = bus.client().clone();
-        Self { name: "simulated", wire, _server: None, _simulated: Some((simulated, bus)) }
+        Self { name: "simulated", wire, server: None, _simulated: Some((simulated, bus)) }
     }
 
     async fn request(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Option<Message> {
@@ -225,6 +225,10 @@ impl Broker {
 
     /// Asks a consumer for messages; `waits` for them so long.
     pub(super) async fn pull(&self, consumer: &str, batch: u64, waits: Option<Duration>) -> Pull {
+        if waits.is_none() && self.server.is_some() {
+            let what = "the consumer knows of what is stored";
+            eventually(BOUND, what, async || self.is_known_to(consumer).await).await;
+        }
         let inbox = self.wire.new_inbox();
         let messages = self.wire.subscribe(inbox.clone()).await.unwrap();
         let request = match waits {
@@ -234,6 +238,19 @@ impl Broker {
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.VN_{consumer}");
         self.wire.publish_with_reply(subject, inbox, Bytes::from(request.to_string())).await.unwrap();
         Pull(messages)
+    }
+
+    /// A nats-server tells its consumers of a message after it confirmed it: a pull that does not wait may be told that there
+    /// is none. Counts what lies under the consumer's filter; to be asked before anything is acknowledged that stays stored.
+    async fn is_known_to(&self, consumer: &str) -> bool {
+        let info = self.api(&format!("CONSUMER.INFO.VN_{consumer}"), json!({})).await;
+        let filter = &info["config"]["filter_subjects"][0];
+        let stream = info["stream_name"].as_str().unwrap();
+        let stored = self.api(&format!("STREAM.INFO.{stream}"), json!({ "subjects_filter": filter })).await;
+        let counts = stored["state"]["subjects"].as_object().into_iter().flat_map(|all| all.values());
+        let stored: u64 = counts.filter_map(Value::as_u64).sum();
+        let known = ["num_pending", "num_ack_pending"].map(|name| info[name].as_u64().unwrap());
+        known.iter().sum::<u64>() >= stored
     }
 
     /// Answers a delivery and waits for the confirmation, which may stay away.
