@@ -1,5 +1,7 @@
 //! From a request to an accepted message.
 
+mod refusals;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -9,10 +11,10 @@ use std::{
 
 use futures::future::{Either, select};
 use prost::Message as _;
+use refusals::{PAUSE, internal, key_refusal, log_refusal, store_refusal};
 use sotto_bus::Heard;
 use sotto_core::{
-    CellId, Classified as _, Clock, Facts, MessageClass, MessageId, Restored, Shards, TenantId, Timestamp,
-    WorkItem,
+    CellId, Clock, Facts, MessageId, Restored, Shards, TenantId, Timestamp, WorkItem,
     carriers::{Outlook, RouteTable},
     control::{SENDER_LABEL, SenderMark},
     sender::SenderId,
@@ -27,7 +29,7 @@ use sotto_crypto::{
 };
 use sotto_keystore::{KeyRole, Keystore, KeystoreError};
 use sotto_proto::{WorkDelivery, pipeline::v1::SealedContent};
-use sotto_runtime::{Tasks, failpoint, telemetry::chain};
+use sotto_runtime::{Tasks, failpoint};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -39,9 +41,7 @@ use crate::{
     },
     error::Refusal,
     metrics::IngressMetrics,
-    ports::{
-        Claimed, Claims, Found, Gate, Index, KeyError, KeySource, Log, LogError, Records, Session, StoreError,
-    },
+    ports::{Claimed, Claims, Found, Gate, Index, KeySource, Log, Records, Session, StoreError},
 };
 
 /// The ring of the keystore that makes ids and content tags.
@@ -55,9 +55,6 @@ const FRESH: Duration = Duration::from_secs(60);
 
 /// How long a client waits before it tries again what is stopped.
 const STOPPED: Duration = Duration::from_secs(30);
-
-/// How long a client waits before it asks again while something of ours is away.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Everything that intake needs.
 #[derive(Clone, Debug)]
@@ -601,44 +598,5 @@ fn wipe(content: SealedContent) {
     let SealedContent { to, from, text } = content;
     for part in [to, from, text] {
         drop(Zeroizing::new(part));
-    }
-}
-
-fn internal(error: &(dyn std::error::Error + 'static)) -> Refusal {
-    tracing::error!(error = chain(error), "a message could not be accepted");
-    Refusal::Internal
-}
-
-fn store_refusal(error: StoreError) -> Refusal {
-    match error {
-        StoreError::Rebuilding => {
-            Refusal::Unavailable { what: "the memory of idempotency keys is being rebuilt", after: PAUSE }
-        }
-        StoreError::Down => {
-            Refusal::Unavailable { what: "the memory of idempotency keys is away", after: PAUSE }
-        }
-        StoreError::Refused => internal(&error),
-    }
-}
-
-fn log_refusal(error: LogError) -> Refusal {
-    match error {
-        LogError::Unavailable { after } => Refusal::Unavailable { what: "the log takes nothing now", after },
-        LogError::InDoubt => Refusal::InDoubt,
-        LogError::Refused => Refusal::Internal,
-    }
-}
-
-fn key_refusal(error: KeyError, class: MessageClass, deps: &Deps) -> Refusal {
-    match error {
-        KeyError::TooFar { max } => {
-            let longest = max.map_or(deps.validities.of(class).max, |max| max.saturating_sub(deps.margin));
-            Refusal::Invalid(vec![request::validity_too_long(longest)])
-        }
-        KeyError::Unavailable => Refusal::Unavailable { what: "no session key can be had", after: PAUSE },
-        KeyError::Refused => {
-            tracing::error!(class = ?error.class(), "privacy makes no session keys for this service");
-            Refusal::Internal
-        }
     }
 }

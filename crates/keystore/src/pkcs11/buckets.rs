@@ -3,19 +3,22 @@
 //! A bucket lives while its key is there and no tombstone of it is. The tombstone is made first and the key destroyed then, so
 //! that a crash between the two leaves a bucket that is dead and whose key the next opening destroys.
 
+mod state;
+
 use std::{
-    collections::BTreeMap,
     fmt,
     fs::{File, TryLockError},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-use cryptoki::object::{ObjectClass, ObjectHandle};
+use cryptoki::object::ObjectHandle;
 use sotto_crypto::{
     AeadKey, MacKey, Zeroizing,
     random::random_array,
     wrap::{self, MAX_WRAPS, UnwrapError, WRAPPED_LEN, WrapBinding},
 };
+
+use state::{BUCKET, Bucket, FLOOR, GONE, State, WRAPS, gone_label, read, wraps_of};
 
 use super::{
     Token,
@@ -30,15 +33,7 @@ use crate::{
 /// ever made again. At a bucket an hour and four a day that is nine days, and the audit log has every death for good.
 const TOMBSTONES: usize = 256;
 
-/// The words in the label of a bucket's key.
-const BUCKET: &str = "bucket";
-/// Of the fact how many wraps are reserved.
-const WRAPS: &str = "wraps";
-/// Of a tombstone.
-const GONE: &str = "gone";
-/// Of what stands for forgotten tombstones.
-const FLOOR: &str = "floor";
-/// Of the fact that a slot was made.
+/// The word in the label of the fact that a slot was made.
 const SLOT: &str = "slot";
 
 /// The bucket keystore of a slot in a token. One process at a time on a machine: it holds a lock on its PIN file.
@@ -51,31 +46,6 @@ pub struct Pkcs11Buckets {
     /// Held for a change of what the token holds.
     changing: Mutex<()>,
     _lock: File,
-}
-
-#[derive(Default)]
-struct State {
-    /// In which the handles are good; 0: they must be looked up.
-    epoch: u64,
-    living: BTreeMap<String, Bucket>,
-    destroyed: BTreeMap<String, Destruction>,
-    /// Every bucket that was to die by then is dead.
-    floor: Option<i64>,
-    generation: u64,
-}
-
-struct Bucket {
-    created_at_ms: i64,
-    dies_at_ms: i64,
-    key: ObjectHandle,
-    /// Wraps that the token allows.
-    reserved: u64,
-    /// Wraps made or wasted; at most `reserved`.
-    made: u64,
-    /// Calls that use the key now.
-    users: usize,
-    /// Nobody may use the key any more.
-    dying: bool,
 }
 
 /// Marks a token as the keystore of a slot.
@@ -516,105 +486,4 @@ impl fmt::Debug for Pkcs11Buckets {
             .field("token", &self.token)
             .finish_non_exhaustive()
     }
-}
-
-impl Bucket {
-    fn info(&self, bucket: &str) -> BucketInfo {
-        BucketInfo {
-            bucket: bucket.to_owned(),
-            created_at_ms: self.created_at_ms,
-            dies_at_ms: self.dies_at_ms,
-            wraps_at_most: self.made,
-        }
-    }
-
-    /// Counts a wrap, if one is reserved.
-    fn count(&mut self) -> bool {
-        let left = self.made < self.reserved;
-        self.made += u64::from(left);
-        left
-    }
-}
-
-impl State {
-    /// A living bucket.
-    fn usable(&mut self, bucket: &str) -> Result<&mut Bucket, KeystoreError> {
-        if self.destroyed.contains_key(bucket) {
-            return Err(KeystoreError::BucketDestroyed);
-        }
-        match self.living.get_mut(bucket) {
-            Some(living) if living.dying => Err(KeystoreError::BucketDestroyed),
-            Some(living) => Ok(living),
-            None => Err(KeystoreError::BucketUnknown),
-        }
-    }
-}
-
-/// What the objects of a token say; none when they contradict one another.
-fn read(objects: &[Object]) -> Option<State> {
-    let mut state = State::default();
-    for object in objects {
-        if let Some(words) = object.words(FLOOR) {
-            let [floor, generation] = words.as_slice() else { return None };
-            state.floor = state.floor.max(Some(floor.parse().ok()?));
-            state.generation = state.generation.max(generation.parse().ok()?);
-        }
-        if let Some(words) = object.words(GONE) {
-            let gone = read_gone(&words)?;
-            state.generation = state.generation.max(gone.generation);
-            state.destroyed.insert(gone.bucket.clone(), gone);
-        }
-    }
-    for object in objects.iter().filter(|object| object.class == ObjectClass::SECRET_KEY) {
-        let Some(words) = object.words(BUCKET) else { continue };
-        let [name, created_at_ms, dies_at_ms] = words.as_slice() else { return None };
-        let reserved = wraps_of(objects, name).map(|(wraps, _)| wraps).max().unwrap_or(0);
-        let bucket = Bucket {
-            created_at_ms: created_at_ms.parse().ok()?,
-            dies_at_ms: dies_at_ms.parse().ok()?,
-            key: object.handle,
-            reserved,
-            made: reserved,
-            users: 0,
-            dying: state.destroyed.contains_key(*name),
-        };
-        if state.living.insert((*name).to_owned(), bucket).is_some() {
-            return None;
-        }
-    }
-    Some(state)
-}
-
-fn gone_label(slot: &str, gone: &Destruction) -> String {
-    let words: [&dyn fmt::Display; 6] = [
-        &gone.bucket,
-        &gone.created_at_ms,
-        &gone.dies_at_ms,
-        &gone.destroyed_at_ms,
-        &gone.wraps_at_most,
-        &gone.generation,
-    ];
-    label(GONE, slot, &words)
-}
-
-fn read_gone(words: &[&str]) -> Option<Destruction> {
-    let [bucket, created_at_ms, dies_at_ms, destroyed_at_ms, wraps_at_most, generation] = words else {
-        return None;
-    };
-    Some(Destruction {
-        bucket: (*bucket).to_owned(),
-        created_at_ms: created_at_ms.parse().ok()?,
-        dies_at_ms: dies_at_ms.parse().ok()?,
-        destroyed_at_ms: destroyed_at_ms.parse().ok()?,
-        wraps_at_most: wraps_at_most.parse().ok()?,
-        generation: generation.parse().ok()?,
-    })
-}
-
-/// The facts that say how many wraps of a bucket are reserved.
-fn wraps_of<'a>(objects: &'a [Object], bucket: &'a str) -> impl Iterator<Item = (u64, ObjectHandle)> + 'a {
-    objects.iter().filter_map(move |object| match object.words(WRAPS)?.as_slice() {
-        [of, wraps] if *of == bucket => Some((wraps.parse().ok()?, object.handle)),
-        _ => None,
-    })
 }
