@@ -3,7 +3,7 @@
 # Where rustup and deploy/tools/setup.sh put things: no shell of yours needs to know.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help setup demo build release test fmt lint unit e2e interop soak canaries torture torture-cluster torture-upgrade power-loss bench bench-peers bench-soak \
+.PHONY: help setup demo build storm release test fmt lint unit e2e interop soak canaries torture torture-cluster torture-upgrade power-loss bench bench-peers bench-soak \
 	bench-micro bench-compare mutants compose-test kubernetes-test clean
 
 help: ## what there is
@@ -44,12 +44,15 @@ soak: build ## ten minutes of the noise that carriers make, counted by the carri
 canaries: setup build ## messages with markers by every feature, searched for everywhere (MESSAGES=10000)
 	SOTTO_CANARIES=$${MESSAGES:-10000} cargo nextest run --workspace --locked --profile soak -E 'test(no_number_sender_or_text)'
 
-torture: setup build ## minutes of faults of every kind over a cell under load, by a seed (MINUTES=10 SEED=7; CLUSTER=1: three brokers; DISK=1 as root: full disks too)
-	$(if $(DISK),SOTTO_TORTURE_DISK=1) $(if $(CLUSTER),SOTTO_TORTURE_CLUSTER=1) SOTTO_TORTURE_MINUTES=$${MINUTES:-10} SOTTO_TORTURE_SEED=$${SEED:-7} cargo nextest run --workspace --locked --profile torture \
-		--no-capture -E 'test(a_storm_of_faults)'
+storm: setup # what is tortured: optimised, and with every check of a test on
+	cargo build --workspace --locked --profile storm
 
-torture-cluster: setup build ## a cell on three brokers, of which one is cut off from the others under load
-	cargo nextest run --workspace --locked --profile cluster --no-capture
+torture: storm ## minutes of faults of every kind over a cell under load, by a seed (MINUTES=10 SEED=7; CLUSTER=1: three brokers; DISK=1 as root: full disks too)
+	$(if $(DISK),SOTTO_TORTURE_DISK=1) $(if $(CLUSTER),SOTTO_TORTURE_CLUSTER=1) SOTTO_TORTURE_MINUTES=$${MINUTES:-10} SOTTO_TORTURE_SEED=$${SEED:-7} cargo nextest run --workspace --locked --cargo-profile storm \
+		--profile torture --no-capture -E 'test(a_storm_of_faults)'
+
+torture-cluster: storm ## a cell on three brokers, of which one is cut off from the others under load
+	cargo nextest run --workspace --locked --cargo-profile storm --profile cluster --no-capture
 
 torture-upgrade: setup build ## services of two versions beside each other under load, there and back (BASE=<revision before>)
 	deploy/tools/base.sh $(BASE)
