@@ -88,7 +88,7 @@ mutants: ## what of a crate can be changed without a test that notices (CRATE=so
 power-loss: setup build ## cut the power of a broker's and of a whole cell's disk (needs root and loop devices)
 	cargo nextest run --workspace --locked --profile power-loss
 
-compose-test: ## the cell of docker-compose.yml in containers, scaled, with faults (needs Docker)
+compose-test: ## the cell of docker-compose.yml in containers, scaled, watched, with faults (needs Docker)
 	@deploy/tools/setup.sh demo
 	deploy/compose/test.sh
 

@@ -154,4 +154,5 @@ fn promtool_finds_nothing_wrong_and_every_alert_fires_when_it_should() {
     promtool(&["check", "rules", "sotto.rules.yml"]);
     promtool(&["test", "rules", "sotto.rules.test.yml"]);
     promtool(&["check", "config", "prometheus.example.yml"]);
+    promtool(&["check", "config", "prometheus.containers.yml"]);
 }
