@@ -88,9 +88,10 @@ mutants: ## what of a crate can be changed without a test that notices (CRATE=so
 power-loss: setup build ## cut the power of a broker's and of a whole cell's disk (needs root and loop devices)
 	cargo nextest run --workspace --locked --profile power-loss
 
-compose-test: ## the cell of docker-compose.yml in containers, scaled, watched, with faults (needs Docker)
-	@deploy/tools/setup.sh demo
+compose-test: ## the cell of docker-compose.yml in containers, scaled, watched, with faults; once more with keys in a token (needs Docker)
+	@deploy/tools/setup.sh test
 	deploy/compose/test.sh
+	deploy/compose/hsm-test.sh
 
 kubernetes-test: setup build ## a cell as its pods would run, in network namespaces under the policies (needs root, iproute2, iptables)
 	python deploy/kubernetes/run_cell.py target/debug one-broker

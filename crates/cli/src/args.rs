@@ -60,8 +60,8 @@ pub(crate) enum Command {
         #[arg(long, value_parser = domain, default_value = DOMAIN, requires = "containers")]
         domain: String,
         /// Keep the services' keys in tokens of SoftHSM2 inside the cell's folder instead of files: what an HSM does, on
-        /// one machine
-        #[arg(long, conflicts_with = "containers")]
+        /// one machine. With --containers privacy's alone, in its volume; its own image makes the token
+        #[arg(long)]
         hsm: bool,
     },
     /// Set up the broker's streams of a cell in containers

@@ -23,6 +23,11 @@ pub(crate) fn conf(dir: &CellDir) -> PathBuf {
     dir.path("hsm/softhsm2.conf")
 }
 
+/// What stands in it.
+pub(crate) fn softhsm_conf(tokens: &Path) -> String {
+    format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", tokens.display())
+}
+
 /// Whether privacy's configuration says that a token keeps its buckets.
 pub(crate) fn keeps_buckets(dir: &CellDir) -> bool {
     let text = std::fs::read_to_string(dir.config("privacy")).unwrap_or_default();
@@ -67,11 +72,7 @@ pub(crate) fn enter(dir: &CellDir) -> Result<(), CliError> {
         if !conf.exists() {
             let tokens = root.join(TOKENS);
             files::folder_of_owner(&tokens)?;
-            let text = format!(
-                "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
-                tokens.display()
-            );
-            files::public(&conf, text.as_bytes())?;
+            files::public(&conf, softhsm_conf(&tokens).as_bytes())?;
         }
         return Ok(());
     }

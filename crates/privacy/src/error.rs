@@ -136,7 +136,7 @@ impl Classified for KeyError {
     }
 }
 
-fn keystore_class(error: &KeystoreError) -> ErrorClass {
+pub(crate) fn keystore_class(error: &KeystoreError) -> ErrorClass {
     match (error, error.remedy()) {
         // A bucket that died meanwhile, or a clock that went back: passing.
         (KeystoreError::BucketDestroyed | KeystoreError::BucketTime | KeystoreError::WrapLimit, _)

@@ -20,3 +20,4 @@ pub mod error;
 pub mod metrics;
 pub mod ports;
 pub mod service;
+pub mod token;

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// The keystore's slot: a file of another service does not open as ours.
-const SLOT: &str = "privacy";
+pub(crate) const SLOT: &str = "privacy";
 
 /// How often uses are summed up.
 const REPORT_EVERY: Duration = Duration::from_secs(60);

@@ -15,7 +15,8 @@ use crate::{
     cell::{Broker, CARRIERS, CellDir, Layout, SERVICES},
     commands::audit::LOG_DIR,
     error::at,
-    init::{self, NewCell, files, pki},
+    hsm::{TOKENS, keeps_buckets},
+    init::{self, NewCell, files, hsm, pki},
 };
 
 /// What a process sees of the cell, by paths in the cell's folder, which are the same in its own.
@@ -55,9 +56,13 @@ const SHARES: [Row; 8] = [
     ("audit", &["secrets/unlock-audit"], &["keystore/audit.sks"], &[LOG_DIR]),
 ];
 
+/// Privacy's, where a token keeps its keys. That the token's configuration is state makes a lost volume be noticed.
+const PRIVACY_WITH_TOKEN: Row = ("privacy", &hsm::SHARED_PINS, &[hsm::SHARED_CONF], &[TOKENS]);
+
 /// What each process of a cell sees.
-fn shares(replicas: Replicas) -> Vec<Share> {
-    let others = SHARES.into_iter().map(|(process, given, state, folders)| Share {
+fn shares(replicas: Replicas, token: bool) -> Vec<Share> {
+    let row = |row: Row| if token && row.0 == PRIVACY_WITH_TOKEN.0 { PRIVACY_WITH_TOKEN } else { row };
+    let others = SHARES.into_iter().map(row).map(|(process, given, state, folders)| Share {
         process: process.to_owned(),
         given: given.iter().map(|path| (*path).to_owned()).collect(),
         state,
@@ -112,7 +117,7 @@ pub(crate) fn prepare(
     }
     init::services::renew_brokers(dir, &cell)?;
     let folder = std::path::absolute(folder).map_err(at(folder))?;
-    for share in shares(cell.replicas) {
+    for share in shares(cell.replicas, keeps_buckets(dir)) {
         hand_out(dir, &share, &folder.join(&share.process))?;
     }
     output.json(&serde_json::json!({ "cell": dir.root(), "id": cell.id, "made": made, "shares": folder }))?;

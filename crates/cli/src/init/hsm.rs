@@ -1,4 +1,5 @@
-//! The keystores of a cell in tokens of SoftHSM2, one a service, each with a PIN of its own.
+//! The keystores of a cell in tokens of SoftHSM2, one a service, each with a PIN of its own. In containers privacy's alone, which
+//! its own image makes (docs/adr/0026-hsm-in-containers.md).
 
 use std::path::Path;
 
@@ -7,7 +8,18 @@ use sotto_crypto::random::random_array;
 use sotto_keystore::{MacHome, Pkcs11Buckets, Pkcs11Keystore, Token, prepare_token};
 
 use super::{files, hex, keys};
-use crate::{CliError, cell::CellDir, hsm};
+use crate::{
+    CliError,
+    cell::{CellDir, Layout},
+    hsm,
+};
+
+/// In containers: how SoftHSM2 finds the token, and its PINs.
+pub(crate) const SHARED_CONF: &str = "hsm/privacy.conf";
+pub(crate) const SHARED_PINS: [&str; 2] = ["secrets/pin-privacy", "secrets/pin-privacy-officer"];
+
+/// SoftHSM2's library in an image.
+const MODULE_IN_IMAGE: &str = "/usr/lib/softhsm/libsofthsm2.so";
 
 /// The token of a service. With the longest name of a cell it has 31 of the 32 characters that there are.
 pub(crate) fn token_of(service: &str, cell: &CellId) -> String {
@@ -15,11 +27,19 @@ pub(crate) fn token_of(service: &str, cell: &CellId) -> String {
 }
 
 /// What the configuration of a service says of its token.
-pub(super) fn settings(service: &str, cell: &CellId) -> [(&'static str, &'static str, String); 5] {
+pub(super) fn settings(
+    service: &str,
+    cell: &CellId,
+    layout: Layout,
+) -> [(&'static str, &'static str, String); 5] {
     let section = "keystore.pkcs11";
+    let module = match layout {
+        Layout::Machine => hsm::module().unwrap_or_else(|_| Path::new("").to_owned()).display().to_string(),
+        Layout::Containers => MODULE_IN_IMAGE.to_owned(),
+    };
     [
         ("keystore", "kind", "pkcs11".to_owned()),
-        (section, "module", hsm::module().unwrap_or_else(|_| Path::new("").to_owned()).display().to_string()),
+        (section, "module", module),
         (section, "token", token_of(service, cell)),
         (section, "pin_file", format!("secrets/pin-{service}")),
         (section, "sync_folder", hsm::TOKENS.to_owned()),
@@ -46,6 +66,14 @@ pub(super) fn create(dir: &CellDir, cell: &CellId, now: Timestamp) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// For containers: what privacy's image makes the token with. The folder is the one that each process is started in.
+pub(super) fn prepare_share(dir: &CellDir) -> Result<(), CliError> {
+    for file in SHARED_PINS {
+        files::secret(&dir.path(file), pin()?.as_bytes())?;
+    }
+    files::public(&dir.path(SHARED_CONF), hsm::softhsm_conf(Path::new(hsm::TOKENS)).as_bytes())
 }
 
 /// 128 random bits as text.

@@ -48,7 +48,7 @@ pub(super) fn nats(dir: &CellDir) -> Result<BTreeMap<String, Vec<String>>, CliEr
     Ok(users)
 }
 
-/// Makes the keystores: a slot each for ingress, identity and audit, and privacy's buckets.
+/// Makes the keystores of ingress, identity and audit.
 pub(super) fn keystores(dir: &CellDir, cell: &CellId, now: Timestamp) -> Result<(), CliError> {
     for slot in SLOTS {
         let secret = unlock_secret(dir, slot)?;
@@ -56,8 +56,12 @@ pub(super) fn keystores(dir: &CellDir, cell: &CellId, now: Timestamp) -> Result<
         let keystore = SoftKeystore::create(&path, secret, slot).map_err(failed)?;
         fill(dir, cell, slot, &keystore, now)?;
     }
+    Ok(())
+}
+
+/// Makes privacy's buckets: a file of its own that is never backed up, since what it destroys must stay destroyed.
+pub(super) fn buckets(dir: &CellDir) -> Result<(), CliError> {
     let secret = unlock_secret(dir, "privacy")?;
-    // A file of its own that is never backed up: what it destroys must stay destroyed.
     SoftBuckets::create(&dir.path("keystore/buckets.sks"), secret, "privacy").map_err(failed)?;
     Ok(())
 }

@@ -54,7 +54,7 @@ pub(crate) struct NewCell {
     pub(crate) layout: Layout,
     /// In containers: each process is found at `<process>.<domain>`.
     pub(crate) domain: String,
-    /// Whether tokens of SoftHSM2 keep its keys.
+    /// Whether tokens of SoftHSM2 keep its keys; in containers privacy's alone.
     pub(crate) hsm: bool,
 }
 
@@ -66,7 +66,8 @@ pub(crate) fn init(dir: &CellDir, new: &NewCell, clock: &dyn Clock) -> Result<()
         return Err(CliError::new(format!("{} is not empty", root.display()))
             .fix("give --cell a folder that is empty or not there yet: a cell is made once"));
     }
-    if new.hsm {
+    let tokens = new.hsm && new.layout == Layout::Machine;
+    if tokens {
         // Before anything is made: it may begin this program anew.
         crate::hsm::enter(dir)?;
     }
@@ -77,10 +78,15 @@ pub(crate) fn init(dir: &CellDir, new: &NewCell, clock: &dyn Clock) -> Result<()
     let now = clock.now();
     pki::create(dir, new, now)?;
     let users = keys::nats(dir)?;
-    if new.hsm {
+    if tokens {
         hsm::create(dir, &new.id, now)?;
     } else {
         keys::keystores(dir, &new.id, now)?;
+        if new.hsm {
+            hsm::prepare_share(dir)?;
+        } else {
+            keys::buckets(dir)?;
+        }
     }
     keys::invitation(dir, now)?;
     keys::simulator(dir)?;

@@ -169,8 +169,8 @@ fn broker_options(broker: Broker, new: &NewCell, users: &[(Service, Vec<String>)
 /// What only this service has.
 fn own(settings: &mut Settings, service: &str, new: &NewCell) {
     let mut keystore = |key: &str, file: &str| {
-        if new.hsm {
-            return super::hsm::settings(service, &new.id)
+        if new.hsm && (new.layout == Layout::Machine || service == "privacy") {
+            return super::hsm::settings(service, &new.id, new.layout)
                 .into_iter()
                 .for_each(|(section, key, value)| settings.text(section, key, value));
         }

@@ -9,12 +9,13 @@ use sotto_privacy::{
     config::{Config, DEFAULT_TOML},
     error::PrivacyError,
     service::serve,
+    token::make_once,
 };
 use sotto_proto::privacy::v1::{
     Approval, DestroyKeysRequest, key_admin_service_client::KeyAdminServiceClient, unwrapped_key,
 };
 use sotto_runtime::{Context, config::testing::load_text};
-use sotto_testkit::{Pki, SoftHsm, eventually, softhsm_tests};
+use sotto_testkit::{Pki, SoftHsm, eventually, softhsm, softhsm_tests, write_secret};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
@@ -142,6 +143,25 @@ softhsm_tests! {
             assert_eq!(deaths, 1, "{told:?}");
             served.stop().await;
         });
+    }
+
+    fn a_token_is_made_once_and_a_lost_one_is_not_made_anew(hsm) {
+        let folder = tempfile::tempdir().unwrap();
+        let section = section(hsm).replace(&hsm.shim().display().to_string(), &softhsm::module().display().to_string());
+        let loaded = load_text::<Config>(DEFAULT_TOML, &format!("{}{section}", required(folder.path()))).unwrap();
+        let (officer, made) = (folder.path().join("officer"), folder.path().join("made"));
+        write_secret(&officer, "officer-pin");
+        let make = || make_once(&loaded.config.keystore, &officer, &made);
+        assert!(make().unwrap());
+        let settings = loaded.config.keystore.token().unwrap();
+        drop(Pkcs11Buckets::open(Token::open(settings.clone()).unwrap(), "privacy").unwrap());
+        assert!(!make().unwrap());
+        // It died before it had written that it was done.
+        fs::remove_file(&made).unwrap();
+        assert!(make().unwrap());
+        hsm.take_away();
+        assert!(!make().unwrap());
+        assert!(Token::open(settings).is_err());
     }
 
     /// The attacker has the wrap as any backup has it, the PIN and the living token.

@@ -8,17 +8,22 @@ use crate::init::tests::new_cell;
 
 struct Made {
     folder: tempfile::TempDir,
+    hsm: bool,
 }
 
 impl Made {
     fn new() -> Self {
-        let made = Self { folder: tempfile::tempdir().unwrap() };
+        Self::with(false)
+    }
+
+    fn with(hsm: bool) -> Self {
+        let made = Self { folder: tempfile::tempdir().unwrap(), hsm };
         made.again().unwrap();
         made
     }
 
     fn again(&self) -> Result<(), CliError> {
-        let new = NewCell { layout: Layout::Containers, ..new_cell() };
+        let new = NewCell { layout: Layout::Containers, hsm: self.hsm, ..new_cell() };
         let clock = ManualClock::new(Timestamp::from_unix_seconds(1_795_000_000));
         prepare(&self.cell(), &new, &self.folder.path().join("shares"), &clock, &Output::new(true, true))
     }
@@ -52,7 +57,7 @@ impl Made {
 #[test]
 fn nobody_gets_the_secrets_of_others() {
     let made = Made::new();
-    for share in shares(Replicas::One) {
+    for share in shares(Replicas::One, false) {
         let name = share.process.as_str();
         for path in made.files(name) {
             let mode = fs::metadata(made.share(name).join(&path)).unwrap().permissions().mode() & 0o777;
@@ -116,8 +121,35 @@ fn volumes_of_two_cells_are_not_mixed() {
 
 #[test]
 fn a_cell_of_one_machine_is_refused() {
-    let made = Made { folder: tempfile::tempdir().unwrap() };
+    let made = Made { folder: tempfile::tempdir().unwrap(), hsm: false };
     let clock = ManualClock::new(Timestamp::from_unix_seconds(1_795_000_000));
     init::init(&made.cell(), &new_cell(), &clock).unwrap();
     assert!(made.again().unwrap_err().to_string().contains("for one machine"));
+}
+
+#[test]
+fn a_token_keeps_the_keys_that_die_and_files_the_others() {
+    let made = Made::with(true);
+    assert_eq!(
+        made.files("privacy"),
+        [
+            "config/privacy.toml",
+            "hsm/privacy.conf",
+            "nats/nkeys/privacy.current.seed",
+            "secrets/pin-privacy",
+            "secrets/pin-privacy-officer",
+            "tls/ca.pem",
+            "tls/privacy.key",
+            "tls/privacy.pem",
+        ]
+    );
+    for pin in &made.files("privacy")[3..5] {
+        let mode = fs::metadata(made.share("privacy").join(pin)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{pin}");
+    }
+    assert!(made.share("audit/keystore/audit.sks").is_file());
+    made.again().unwrap();
+    // The volume is lost, and with it the token.
+    fs::remove_dir_all(made.share("privacy")).unwrap();
+    assert!(made.again().unwrap_err().to_string().ends_with("hsm/privacy.conf is gone"));
 }
