@@ -9,6 +9,7 @@ use tonic::Code;
 use crate::{
     cell::{BOUND, Cell, with_token},
     load,
+    metrics::Page,
 };
 
 /// Every file below a folder.
@@ -55,9 +56,24 @@ async fn a_cell_with_an_hsm_delivers_and_outlives_its_absence() {
     let rings = keys.iter().filter(|key| key["ring"].is_string()).count();
     let buckets = keys.iter().filter(|key| key["bucket"].is_string() && key["state"] == "current").count();
     assert!(rings >= 7 && buckets >= 1, "{keys:?}");
+    let fetched = async |cell: &Cell| {
+        let series = "sotto_ingress_session_keys_total{result=\"fetched\"}";
+        Page::of(cell, "ingress").await.number(series)
+    };
+    let before = fetched(&cell).await;
     let rotated = cell.json(["keys", "rotate"]).await;
     assert_eq!(rotated.len(), buckets);
-    let sent = client.send(with_token(load::otp(6), &token)).await.unwrap().into_inner();
+    // Ingress asks each second which keys ended; a message that comes before still has one of before.
+    let mut numbers = 6..;
+    let sent = eventually_ok(BOUND, "a session key under the new bucket", || {
+        let request = with_token(load::otp(numbers.next().unwrap()), &token);
+        let (mut client, cell) = (client.clone(), &cell);
+        async move {
+            let sent = client.send(request).await.unwrap().into_inner();
+            if fetched(cell).await > before { Ok(sent) } else { Err("none was fetched") }
+        }
+    })
+    .await;
     assert_eq!(cell.ended(&sent.message_id).await["state"], "delivered");
 
     // No file keeps a key of theirs, nor what would open one.

@@ -15,13 +15,13 @@ use crate::{
 };
 
 /// The series of one page, as they are written, and their numbers.
-struct Page {
+pub(crate) struct Page {
     text: String,
     series: BTreeMap<String, f64>,
 }
 
 impl Page {
-    async fn of(cell: &Cell, service: &str) -> Self {
+    pub(crate) async fn of(cell: &Cell, service: &str) -> Self {
         let (status, text) = http_get(admin(cell, service), "/metrics").await.unwrap();
         assert_eq!(status, 200, "{service}");
         let read = |line: &str| {
@@ -32,7 +32,7 @@ impl Page {
         Self { text, series }
     }
 
-    fn number(&self, series: &str) -> f64 {
+    pub(crate) fn number(&self, series: &str) -> f64 {
         *self.series.get(series).unwrap_or_else(|| panic!("no {series} in\n{}", self.text))
     }
 
