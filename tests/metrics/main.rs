@@ -128,7 +128,8 @@ fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
 #[test]
 fn every_alert_has_a_runbook_and_two_tests() {
     let read = |file: &str| fs::read_to_string(root().join("deploy/prometheus").join(file)).unwrap();
-    let (rules, tests) = (read("sotto.rules.yml"), read("sotto.rules.test.yml"));
+    let both = |name: &str| ["sotto", "containers"].map(|file| read(&format!("{file}.{name}.yml"))).concat();
+    let (rules, tests) = (both("rules"), both("rules.test"));
     let (alerts, runbooks) = (values(&rules, "alert"), values(&rules, "runbook_url"));
     assert!(alerts.len() > 25 && alerts.len() == runbooks.len(), "{alerts:?} {runbooks:?}");
     for runbook in runbooks {
@@ -151,8 +152,8 @@ fn promtool(arguments: &[&str]) {
 
 #[test]
 fn promtool_finds_nothing_wrong_and_every_alert_fires_when_it_should() {
-    promtool(&["check", "rules", "sotto.rules.yml"]);
-    promtool(&["test", "rules", "sotto.rules.test.yml"]);
+    promtool(&["check", "rules", "sotto.rules.yml", "containers.rules.yml"]);
+    promtool(&["test", "rules", "sotto.rules.test.yml", "containers.rules.test.yml"]);
     promtool(&["check", "config", "prometheus.example.yml"]);
     promtool(&["check", "config", "prometheus.containers.yml"]);
 }

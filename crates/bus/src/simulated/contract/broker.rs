@@ -244,7 +244,7 @@ impl Broker {
     /// is none. Counts what lies under the consumer's filter; to be asked before anything is acknowledged that stays stored.
     async fn is_known_to(&self, consumer: &str) -> bool {
         let info = self.api(&format!("CONSUMER.INFO.VN_{consumer}"), json!({})).await;
-        let filter = &info["config"]["filter_subjects"][0];
+        let filter = info["config"]["filter_subjects"][0].as_str().unwrap();
         let stream = info["stream_name"].as_str().unwrap();
         let stored = self.api(&format!("STREAM.INFO.{stream}"), json!({ "subjects_filter": filter })).await;
         let counts = stored["state"]["subjects"].as_object().into_iter().flat_map(|all| all.values());
