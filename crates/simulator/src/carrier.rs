@@ -5,7 +5,7 @@ use crate::{
     handset::{Written, WrittenError},
     ledger::Ledger,
     queries,
-    receipts::{Epoch, Kind, Outbox, Waiting, is_wanted, receipt},
+    receipts::{Epoch, Kind, Outbox, Owed, Waiting, is_wanted, receipt},
 };
 use sotto_core::{Clock, Sensitive, Timestamp};
 use sotto_smpp::{
@@ -386,7 +386,7 @@ impl Carrier {
             let mut waiting = Waiting {
                 kind: Kind::Receipt,
                 sm: sm.clone(),
-                epoch: Arc::clone(&epoch),
+                owed: Owed::since(&epoch),
                 first_sent: None,
                 queued: None,
             };
@@ -412,15 +412,15 @@ impl Carrier {
         let epoch = Arc::clone(&self.lock().epoch);
         for sm in parts {
             self.count(|counters| counters.written = counters.written.saturating_add(1));
-            let epoch = Arc::clone(&epoch);
+            let owed = Owed::since(&epoch);
             let sm = Box::new(sm);
-            self.put(account, Waiting { kind: Kind::Written, sm, epoch, first_sent: None, queued: None });
+            self.put(account, Waiting { kind: Kind::Written, sm, owed, first_sent: None, queued: None });
         }
         Ok(count)
     }
 
     fn put(&self, account: &Account, waiting: Waiting) {
-        if waiting.epoch.over.is_cancelled() {
+        if waiting.owed.over().is_cancelled() {
             return;
         }
         // When full the oldest goes, which is a receipt as good as always.
@@ -431,13 +431,11 @@ impl Carrier {
 
     fn put_later(self: &Arc<Self>, account: &Arc<Account>, waiting: Waiting, after: Duration) {
         let (carrier, account) = (Arc::clone(self), Arc::clone(account));
-        let delayed = waiting.epoch.delay();
         self.spawn(async move {
-            let over = waiting.epoch.over.clone();
+            let over = waiting.owed.over().clone();
             if over.run_until_cancelled(sleep(after)).await.is_some() {
                 carrier.put(&account, waiting);
             }
-            drop(delayed);
         });
     }
 
@@ -489,7 +487,7 @@ impl Carrier {
     }
 
     fn receipt_settled(self: &Arc<Self>, account: &Arc<Account>, waiting: Waiting, taken: bool) {
-        if waiting.epoch.over.is_cancelled() {
+        if waiting.owed.over().is_cancelled() {
             return;
         }
         let given_up = !taken && waiting.is_given_up(Instant::now());

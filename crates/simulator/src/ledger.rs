@@ -99,7 +99,7 @@ pub struct Counters {
     pub receipts_failed: u64,
     /// Receipts given up: queue full, or not taken for a quarter of an hour.
     pub receipts_lost: u64,
-    /// Receipts and messages from handsets waiting for a link or their time.
+    /// Receipts and messages from handsets that wait for their time, a link or an answer.
     pub receipts_waiting: u64,
     /// Parts of messages from handsets that partners were to get.
     pub written: u64,

@@ -31,28 +31,35 @@ const SHORT_MESSAGE: usize = 254;
 #[derive(Debug, Default)]
 pub(crate) struct Epoch {
     pub(crate) over: CancellationToken,
-    /// Receipts that wait for their time.
-    delayed: AtomicUsize,
+    /// What was made and is neither taken nor given up.
+    owed: AtomicUsize,
 }
-
-/// A receipt that waits for its time.
-#[derive(Debug)]
-pub(crate) struct Delayed(Arc<Epoch>);
 
 impl Epoch {
-    pub(crate) fn delay(self: &Arc<Self>) -> Delayed {
-        self.delayed.fetch_add(1, Ordering::Relaxed);
-        Delayed(Arc::clone(self))
-    }
-
-    pub(crate) fn delayed(&self) -> usize {
-        self.delayed.load(Ordering::Relaxed)
+    pub(crate) fn owed(&self) -> usize {
+        self.owed.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Delayed {
+/// Counts one thing as owed for as long as it exists: while it waits for its time or a link, and while its answer is
+/// awaited.
+#[derive(Debug)]
+pub(crate) struct Owed(Arc<Epoch>);
+
+impl Owed {
+    pub(crate) fn since(epoch: &Arc<Epoch>) -> Self {
+        epoch.owed.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(epoch))
+    }
+
+    pub(crate) fn over(&self) -> &CancellationToken {
+        &self.0.over
+    }
+}
+
+impl Drop for Owed {
     fn drop(&mut self) {
-        self.0.delayed.fetch_sub(1, Ordering::Relaxed);
+        self.0.owed.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -70,7 +77,7 @@ pub(crate) enum Kind {
 pub(crate) struct Waiting {
     pub(crate) kind: Kind,
     pub(crate) sm: Box<Sm>,
-    pub(crate) epoch: Arc<Epoch>,
+    pub(crate) owed: Owed,
     /// When it was sent for the first time.
     pub(crate) first_sent: Option<Instant>,
     /// Told when it goes onto a link.
@@ -124,10 +131,6 @@ impl Outbox {
 
     pub(crate) fn clear(&self) {
         self.lock().waiting.clear();
-    }
-
-    pub(crate) fn waiting(&self) -> usize {
-        self.lock().waiting.len()
     }
 
     /// The next receipt and a link to send it on, in turn over the links. The receipt is taken only once there is a
@@ -261,7 +264,7 @@ mod tests {
         let mut waiting = Waiting {
             kind: Kind::Receipt,
             sm: Box::default(),
-            epoch: Arc::default(),
+            owed: Owed::since(&Arc::default()),
             first_sent: None,
             queued: None,
         };

@@ -199,9 +199,8 @@ impl Handle {
 
     /// The counters now.
     pub fn counters(&self) -> Counters {
-        let waiting = self.carrier.accounts.values().map(|account| account.outbox.waiting()).sum::<usize>();
         let state = self.carrier.lock();
-        let waiting = waiting.saturating_add(state.epoch.delayed());
+        let waiting = state.epoch.owed();
         let mut counters = state.ledger.counters.clone();
         drop(state);
         counters.receipts_waiting = u64::try_from(waiting).unwrap_or(u64::MAX);

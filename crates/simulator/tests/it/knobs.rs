@@ -217,9 +217,14 @@ async fn a_receipt_that_is_not_taken_comes_again() {
     let simulator = start(json!({"receipt_delay_ms": 0})).await;
     let mut partner = bind(&simulator).await;
     partner.answered(message("1", "x")).await;
+    let handle = simulator.handle();
     let (first, responder) = partner.incoming.recv().await.unwrap();
+    assert_eq!(handle.counters().receipts_waiting, 1, "for its answer");
     drop(responder);
+    until(&handle, |counters| counters.receipts_failed == 1).await;
+    assert_eq!(handle.counters().receipts_waiting, 1, "for its second time");
     let (second, responder) = partner.incoming.recv().await.unwrap();
+    assert_eq!(handle.counters().receipts_waiting, 1, "for its second answer");
     responder.respond(CommandStatus::ESME_ROK);
     assert_eq!(first, second);
     until(&simulator.handle(), |counters| counters.receipts_acked == 1 && counters.receipts_failed == 1)
