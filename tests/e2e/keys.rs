@@ -215,6 +215,110 @@ async fn keys_are_replaced_without_a_failure_and_destroyed_by_two_within_five_se
     cell.stop().await;
 }
 
+/// The audit log says of each of these keys that two approved this act.
+async fn approved(cell: &Cell, act: &str, destroyed: &[Value]) {
+    let file: Value = serde_json::from_slice(&fs::read(act).unwrap()).unwrap();
+    let id = file["act"].as_str().unwrap().lines().find_map(|line| line.strip_prefix("act ")).unwrap();
+    for key in destroyed {
+        let object = format!("{},act={id},by=an+binh", key["bucket"].as_str().unwrap());
+        cell.run(["audit", "act", "bucket.destruction_approved", "--actor", "operator", "--object", &object])
+            .await;
+    }
+}
+
+/// Privacy dies at each step. Asked again, each act is done whole and once, the log says who approved it, and no message pays
+/// for it with more than its keys.
+#[tokio::test]
+async fn privacy_may_die_at_every_step_of_a_rotation_and_of_a_destruction() {
+    let soon = ["--longest-pause", "2"].map(str::to_owned).to_vec();
+    let mut cell =
+        Cell::start_with(async |root| prepared(root).await.map(|carriers| carriers.and(soon))).await;
+    let places = cell.root().join("run/failpoints");
+    fs::create_dir_all(&places).unwrap();
+    let arm = |place: &str| {
+        let armed = places.join(place);
+        fs::write(&armed, "").unwrap();
+        armed
+    };
+    // Keys of two classes, so that the death comes between two of them.
+    let mut both = otp(0);
+    both.message.as_mut().unwrap().class = MessageClass::Transactional.into();
+    cell.messages().send(with_token(both, &cell.token("shop").await)).await.unwrap();
+
+    let (mut sent, mut n) = (1, 1_000);
+    for place in ["privacy.announced", "privacy.superseded"] {
+        let load = Load::start(&cell, n..n + 40).await;
+        eventually(BOUND, "keys of two classes", async || in_state(&cell, "current").await.len() >= 2).await;
+        let before = in_state(&cell, "current").await;
+        let armed = arm(place);
+        assert!(!cell.try_run(["keys", "rotate"]).await.status.success(), "{place}");
+        assert!(!armed.exists(), "{place} was not reached");
+        cell.wait_until_ready().await;
+        let left = in_state(&cell, "current").await;
+        let kept = before.intersection(&left).count();
+        assert_eq!(kept, before.len() - usize::from(place == "privacy.superseded"), "{place}: {left:?}");
+        // The next session key hangs on a new one: its maker dies once more, maybe before the rotation was answered.
+        let armed = arm("privacy.made");
+        eventually_ok(BOUND, "the rotation", async || {
+            let rotated = cell.try_run(["keys", "rotate"]).await;
+            if rotated.status.success() { Ok(()) } else { Err(text(&rotated.stderr)) }
+        })
+        .await;
+        assert!(in_state(&cell, "superseded").await.is_superset(&before), "{place}");
+        let mut ids = load.finish().await;
+        let mut next = n + 40;
+        while armed.exists() {
+            assert!(next < n + 1_000, "no key was made");
+            ids.extend(Load::start(&cell, next..next + 10).await.finish().await);
+            next += 10;
+        }
+        assert_eq!(ended_by_their_key(&cell, &ids).await, 0, "{place}");
+        (sent, n) = (sent + ids.len(), n + 1_000);
+    }
+
+    let (mut destroyed, mut unread) = (Vec::new(), 0);
+    for place in ["privacy.approved", "privacy.buried"] {
+        cell.run(["stop", "--carrier", "slow"]).await;
+        eventually(BOUND, "the stop", async || cell.json(["carriers"]).await[0]["bound_by"] == "stopped")
+            .await;
+        let ids = Load::start(&cell, n..n + 20).await.finish().await;
+        let act = path(&cell, place);
+        cell.run(["keys", "propose", "--all", "--out", &act]).await;
+        approve(&cell, &act, "an").await;
+        approve(&cell, &act, "binh").await;
+        let before = in_state(&cell, "destroyed").await.len();
+        let armed = arm(place);
+        assert!(!cell.try_run(["keys", "destroy", &act]).await.status.success(), "{place}");
+        assert!(!armed.exists(), "{place} was not reached");
+        cell.wait_until_ready().await;
+        let gone = in_state(&cell, "destroyed").await.len() - before;
+        assert_eq!(gone, usize::from(place == "privacy.buried"), "{place}");
+        let done = cell.json(["keys", "destroy", &act]).await;
+        assert!(done.len() > gone, "{done:?}");
+        approved(&cell, &act, &done).await;
+        destroyed.extend(done);
+        let heeded = SystemClock.now().plus(HEEDED);
+        eventually(BOUND, "five seconds to pass", async || SystemClock.now() > heeded).await;
+        cell.run(["stop", "--carrier", "slow", "--lift"]).await;
+        assert_eq!(ended_by_their_key(&cell, &ids).await, ids.len(), "{place}");
+        (sent, unread, n) = (sent + ids.len(), unread + ids.len(), n + 100);
+    }
+
+    receipts(&cell, &destroyed).await;
+    let ledger = eventually_ok(BOUND, "the ledger", async || {
+        let told = cell.ledger().await;
+        if told["balanced"] == true && told["expired"] == unread { Ok(told) } else { Err(told) }
+    })
+    .await;
+    assert_eq!(
+        (&ledger["accepted"], &ledger["delivered"]),
+        (&json!(sent), &json!(sent - unread)),
+        "{ledger}"
+    );
+    assert_eq!(cell.count("duplicates").await, 0);
+    cell.stop().await;
+}
+
 /// The attacker has every backup from before the deletion, every secret, and the keystore as it is now; and runs the cell with
 /// it, which would send what it can read.
 #[tokio::test]

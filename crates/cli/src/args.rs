@@ -316,6 +316,7 @@ pub(crate) enum IntakeKey {
     /// Destroy a key that clients do not seal to any more
     Retire {
         /// Its id, as `sotto intake-key list` tells it
+        #[arg(allow_hyphen_values = true)]
         key_id: String,
     },
 }
@@ -459,6 +460,15 @@ fn origin(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One in 64 of what is base64url begins with a hyphen.
+    #[test]
+    fn a_key_or_its_id_may_begin_with_a_hyphen() {
+        for words in [&["retention", "status", "--key", "-fQ7"][..], &["intake-key", "retire", "-fQ7"]] {
+            let read = Args::try_parse_from(["sotto"].iter().chain(words));
+            assert!(format!("{:?}", read.unwrap()).contains("-fQ7"));
+        }
+    }
 
     #[test]
     fn hosts_and_issuers_are_what_goes_into_certificates_and_configuration() {

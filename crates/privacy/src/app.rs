@@ -17,6 +17,7 @@ use sotto_core::{
 };
 use sotto_crypto::{AeadKey, random::random_array, wrap::WrapBinding};
 use sotto_keystore::{BucketKeystore, Keystore, KeystoreError};
+use sotto_runtime::failpoint;
 use tokio::time::Instant;
 
 pub use index::{Asked, FoundHere, IndexKeys, MOST_PSEUDONYMS, PseudonymKey};
@@ -430,6 +431,7 @@ impl Inner {
             .keys
             .create_bucket(&name, bucket.dies_at().unix_millis(), now.unix_millis())
             .map_err(KeyError::Keystore)?;
+        failpoint("privacy.made");
         let binding = WrapBinding {
             cell: self.deps.cell.as_str(),
             tenant: tenant.as_str(),
@@ -537,6 +539,7 @@ impl Inner {
         let _alone = lock(&self.burial);
         let was_alive = self.deps.keys.buckets()?.iter().any(|living| living.bucket == bucket);
         let destruction = self.deps.keys.destroy_bucket(bucket, now.unix_millis())?;
+        failpoint("privacy.buried");
         if was_alive {
             tracing::info!(bucket, generation = destruction.generation, "bucket key destroyed");
             self.tell_destruction(&destruction);

@@ -32,6 +32,9 @@ pub struct AuditEntry {
 pub trait AuditTrail: fmt::Debug + Send + Sync {
     /// Takes an act over and never waits; what cannot be told leaves a hole in the numbering, so that the log shows it.
     fn tell(&self, entry: AuditEntry);
+
+    /// Ends when everything that was told before is stored. It may take as long as the broker is away.
+    fn stored(&self) -> BoxFuture<'_, ()>;
 }
 
 /// Why the index cannot be read.

@@ -45,7 +45,7 @@ pub(crate) enum RetentionCommand {
         #[arg(long, value_name = "DIR")]
         log: Option<PathBuf>,
         /// The public key that receipts must be signed with, as noted elsewhere; default: each that the log names
-        #[arg(long, value_name = "KEY")]
+        #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
         key: Option<String>,
         /// Also compare with the keys that a running privacy has destroyed in the last so many seconds; 0: do not ask it
         #[arg(long, value_name = "SECONDS", default_value = "604800")]

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use sotto_bus::{
     AuditCategory, Bus, BusOptions, ConnectError, NatsConfig, Publisher, PublisherConfig, Service, Subject,
     Topology, topology::Cell,
@@ -48,6 +49,15 @@ pub struct AuditQueue {
     producer: String,
     numbers: Mutex<Numbers>,
     queue: mpsc::Sender<AuditRecord>,
+    /// The number of the last act that is stored.
+    stored: watch::Receiver<u64>,
+}
+
+/// The end that the broker's publisher reads.
+#[derive(Debug)]
+pub struct Queued {
+    records: mpsc::Receiver<AuditRecord>,
+    stored: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -57,11 +67,12 @@ struct Numbers {
 }
 
 impl AuditQueue {
-    /// A queue for this run of the process, and the end that the broker's publisher reads.
-    pub fn new(instance: &str) -> (Self, mpsc::Receiver<AuditRecord>) {
+    /// A queue for this run of the process, and its other end.
+    pub fn new(instance: &str) -> (Self, Queued) {
         let (queue, records) = mpsc::channel(WAITING);
+        let (tell_stored, stored) = watch::channel(0);
         let producer = format!("privacy/{instance}");
-        (Self { producer, numbers: Mutex::default(), queue }, records)
+        (Self { producer, numbers: Mutex::default(), queue, stored }, Queued { records, stored: tell_stored })
     }
 }
 
@@ -96,6 +107,17 @@ impl AuditTrail for AuditQueue {
             tracing::error!(first = numbers.last, "audit records are being lost: the broker takes none");
         }
     }
+
+    fn stored(&self) -> BoxFuture<'_, ()> {
+        let last = self.numbers.lock().unwrap_or_else(PoisonError::into_inner).last;
+        let mut stored = self.stored.clone();
+        Box::pin(async move {
+            if stored.wait_for(|stored| *stored >= last).await.is_err() {
+                // The publisher ended, and the process with it: nothing more will be stored.
+                std::future::pending::<()>().await;
+            }
+        })
+    }
 }
 
 /// How the broker is reached.
@@ -120,10 +142,11 @@ pub struct Broker {
 /// When the broker can never be used as configured.
 pub async fn publish(
     broker: Broker,
-    mut records: mpsc::Receiver<AuditRecord>,
+    queued: Queued,
     reached: watch::Sender<Option<Bus>>,
     stop: Stop,
 ) -> Result<(), PrivacyError> {
+    let Queued { mut records, stored } = queued;
     let publishing = async {
         let bus = connect(&broker).await?;
         broker.metrics.take_in(bus.metrics());
@@ -131,7 +154,9 @@ pub async fn publish(
         let publisher = Publisher::<AuditBatch>::new(&bus, PublisherConfig::default());
         let mut batch = Vec::new();
         while records.recv_many(&mut batch, AT_A_TIME).await > 0 {
+            let last = batch.last().map_or(0, |record| record.sequence);
             store(&publisher, std::mem::take(&mut batch)).await;
+            stored.send_replace(last);
         }
         // Everything is stored already; this only says good-bye to the broker.
         bus.close(LAST_WORDS).await;
@@ -203,6 +228,7 @@ async fn store(publisher: &Publisher<AuditBatch>, batch: Vec<AuditRecord>) {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
     use sotto_core::Timestamp;
 
     use super::*;
@@ -220,7 +246,7 @@ mod tests {
 
     #[test]
     fn records_are_numbered_from_one_and_what_is_lost_leaves_a_gap() {
-        let (queue, mut records) = AuditQueue::new("run-1");
+        let (queue, Queued { mut records, .. }) = AuditQueue::new("run-1");
         for number in 0..WAITING + 3 {
             queue.tell(entry(number));
         }
@@ -233,5 +259,23 @@ mod tests {
         let next = records.try_recv().unwrap();
         assert_eq!(next.sequence, 8192 + 4, "three are missing");
         assert_eq!((next.producer.as_str(), next.category.as_str(), next.at_s), ("privacy/run-1", "keys", 1));
+    }
+
+    #[test]
+    fn who_waits_until_an_act_is_stored_waits_for_that_act_and_for_none_after_it() {
+        let (queue, Queued { stored, .. }) = AuditQueue::new("run-1");
+        assert!(queue.stored().now_or_never().is_some(), "nothing was told");
+        queue.tell(entry(1));
+        queue.tell(entry(2));
+        let second = queue.stored();
+        queue.tell(entry(3));
+        stored.send_replace(1);
+        let mut second = Box::pin(second);
+        assert!((&mut second).now_or_never().is_none());
+        stored.send_replace(2);
+        assert!(second.now_or_never().is_some());
+        assert!(queue.stored().now_or_never().is_none(), "the third");
+        drop(stored);
+        assert!(queue.stored().now_or_never().is_none(), "it never will be");
     }
 }

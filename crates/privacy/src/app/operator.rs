@@ -1,9 +1,11 @@
 //! What people do with the keys of buckets: look, replace, destroy; and what other processes hear of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use sotto_core::Timestamp;
-use sotto_keystore::{BucketInfo, Destruction, Fate};
+use sotto_keystore::{BucketInfo, Destruction, Fate, KeystoreError};
+use sotto_runtime::failpoint;
+use tokio::time::timeout;
 
 use super::{Inner, Keys, MAKER, OPENER, TELL_AGAIN, lock};
 use crate::{
@@ -20,6 +22,10 @@ use crate::{
 
 /// Whose certificate may look at keys and end them.
 const OPERATOR: &str = "operator";
+
+/// How long what people do to keys waits until the audit log has it. A key that leaked does not live on because the broker
+/// is away.
+const TOLD: Duration = Duration::from_secs(2);
 
 /// The most destroyed keys of one answer: the last ones.
 const MOST_DESTROYED: usize = 10_000;
@@ -73,6 +79,20 @@ pub struct Ended {
     pub superseded: Vec<String>,
 }
 
+/// A key that takes another's place.
+struct Succession {
+    of: String,
+    by: String,
+    /// The time of both.
+    bucket: Bucket,
+}
+
+impl fmt::Display for Succession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},by={}", self.of, self.by)
+    }
+}
+
 impl Keys {
     /// The keys there are, and those that were destroyed from `since` on (none: in the last week).
     ///
@@ -110,7 +130,10 @@ impl Keys {
         contents: Option<Contents>,
     ) -> Result<Vec<KeyFacts>, KeyError> {
         self.only(caller, &[OPERATOR])?;
-        self.blocking(move |inner| inner.rotate(contents)).await
+        let successors = self.blocking(move |inner| inner.announce(contents)).await?;
+        self.told().await;
+        failpoint("privacy.announced");
+        self.blocking(move |inner| inner.make_successors(&successors)).await
     }
 
     /// Destroys the keys that an approved act names; those that are destroyed already stay so.
@@ -125,7 +148,10 @@ impl Keys {
         signed: Vec<Signed>,
     ) -> Result<Vec<KeyFacts>, KeyError> {
         self.only(caller, &[OPERATOR])?;
-        self.blocking(move |inner| inner.destroy(&act, &signed)).await
+        let approved = self.blocking(move |inner| inner.approve(&act, &signed)).await?;
+        self.told().await;
+        failpoint("privacy.approved");
+        self.blocking(move |inner| inner.destroy(&approved)).await
     }
 
     /// The buckets that ended before their time, until it is over.
@@ -135,6 +161,15 @@ impl Keys {
     pub async fn ended(&self, caller: &'static str) -> Result<Ended, KeyError> {
         self.only(caller, &[MAKER, OPENER])?;
         self.blocking(|inner| inner.ended()).await
+    }
+
+    /// Waits until the audit log has what was told, or has been away for too long.
+    async fn told(&self) {
+        if timeout(TOLD, self.0.deps.audit.stored()).await.is_err() {
+            tracing::warn!(
+                "the audit log has not taken what is done to keys now: it is done, and told when the broker is back"
+            );
+        }
     }
 
     fn only(&self, caller: &'static str, callers: &[&str]) -> Result<(), KeyError> {
@@ -195,12 +230,14 @@ impl Inner {
         }
     }
 
-    fn rotate(&self, contents: Option<Contents>) -> Result<Vec<KeyFacts>, KeyError> {
+    /// Tells which key takes which one's place, before it does: what is done without a word would not be known of if the
+    /// process died between the two.
+    fn announce(&self, contents: Option<Contents>) -> Result<Vec<Succession>, KeyError> {
         let now = self.now().at;
         // Keys of the index follow from the bucket of one day; nothing is sealed into those of days before.
         let in_use = self.deps.retention.index_span(now).map_err(KeyError::Span)?.bucket;
         let is_closed = |bucket: Bucket| bucket.contents() == Contents::Index && bucket < in_use;
-        let mut made = Vec::new();
+        let mut all = Vec::new();
         for living in self.deps.keys.buckets().map_err(KeyError::Keystore)? {
             let Ok(place) = living.bucket.parse::<Place>() else { continue };
             let bucket = place.bucket;
@@ -208,41 +245,69 @@ impl Inner {
             if !wanted || is_closed(bucket) || bucket.is_dead(now) || self.is_superseded(&place) {
                 continue;
             }
-            let next = place.next().ok_or(KeyError::Spent)?.to_string();
-            let (dies_at_ms, now_ms) = (bucket.dies_at().unix_millis(), now.unix_millis());
-            let info = match bucket.contents() {
-                Contents::Messages(_) | Contents::Inbound => {
-                    self.deps.keys.create_bucket(&next, dies_at_ms, now_ms)
+            let next = place.next().ok_or(KeyError::Spent)?;
+            all.push(Succession { of: living.bucket, by: next.to_string(), bucket: next.bucket });
+        }
+        for one in &all {
+            self.tell_act("bucket.superseded", &one.to_string());
+        }
+        Ok(all)
+    }
+
+    fn make_successors(&self, all: &[Succession]) -> Result<Vec<KeyFacts>, KeyError> {
+        let mut made = Vec::new();
+        for (done, one) in all.iter().enumerate() {
+            match self.make_successor(one) {
+                Ok(info) => made.push(self.facts(&info)),
+                Err(error) => {
+                    let left = all.iter().skip(done);
+                    left.for_each(|left| self.tell_of("bucket.superseded", &left.to_string(), "not_done"));
+                    return Err(KeyError::Keystore(error));
                 }
-                Contents::Index => self.deps.keys.create_deriving_bucket(&next, dies_at_ms, now_ms),
-            };
-            let info = info.map_err(KeyError::Keystore)?;
-            *lock(&self.ended) = None;
-            tracing::info!(bucket = next, "another key seals from now on");
-            self.tell_act("bucket.superseded", &format!("{},by={next}", living.bucket));
-            made.push(self.facts(&info));
+            }
+            failpoint("privacy.superseded");
         }
         Ok(made)
     }
 
-    fn destroy(&self, act: &str, signed: &[Signed]) -> Result<Vec<KeyFacts>, KeyError> {
+    fn make_successor(&self, one: &Succession) -> Result<BucketInfo, KeystoreError> {
+        let (dies_at_ms, now_ms) = (one.bucket.dies_at().unix_millis(), self.now().at.unix_millis());
+        let info = match one.bucket.contents() {
+            Contents::Messages(_) | Contents::Inbound => {
+                self.deps.keys.create_bucket(&one.by, dies_at_ms, now_ms)?
+            }
+            Contents::Index => self.deps.keys.create_deriving_bucket(&one.by, dies_at_ms, now_ms)?,
+        };
+        *lock(&self.ended) = None;
+        tracing::info!(bucket = one.by, "another key seals from now on");
+        Ok(info)
+    }
+
+    /// Judges an act and tells who approved what is still to be done, before it is done: what is destroyed without a word of
+    /// why would look like a fault.
+    fn approve(&self, act: &str, signed: &[Signed]) -> Result<Approved, KeyError> {
         let now = self.now().at;
         let judged = approval::judge(&self.deps.people, &self.deps.cell, act, signed, now);
-        let Approved { act, by } = judged.map_err(|error| {
+        let approved = judged.map_err(|error| {
             self.tell_refusal();
             KeyError::Approval(error)
         })?;
+        let Approved { act, by } = &approved;
         let missing = |bucket: &&String| self.deps.keys.fate(bucket) == Fate::Unknown;
         if act.buckets().iter().any(|bucket| missing(&bucket)) {
             let problem = "must name buckets that are here (sotto keys list): nothing was destroyed";
             return Err(KeyError::Field { field: "act", problem });
         }
         let by = by.join("+");
+        for bucket in act.buckets().iter().filter(|bucket| self.deps.keys.fate(bucket) == Fate::Living) {
+            self.tell_act("bucket.destruction_approved", &format!("{bucket},act={},by={by}", act.id()));
+        }
+        Ok(approved)
+    }
+
+    fn destroy(&self, Approved { act, .. }: &Approved) -> Result<Vec<KeyFacts>, KeyError> {
+        let now = self.now().at;
         for bucket in act.buckets() {
-            // Told before it is done: what is destroyed without a word of why would look like a fault.
-            if self.deps.keys.fate(bucket) == Fate::Living {
-                self.tell_act("bucket.destruction_approved", &format!("{bucket},act={},by={by}", act.id()));
-            }
             let buried = self.bury(bucket, now);
             // Also after a failure: it may have been done.
             *lock(&self.ended) = None;

@@ -1,6 +1,6 @@
 //! What people do with keys: two are needed to destroy one, one replaces them, and what is destroyed early stays so.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use sotto_core::{MessageClass, Timestamp, approval::Act};
 use sotto_keystore::BucketKeystore as _;
@@ -13,7 +13,11 @@ use sotto_privacy::{
     error::KeyError,
 };
 
+use tokio::time::timeout;
+
 use crate::world::{MINUTE, NOW, PEOPLE, World, account, person_key, refusal, refused, tenant};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 const OTP: &str = "otp/2026-11-24T05";
 
@@ -83,6 +87,31 @@ async fn two_people_destroy_a_key_and_what_hung_on_it_is_unreadable_at_once_and_
     // When its time is over nobody need be told any more.
     world.clock.set(made.dies_at);
     assert_eq!(keys.ended("ingress").await.unwrap(), Ended::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_done_to_keys_is_in_the_log_before_unless_that_is_away_for_two_seconds() {
+    let world = World::new();
+    let keys = world.open();
+    let made = world.otp_key(&keys).await;
+    world.told.take();
+    world.told.set_away(true);
+    {
+        let mut rotating = pin!(keys.rotate("operator", None));
+        assert!(timeout(SECOND, &mut rotating).await.is_err(), "it waits");
+        assert_eq!(world.told.take(), ["bucket.superseded otp/2026-11-24T05,by=otp/2026-11-24T05.2 ok"]);
+        assert_eq!(states(&keys).await, [(OTP.to_owned(), KeyState::Current)]);
+        world.told.set_away(false);
+        assert_eq!(timeout(SECOND, rotating).await.unwrap().unwrap().len(), 1);
+    }
+    world.told.set_away(true);
+    let mut destroying = pin!(destroy(&keys, &[OTP]));
+    assert!(timeout(SECOND, &mut destroying).await.is_err(), "it waits");
+    assert_eq!(world.told.take().len(), 1);
+    assert_eq!(refusal(&keys, &made.wrap).await, None, "it lives");
+    // A key that leaked does not live on for that.
+    assert_eq!(timeout(2 * SECOND, destroying).await.unwrap().unwrap().len(), 1);
+    assert_eq!(refusal(&keys, &made.wrap).await, Some(Refusal::Destroyed));
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ use sotto_privacy::{
 };
 use sotto_proto::IndexDelivery;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 /// 2026-11-24T04:16:55.007Z
 pub(crate) const NOW: Timestamp = Timestamp::from_unix_millis(1_795_493_815_007);
@@ -55,18 +56,33 @@ pub(crate) fn person_key(seed: u8) -> SigningKey {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Told(Mutex<Vec<AuditEntry>>);
+pub(crate) struct Told {
+    entries: Mutex<Vec<AuditEntry>>,
+    away: watch::Sender<bool>,
+}
 
 impl AuditTrail for Told {
     fn tell(&self, entry: AuditEntry) {
-        self.0.lock().unwrap().push(entry);
+        self.entries.lock().unwrap().push(entry);
+    }
+
+    fn stored(&self) -> BoxFuture<'_, ()> {
+        let mut away = self.away.subscribe();
+        Box::pin(async move {
+            away.wait_for(|away| !away).await.unwrap();
+        })
     }
 }
 
 impl Told {
+    /// Nothing is stored while the log is away.
+    pub(crate) fn set_away(&self, away: bool) {
+        self.away.send_replace(away);
+    }
+
     /// `action object outcome` of everything told since the last look.
     pub(crate) fn take(&self) -> Vec<String> {
-        let told = std::mem::take(&mut *self.0.lock().unwrap());
+        let told = std::mem::take(&mut *self.entries.lock().unwrap());
         told.into_iter().map(|one| format!("{} {} {}", one.action, one.object, one.outcome)).collect()
     }
 }
