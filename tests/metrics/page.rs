@@ -22,7 +22,10 @@ pub(crate) const LABELS: &[(&str, &str)] = &[
         "why no carrier takes a message: `no_route`, `routes_exhausted`, `carrier`, `unopenable`, `content`",
     ),
     ("class", "`otp`, `transactional`, `promotional`, `ad-invite`"),
-    ("condition", "a condition of `/ready`; at ingress also `redis` and `privacy`"),
+    (
+        "condition",
+        "a condition of `/ready`; at ingress also `redis` and `privacy`, at privacy and identity `keystore_file`",
+    ),
     ("consumer", "a consumer of deploy/streams.toml, with its lane, shard or account"),
     ("decision", "`first`, `again`, `hold`, `expired`, `doubted`, `rejected`"),
     ("end", "`submitted`, `throttled`, `passing`, `elsewhere`, `final`, `no_response`, `unsent`"),

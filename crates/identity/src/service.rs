@@ -10,7 +10,7 @@ use sotto_keystore::{
 };
 use sotto_metrics::Age;
 use sotto_runtime::{
-    Condition, Context, Service, Stop,
+    Condition, Context, Readiness, Service, Stop,
     grpc::{GrpcServer, ServerLimits},
     listener::TlsListener,
     redis::Redis,
@@ -130,6 +130,11 @@ pub async fn serve(
     context.info.bound("grpc", grpc.local_addr());
 
     let stop = &context.stop;
+    // While it does not hold, keys are used from memory: nobody is to be sent away.
+    let kept = Readiness::measured(&context.metrics).condition("keystore_file");
+    let file_of = keys.clone();
+    let kept = kept.watch(ROTATION_TICK, stop.clone(), move || file_of.clone().check_file());
+    context.tasks.spawn_critical("key file", kept);
     context.tasks.spawn_critical("key rotation", rotate(keys, clock, stop.clone(), rotated, metrics.rotated));
     context.tasks.spawn_critical("token endpoint", https::serve(listener, Arc::new(tokens), stop.clone()));
     listening.set(true);

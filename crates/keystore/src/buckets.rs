@@ -197,6 +197,12 @@ impl BucketKeystore for SoftBuckets {
         Ok(destruction)
     }
 
+    fn check_file(&self) -> Result<(), KeystoreError> {
+        // Nobody writes meanwhile: whoever does has the state.
+        let state = self.state();
+        self.file.check(state.generation)
+    }
+
     fn buckets(&self) -> Result<Vec<BucketInfo>, KeystoreError> {
         Ok(self.state().living.iter().map(|(id, bucket)| bucket.info(id)).collect())
     }

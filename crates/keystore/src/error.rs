@@ -49,6 +49,19 @@ pub enum KeystoreError {
         /// The file.
         path: PathBuf,
     },
+    /// The file opens, and is not the last one that was written.
+    #[error(
+        "{} is an older one (generation {found}, and {known} was written): move back the one that stood there",
+        path.display()
+    )]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// How often the file that is there was written.
+        found: u64,
+        /// How often the last one was.
+        known: u64,
+    },
     /// Another process has the bucket file open.
     #[error("{} is open in another process", path.display())]
     InUse {
@@ -234,6 +247,7 @@ impl KeystoreError {
             | Self::Exists { .. }
             | Self::Format { .. }
             | Self::Refused { .. }
+            | Self::Older { .. }
             | Self::Module { .. }
             | Self::Token { .. }
             | Self::Mechanism { .. }

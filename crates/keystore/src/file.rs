@@ -96,6 +96,15 @@ impl KeyFile {
         Ok(Content { generation: header.generation, plaintext })
     }
 
+    /// The file as it is now must be at least as new as what is known of it.
+    pub(crate) fn check(&self, known: u64) -> Result<(), KeystoreError> {
+        let found = self.load()?.generation;
+        if found < known {
+            return Err(KeystoreError::Older { path: self.path.clone(), found, known });
+        }
+        Ok(())
+    }
+
     /// Replaces the content: whoever reads finds the old file or the new one, whole. The old one is overwritten.
     pub(crate) fn replace(&self, generation: u64, plaintext: &[u8]) -> Result<(), KeystoreError> {
         self.recover()?;

@@ -85,6 +85,16 @@ pub trait Keystore: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Whether a restart would find the keys. A file is read once, so that its loss would show only then: it must still be
+    /// there, open, and be no older than what was read or written last. Of a token [`Self::check`] says enough.
+    ///
+    /// # Errors
+    /// [`KeystoreError::Io`], [`KeystoreError::Mode`], [`KeystoreError::Owner`], [`KeystoreError::Format`],
+    /// [`KeystoreError::Refused`], [`KeystoreError::Older`].
+    fn check_file(&self) -> Result<(), KeystoreError> {
+        Ok(())
+    }
+
     /// Signs `message` by Ed25519 (RFC 8032) with the key of this id.
     ///
     /// # Errors
@@ -170,6 +180,16 @@ pub trait BucketKeystore: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`KeystoreError::Away`], [`KeystoreError::Busy`].
     fn check(&self) -> Result<(), KeystoreError> {
+        Ok(())
+    }
+
+    /// Whether a restart would find the keys. A file is read once, so that its loss would show only then: it must still be
+    /// there, open, and be no older than what was read or written last. Of a token [`Self::check`] says enough.
+    ///
+    /// # Errors
+    /// [`KeystoreError::Io`], [`KeystoreError::Mode`], [`KeystoreError::Owner`], [`KeystoreError::Format`],
+    /// [`KeystoreError::Refused`], [`KeystoreError::Older`].
+    fn check_file(&self) -> Result<(), KeystoreError> {
         Ok(())
     }
 

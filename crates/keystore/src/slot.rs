@@ -177,6 +177,14 @@ impl Keystore for SoftKeystore {
         Ok(())
     }
 
+    fn check_file(&self) -> Result<(), KeystoreError> {
+        let lock = self.file.lock_to_read()?;
+        // Others write too: the commands of the operator.
+        let checked = self.file.check(self.state().generation);
+        drop(lock);
+        checked
+    }
+
     fn sign(&self, key_id: &str, message: &[u8]) -> Result<[u8; SIGNATURE_LEN], KeystoreError> {
         match self.key(key_id)? {
             Key::Ed25519(key) => key.sign(message).map_err(KeystoreError::Sign),

@@ -294,6 +294,14 @@ impl Keys {
         self.0.count(Use { caller, deed, tenant: None, outcome }, 1);
     }
 
+    /// Whether a restart would find the keys of buckets.
+    ///
+    /// # Errors
+    /// [`KeyError::Keystore`].
+    pub async fn check_file(self) -> Result<(), KeyError> {
+        self.blocking(|inner| inner.deps.keys.check_file().map_err(KeyError::Keystore)).await
+    }
+
     /// Destroys every bucket whose time has come; returns how many.
     ///
     /// # Errors

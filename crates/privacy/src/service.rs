@@ -6,7 +6,7 @@ use sotto_keystore::{
     BucketKeystore, Keystore, KeystoreError, Pkcs11Buckets, SoftBuckets, Token, UnlockSecret,
 };
 use sotto_runtime::{
-    Condition, Context, Service, Stop,
+    Condition, Context, Readiness, Service, Stop,
     grpc::{GrpcServer, ServerLimits},
     telemetry::chain,
     tls::{ClientAuth, Tls},
@@ -116,6 +116,8 @@ pub async fn serve(
     // What died while nobody ran is destroyed before anybody may ask for it.
     keys.sweep().await.map_err(PrivacyError::Destroy)?;
     destroying.set(true);
+    // While it does not hold, keys are served from memory: nobody is to be sent away.
+    let kept = Readiness::measured(&context.metrics).condition("keystore_file");
 
     let server = GrpcServer::bind(config.grpc.listen, &tls, ClientAuth::Required, LIMITS)
         .await
@@ -126,6 +128,9 @@ pub async fn serve(
         "bucket destruction",
         destroy_on_time(keys.clone(), every, context.stop.clone(), destroying, metrics),
     );
+    let file_of = keys.clone();
+    let kept = kept.watch(every, context.stop.clone(), move || file_of.clone().check_file());
+    context.tasks.spawn_critical("key file", kept);
     context.tasks.spawn_critical("minute report", report_each_minute(keys.clone(), context.stop.clone()));
     listening.set(true);
     let (service, admin) = (KeyServer::service(keys.clone()), AdminServer::service(keys.clone()));

@@ -19,12 +19,14 @@ use axum::{
     routing::get,
 };
 use sotto_metrics::Metrics;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::AdminConfig,
     lifecycle::{Context, Stop},
     measures,
+    telemetry::chain,
 };
 
 /// The named conditions that must all hold before the process takes work.
@@ -87,6 +89,31 @@ impl Condition {
         let before = self.readiness.lock().insert(self.name.clone(), holds);
         if before != Some(holds) {
             tracing::info!(condition = self.name, holds, "readiness changed");
+        }
+    }
+
+    /// Looks every so often whether it holds, until a stop is asked for, and tells why not when that begins.
+    pub async fn watch<L, E>(self, every: Duration, stop: Stop, look: impl Fn() -> L)
+    where
+        L: Future<Output = Result<(), E>>,
+        E: std::error::Error,
+    {
+        let mut tick = interval(every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut held = true;
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = stop.requested() => return,
+            }
+            let looked = look().await;
+            self.set(looked.is_ok());
+            if let Err(error) = &looked
+                && held
+            {
+                tracing::error!(condition = self.name, error = chain(error), "a condition does not hold");
+            }
+            held = looked.is_ok();
         }
     }
 }

@@ -48,6 +48,15 @@ impl TokenKeys {
         done.map_err(KeysError::Blocking)?.map_err(KeysError::Keystore)
     }
 
+    /// Whether a restart would find the keys.
+    ///
+    /// # Errors
+    /// When their file is lost, altered or older than it was.
+    pub async fn check_file(self) -> Result<(), KeysError> {
+        let checked = tokio::task::spawn_blocking(move || self.0.keystore.check_file()).await;
+        checked.map_err(KeysError::Blocking)?.map_err(KeysError::Keystore)
+    }
+
     /// Every key whose tokens count, for the published set: the next, the current, those out of use.
     pub fn published(&self) -> Vec<PublicKey> {
         lock(&self.0.known).iter().filter_map(|key| key.public).collect()

@@ -99,6 +99,39 @@ fn nothing_that_exists_is_overwritten() {
 }
 
 #[test]
+fn a_file_that_is_lost_altered_open_to_others_or_older_is_told_of_while_it_is_in_use() {
+    let home = Home::new();
+    let keys = slot(&home);
+    let buckets = SoftBuckets::create(&home.at("buckets.sks"), home.secret(), "privacy").unwrap();
+    let [older, older_buckets] = ["audit.sks", "buckets.sks"].map(|name| fs::read(home.at(name)).unwrap());
+    keys.generate("checkpoint", KeyKind::Ed25519, 1).unwrap();
+    buckets.create_bucket("otp/2026-11-24T05", 2, 1).unwrap();
+    // Somebody else's change is none that is lost.
+    reopen(&home).unwrap().generate("checkpoint", KeyKind::Ed25519, 2).unwrap();
+    for (name, older) in [("audit.sks", &older), ("buckets.sks", &older_buckets)] {
+        let check = || if name == "audit.sks" { keys.check_file() } else { buckets.check_file() };
+        let path = home.at(name);
+        let sound = fs::read(&path).unwrap();
+        check().unwrap();
+        chmod(&path, 0o640);
+        assert!(matches!(check(), Err(KeystoreError::Mode { mode: 0o640, .. })), "{name}");
+        chmod(&path, 0o600);
+        let mut altered = sound.clone();
+        *altered.last_mut().unwrap() ^= 1;
+        fs::write(&path, altered).unwrap();
+        assert!(matches!(check(), Err(KeystoreError::Refused { .. })), "{name}");
+        fs::write(&path, older).unwrap();
+        let told = check().unwrap_err();
+        assert!(matches!(told, KeystoreError::Older { found: 1, known: 2, .. }), "{name}: {told}");
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(check(), Err(KeystoreError::Io { .. })), "{name}");
+        fs::write(&path, sound).unwrap();
+        chmod(&path, 0o600);
+        check().unwrap();
+    }
+}
+
+#[test]
 fn a_secret_has_its_length() {
     let home = Home::new();
     fs::write(home.at("unlock"), [7; 31]).unwrap();

@@ -1,6 +1,6 @@
 //! The whole service on the wire: mutual TLS, real certificates, gRPC clients as ingress and connector use them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use sotto_core::{Clock as _, work::KeyWrap};
@@ -64,6 +64,14 @@ impl Served {
 
     fn client(&self, service: &str) -> KeyServiceClient<Channel> {
         client(&self.pki, &self.port, service)
+    }
+
+    /// Waits until the metrics tell that a restart would find the keys, or would not. The service is ready all the while.
+    async fn kept(&self, kept: bool) {
+        let told = format!("sotto_condition{{condition=\"keystore_file\"}} {}.0", u8::from(kept));
+        let tells = async || self.context.metrics.page().lines().any(|line| line == told);
+        eventually(BOUND, "the file's condition", tells).await;
+        assert!(self.context.ready.is_ready());
     }
 
     async fn stop(self) -> Pki {
@@ -329,6 +337,38 @@ async fn wrong_requests_name_their_field_and_bound() {
     let keys = carrier.unwrap_keys(mixed).await.unwrap().into_inner().keys;
     let refusals: Vec<_> = keys.iter().map(refusal).collect();
     assert_eq!(refusals, [None, Some(UnwrapRefusal::Invalid), Some(UnwrapRefusal::Invalid)]);
+    served.stop().await;
+}
+
+/// It goes on with what it has in memory, and says so before a restart would lose it.
+#[tokio::test]
+async fn a_key_file_that_is_moved_away_or_replaced_by_an_older_one_is_told_of_while_the_service_runs() {
+    let world = World::new();
+    let served = Served::start(&world).await;
+    let (file, aside) = (world.buckets_file(), world.buckets_file().with_extension("aside"));
+    let older = fs::read(&file).unwrap();
+    let made = make(&mut served.client("ingress"), NOW.plus(10 * MINUTE)).await;
+    let opens = async || {
+        let opened = unwrap(&mut served.client("carrier"), &made).await.unwrap();
+        assert_eq!(opened.result, Some(unwrapped_key::Result::Key(made.key.clone())));
+    };
+
+    fs::rename(&file, &aside).unwrap();
+    served.kept(false).await;
+    opens().await;
+    let mut other = ask(NOW.plus(10 * MINUTE));
+    other.class = MessageClass::Promotional.into();
+    let refused = served.client("ingress").create_session_key(other).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    fs::copy(&aside, &file).unwrap();
+    served.kept(true).await;
+
+    fs::write(&file, older).unwrap();
+    served.kept(false).await;
+    opens().await;
+    fs::rename(&aside, &file).unwrap();
+    served.kept(true).await;
+    opens().await;
     served.stop().await;
 }
 
