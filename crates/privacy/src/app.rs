@@ -1,5 +1,6 @@
 //! The service's work: policy and clock decide, the keystore acts, everything is counted.
 
+mod ahead;
 mod index;
 mod operator;
 mod receipts;
@@ -16,7 +17,7 @@ use sotto_core::{
     work::{KeyWrap, Need},
 };
 use sotto_crypto::{AeadKey, random::random_array, wrap::WrapBinding};
-use sotto_keystore::{BucketKeystore, Keystore, KeystoreError};
+use sotto_keystore::{BucketInfo, BucketKeystore, Keystore, KeystoreError};
 use sotto_runtime::failpoint;
 use tokio::time::Instant;
 
@@ -423,6 +424,17 @@ impl Inner {
         Ok(Made { key_id, key, bucket: name, wrapped })
     }
 
+    /// Makes the key of a bucket, unless it is there.
+    fn create(&self, name: &str, bucket: Bucket, now: Timestamp) -> Result<BucketInfo, KeystoreError> {
+        let (dies_at_ms, now_ms) = (bucket.dies_at().unix_millis(), now.unix_millis());
+        match bucket.contents() {
+            Contents::Messages(_) | Contents::Inbound => {
+                self.deps.keys.create_bucket(name, dies_at_ms, now_ms)
+            }
+            Contents::Index => self.deps.keys.create_deriving_bucket(name, dies_at_ms, now_ms),
+        }
+    }
+
     /// A session key under the bucket that seals now in the time of `first`.
     fn wrapped(
         &self,
@@ -435,10 +447,7 @@ impl Inner {
         let place = self.current(first).ok_or(KeyError::Spent)?;
         let (name, bucket) = (place.to_string(), place.bucket);
         // On disk when it returns, and the same key for whoever asks next.
-        self.deps
-            .keys
-            .create_bucket(&name, bucket.dies_at().unix_millis(), now.unix_millis())
-            .map_err(KeyError::Keystore)?;
+        self.create(&name, bucket, now).map_err(KeyError::Keystore)?;
         failpoint("privacy.made");
         let binding = WrapBinding {
             cell: self.deps.cell.as_str(),

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::TryFutureExt as _;
 use sotto_keystore::{
     BucketKeystore, Keystore, KeystoreError, Pkcs11Buckets, SoftBuckets, Token, UnlockSecret,
 };
@@ -116,8 +117,8 @@ pub async fn serve(
     // What died while nobody ran is destroyed before anybody may ask for it.
     keys.sweep().await.map_err(PrivacyError::Destroy)?;
     destroying.set(true);
-    // While it does not hold, keys are served from memory: nobody is to be sent away.
-    let kept = Readiness::measured(&context.metrics).condition("keystore_file");
+    // While they do not hold, keys are served all the same: nobody is to be sent away.
+    let spare = Readiness::measured(&context.metrics);
 
     let server = GrpcServer::bind(config.grpc.listen, &tls, ClientAuth::Required, LIMITS)
         .await
@@ -129,8 +130,14 @@ pub async fn serve(
         destroy_on_time(keys.clone(), every, context.stop.clone(), destroying, metrics),
     );
     let file_of = keys.clone();
-    let kept = kept.watch(every, context.stop.clone(), move || file_of.clone().check_file());
+    let kept = spare
+        .condition("keystore_file")
+        .watch(every, context.stop.clone(), move || file_of.clone().check_file());
     context.tasks.spawn_critical("key file", kept);
+    let maker = keys.clone();
+    let ahead = spare.condition("keys_ahead");
+    let ahead = ahead.watch(every, context.stop.clone(), move || maker.clone().make_ahead().map_ok(drop));
+    context.tasks.spawn_critical("keys made ahead", ahead);
     context.tasks.spawn_critical("minute report", report_each_minute(keys.clone(), context.stop.clone()));
     listening.set(true);
     let (service, admin) = (KeyServer::service(keys.clone()), AdminServer::service(keys.clone()));

@@ -209,11 +209,8 @@ impl Inner {
         let key_id = random_array().map_err(KeyError::Crypto)?;
         let make = || {
             let place = self.current(&first).ok_or(KeyError::Spent)?;
-            let (bucket, dies_at) = (place.to_string(), place.bucket.dies_at());
-            self.deps
-                .keys
-                .create_deriving_bucket(&bucket, dies_at.unix_millis(), now.unix_millis())
-                .map_err(KeyError::Keystore)?;
+            let bucket = place.to_string();
+            self.create(&bucket, place.bucket, now).map_err(KeyError::Keystore)?;
             let key = IndexKey { key_id, tenant: tenant.clone(), bucket };
             let sealing = self.sealing_key(&key).map_err(KeyError::Keystore)?;
             let pseudonyms = self.pseudonym_key(&key.bucket, tenant).map_err(KeyError::Keystore)?;

@@ -271,13 +271,7 @@ impl Inner {
     }
 
     fn make_successor(&self, one: &Succession) -> Result<BucketInfo, KeystoreError> {
-        let (dies_at_ms, now_ms) = (one.bucket.dies_at().unix_millis(), self.now().at.unix_millis());
-        let info = match one.bucket.contents() {
-            Contents::Messages(_) | Contents::Inbound => {
-                self.deps.keys.create_bucket(&one.by, dies_at_ms, now_ms)?
-            }
-            Contents::Index => self.deps.keys.create_deriving_bucket(&one.by, dies_at_ms, now_ms)?,
-        };
+        let info = self.create(&one.by, one.bucket, self.now().at)?;
         *lock(&self.ended) = None;
         tracing::info!(bucket = one.by, "another key seals from now on");
         Ok(info)

@@ -1,12 +1,12 @@
 //! Buckets: named by what is in them and the instant of death, so that the name alone tells when everything in it is gone.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use jiff::{civil, tz::TimeZone};
 use sotto_core::{MessageClass, Timestamp, inbound, index};
 
-const HOUR_MS: i64 = 3_600_000;
-const DAY_MS: i64 = 24 * HOUR_MS;
+const HOUR_S: u32 = 3_600;
+const DAY_S: u32 = 24 * HOUR_S;
 
 /// Keys that take one another's place in one bucket's time.
 const MOST_KEYS: u16 = 999;
@@ -29,6 +29,23 @@ impl Contents {
             Self::Messages(class) => class.name(),
             Self::Inbound => inbound::CLASS,
             Self::Index => index::CLASS,
+        }
+    }
+
+    /// Their buckets die on multiples of this. One-time codes are of use for minutes: theirs die on the hour. The others'
+    /// die on the day.
+    pub fn grain(self) -> Duration {
+        Duration::from_secs(self.grain_s().into())
+    }
+
+    const fn grain_s(self) -> u32 {
+        match self {
+            Self::Messages(MessageClass::Otp) => HOUR_S,
+            Self::Messages(
+                MessageClass::Transactional | MessageClass::Promotional | MessageClass::AdInvite,
+            )
+            | Self::Inbound
+            | Self::Index => DAY_S,
         }
     }
 
@@ -76,7 +93,7 @@ impl Bucket {
     /// The first bucket of `contents` that lives until `needed_until`; none beyond the year 9999.
     pub fn covering(contents: impl Into<Contents>, needed_until: Timestamp) -> Option<Self> {
         let contents = contents.into();
-        let grain = grain_ms(contents);
+        let grain = i64::from(contents.grain_s()) * 1_000;
         let until = needed_until.unix_millis();
         let whole = until.div_euclid(grain).checked_add(i64::from(until.rem_euclid(grain) != 0))?;
         let dies_at = Timestamp::from_unix_millis(whole.checked_mul(grain)?);
@@ -105,18 +122,6 @@ impl Bucket {
     }
 }
 
-/// One-time codes are of use for minutes: theirs die on the hour. The others' die on the day.
-const fn grain_ms(contents: Contents) -> i64 {
-    match contents {
-        Contents::Messages(MessageClass::Otp) => HOUR_MS,
-        Contents::Messages(
-            MessageClass::Transactional | MessageClass::Promotional | MessageClass::AdInvite,
-        )
-        | Contents::Inbound
-        | Contents::Index => DAY_MS,
-    }
-}
-
 /// Only years of four digits, so that every name has one length and order.
 fn civil_of(at: Timestamp) -> Option<civil::DateTime> {
     let at = TimeZone::UTC.to_datetime(jiff::Timestamp::from_millisecond(at.unix_millis()).ok()?);
@@ -127,7 +132,7 @@ impl fmt::Display for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = civil_of(self.dies_at).ok_or(fmt::Error)?;
         write!(f, "{}/{:04}-{:02}-{:02}", self.contents, at.year(), at.month(), at.day())?;
-        if grain_ms(self.contents) == HOUR_MS {
+        if self.contents.grain_s() == HOUR_S {
             write!(f, "T{:02}", at.hour())?;
         }
         if self.number > 1 { write!(f, ".{}", self.number) } else { Ok(()) }
@@ -266,7 +271,8 @@ mod tests {
             let bucket = Bucket::covering(class, Timestamp::from_unix_millis(until)).unwrap();
             let spare = bucket.dies_at().unix_millis() - until;
             prop_assert!(spare >= 0);
-            let grain = if class == Contents::Messages(MessageClass::Otp) { HOUR_MS } else { DAY_MS };
+            let grain = if class == Contents::Messages(MessageClass::Otp) { HOUR_S } else { DAY_S };
+            let grain = i64::from(grain) * 1_000;
             prop_assert!(spare < grain);
             prop_assert!(!bucket.is_dead(Timestamp::from_unix_millis(until - 1)));
         }

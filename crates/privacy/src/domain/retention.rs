@@ -68,6 +68,16 @@ impl Retention {
         waiting.saturating_add(self.submit_margin)
     }
 
+    /// The bucket of what is made at this time and kept as long as its contents are, and is not scheduled; none beyond the
+    /// year 9999.
+    pub fn latest(&self, contents: Contents, at: Timestamp) -> Option<Bucket> {
+        match contents {
+            Contents::Messages(class) => Bucket::covering(class, at.plus(self.furthest(class))),
+            Contents::Inbound => self.inbound_span(at).ok().map(|span| span.bucket),
+            Contents::Index => self.index_span(at).ok().map(|span| span.bucket),
+        }
+    }
+
     /// The bucket and the end of sealing for a key. What is scheduled waits as long as other messages, from its time on.
     ///
     /// # Errors

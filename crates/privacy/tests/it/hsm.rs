@@ -96,6 +96,13 @@ impl Served {
         eventually(BOUND, "the conditions", async || self.context.ready.conditions() == wanted).await;
     }
 
+    /// Waits until the metrics tell that the next keys are there, or are not.
+    async fn ahead(&self, there: bool) {
+        let told = format!("sotto_condition{{condition=\"keys_ahead\"}} {}.0", u8::from(there));
+        let tells = async || self.context.metrics.page().lines().any(|line| line == told);
+        eventually(BOUND, "the condition of the next keys", tells).await;
+    }
+
     async fn stop(self) {
         self.context.stop.request();
         eventually(BOUND, "the end", async || self.context.tasks.held().is_empty()).await;
@@ -216,8 +223,11 @@ softhsm_tests! {
             assert_eq!(refused.code(), Code::Unavailable, "{refused}");
             served.world.clock.advance(90 * MINUTE);
             served.ready(false).await;
+            // Told before the hour in which messages would be refused.
+            served.ahead(false).await;
             hsm.rescind("closed");
             served.ready(true).await;
+            served.ahead(true).await;
             served.stop().await;
         });
     }

@@ -18,8 +18,9 @@ use sotto_proto::{
     message::v1::MessageClass,
     pipeline::v1 as pipeline,
     privacy::v1::{
-        CreateInboundKeyRequest, CreateSessionKeyRequest, CreateSessionKeyResponse, SealedKeys,
-        UnwrapKeysRequest, UnwrapRefusal, UnwrappedKey, key_service_client::KeyServiceClient, unwrapped_key,
+        CreateInboundKeyRequest, CreateSessionKeyRequest, CreateSessionKeyResponse, ListKeysRequest,
+        SealedKeys, UnwrapKeysRequest, UnwrapRefusal, UnwrappedKey,
+        key_admin_service_client::KeyAdminServiceClient, key_service_client::KeyServiceClient, unwrapped_key,
     },
     to_wire_time,
 };
@@ -353,6 +354,13 @@ async fn a_key_file_that_is_moved_away_or_replaced_by_an_older_one_is_told_of_wh
         assert_eq!(opened.result, Some(unwrapped_key::Result::Key(made.key.clone())));
     };
 
+    // The key of the next hour: nothing else will be written.
+    let keys = KeyAdminServiceClient::new(operator(&served.pki, &served.port));
+    eventually(BOUND, "the next key", async || {
+        let listed = keys.clone().list_keys(ListKeysRequest::default()).await.unwrap().into_inner().keys;
+        listed.iter().any(|key| key.bucket == "otp/2026-11-24T06")
+    })
+    .await;
     fs::rename(&file, &aside).unwrap();
     served.kept(false).await;
     opens().await;
