@@ -16,7 +16,7 @@ use crate::{
     commands::audit::LOG_DIR,
     error::at,
     hsm::{TOKENS, keeps_buckets},
-    init::{self, NewCell, files, hsm, pki},
+    init::{self, NewCell, files, hsm, pki, redis::REPLICA_PASSWORD},
 };
 
 /// What a process sees of the cell, by paths in the cell's folder, which are the same in its own.
@@ -28,6 +28,8 @@ struct Share {
     state: &'static [&'static str],
     /// Folders that it fills.
     folders: &'static [&'static str],
+    /// Processes that it is handed to.
+    places: Vec<String>,
 }
 
 /// A row of [`SHARES`]: process, what it is given, its state, its folders.
@@ -59,14 +61,20 @@ const SHARES: [Row; 8] = [
 /// Privacy's, where a token keeps its keys. That the token's configuration is state makes a lost volume be noticed.
 const PRIVACY_WITH_TOKEN: Row = ("privacy", &hsm::SHARED_PINS, &[hsm::SHARED_CONF], &[TOKENS]);
 
+/// The Redis that stands by. It is who the other is: clients find either by one name.
+const SECOND_REDIS: &str = "redis-2";
+
 /// What each process of a cell sees.
-fn shares(replicas: Replicas, token: bool) -> Vec<Share> {
+fn shares(replicas: Replicas, token: bool, second_redis: bool) -> Vec<Share> {
     let row = |row: Row| if token && row.0 == PRIVACY_WITH_TOKEN.0 { PRIVACY_WITH_TOKEN } else { row };
-    let others = SHARES.into_iter().map(row).map(|(process, given, state, folders)| Share {
-        process: process.to_owned(),
-        given: given.iter().map(|path| (*path).to_owned()).collect(),
-        state,
-        folders,
+    let others = SHARES.into_iter().map(row).map(|(process, given, state, folders)| {
+        let mut given: Vec<_> = given.iter().map(|path| (*path).to_owned()).collect();
+        let mut places = vec![process.to_owned()];
+        if process == "redis" && second_redis {
+            given.push(REPLICA_PASSWORD.to_owned());
+            places.push(SECOND_REDIS.to_owned());
+        }
+        Share { process: process.to_owned(), given, state, folders, places }
     });
     Broker::all(replicas).map(Share::of_broker).chain(others).collect()
 }
@@ -82,7 +90,8 @@ impl Share {
             }
         };
         let given = files.into_iter().chain(cluster).collect();
-        Self { process: broker.name(), given, state: &[], folders: &["data/nats"] }
+        let process = broker.name();
+        Self { places: vec![process.clone()], process, given, state: &[], folders: &["data/nats"] }
     }
 
     fn given(&self) -> Vec<String> {
@@ -117,8 +126,12 @@ pub(crate) fn prepare(
     }
     init::services::renew_brokers(dir, &cell)?;
     let folder = std::path::absolute(folder).map_err(at(folder))?;
-    for share in shares(cell.replicas, keeps_buckets(dir)) {
-        hand_out(dir, &share, &folder.join(&share.process))?;
+    // A cell of three that was made before there could be a second one has one.
+    let second_redis = dir.path(REPLICA_PASSWORD).exists();
+    for share in shares(cell.replicas, keeps_buckets(dir), second_redis) {
+        for place in &share.places {
+            hand_out(dir, &share, &folder.join(place))?;
+        }
     }
     output.json(&serde_json::json!({ "cell": dir.root(), "id": cell.id, "made": made, "shares": folder }))?;
     let done = if made { "made" } else { "is there" };

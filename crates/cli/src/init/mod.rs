@@ -8,7 +8,7 @@ pub(crate) mod files;
 pub(crate) mod hsm;
 pub(crate) mod keys;
 pub(crate) mod pki;
-mod redis;
+pub(crate) mod redis;
 pub(crate) mod services;
 
 use std::fmt::Write as _;
@@ -58,6 +58,13 @@ pub(crate) struct NewCell {
     pub(crate) hsm: bool,
 }
 
+impl NewCell {
+    /// Whether a second Redis stands by (docs/adr/0029): where there are three machines to put it on.
+    fn has_second_redis(&self) -> bool {
+        self.layout == Layout::Containers && self.replicas == Replicas::Three
+    }
+}
+
 /// Makes a cell in a folder that is empty or not there yet.
 pub(crate) fn init(dir: &CellDir, new: &NewCell, clock: &dyn Clock) -> Result<(), CliError> {
     let root = dir.root();
@@ -90,7 +97,7 @@ pub(crate) fn init(dir: &CellDir, new: &NewCell, clock: &dyn Clock) -> Result<()
     }
     keys::invitation(dir, now)?;
     keys::simulator(dir)?;
-    redis::create(dir, &new.id, new.layout)?;
+    redis::create(dir, new)?;
     services::create(dir, new, &users)?;
     // Last: a folder without it is not a cell.
     let cell = CellFile {

@@ -56,7 +56,12 @@ pub(super) fn create(dir: &CellDir, new: &NewCell, now: Timestamp) -> Result<(),
     let (_, clients) = authority(&clients_authority(cell), CLIENTS_CA, CLIENTS_CA_KEY)?;
     files::public(&dir.path(BROKER_CA), [ca, clients].concat().as_bytes())?;
 
-    let process = |name: &str| (name.to_owned(), Role::of(name));
+    let process = |name: &str| {
+        let role = Role::of(name);
+        // One of two servers connects to the other.
+        let copies = name == "redis" && new.has_second_redis();
+        (name.to_owned(), Role { connects: role.connects || copies, ..role })
+    };
     let ours = PeerService::ALL.into_iter().map(PeerService::name).chain(FOREIGN).map(process);
     let brokers = Broker::all(new.replicas).map(|broker| (broker.name(), Role::broker()));
     for (name, role) in ours.chain(brokers) {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use sotto_core::CellId;
 use sotto_crypto::{hash::sha256, random::random_array};
 
-use super::{addresses::REDIS_PORT, files, hex};
+use super::{NewCell, addresses::REDIS_PORT, files, hex};
 use crate::{
     CliError,
     cell::{CellDir, Layout},
@@ -22,8 +22,15 @@ const COMMANDS: &str = "-@all +@read +@write +@scripting +@transaction +@connect
 /// (`sotto_core::cancel`).
 const CANCELLATION: &str = " %R~sotto:carrier:{s*}:ready ~sotto:carrier:{s*}:sent:*";
 
+/// The password of the user by which one of two servers copies the other, and is promoted. A cell with one server has no such
+/// file.
+pub(crate) const REPLICA_PASSWORD: &str = "secrets/redis-replica";
+
+/// What that user may do: copy, change who leads, and open the port of who leads.
+const REPLICA_COMMANDS: &str = "-@all +psync +replconf +ping +replicaof +config|set +info";
+
 /// Makes `redis/users.acl`, `redis/redis.conf` and a password file for every user.
-pub(super) fn create(dir: &CellDir, cell: &CellId, layout: Layout) -> Result<(), CliError> {
+pub(super) fn create(dir: &CellDir, new: &NewCell) -> Result<(), CliError> {
     // Nobody can be the default user: it is off and has no password. Yet it is whom Redis loads an append-only file as, where
     // somebody turns that on, and whatever that user may not do is left out of every transaction in there, with an error in
     // the log alone.
@@ -34,11 +41,15 @@ pub(super) fn create(dir: &CellDir, cell: &CellId, layout: Layout) -> Result<(),
         writeln!(acl, "user {user} on #{hash} ~sotto:{user}:*{also} resetchannels {COMMANDS}")
             .map_err(fmt_failed)?;
     }
+    if new.has_second_redis() {
+        let hash = password(dir, "replica")?;
+        writeln!(acl, "user replica on #{hash} {REPLICA_COMMANDS}").map_err(fmt_failed)?;
+    }
     // For people in an emergency (docs/runbooks): no service knows its password.
     let hash = password(dir, "admin")?;
     writeln!(acl, "user admin on #{hash} allkeys allchannels +@all").map_err(fmt_failed)?;
     files::secret(&dir.path("redis/users.acl"), acl.as_bytes())?;
-    files::public(&dir.path("redis/redis.conf"), configuration(cell, layout).as_bytes())?;
+    files::public(&dir.path("redis/redis.conf"), configuration(&new.id, new.layout).as_bytes())?;
     files::folder_of_owner(&dir.path("data/redis"))
 }
 

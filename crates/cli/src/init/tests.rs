@@ -151,6 +151,37 @@ fn in_another_domain_names_lead_there_and_certificates_are_good_for_them() {
     }
 }
 
+#[test]
+fn redis_connects_to_nobody_but_to_a_second_one() {
+    for (layout, replicas, connects) in [
+        (Layout::Containers, Replicas::Three, true),
+        (Layout::Containers, Replicas::One, false),
+        (Layout::Machine, Replicas::Three, false),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = CellDir::new(folder.path().join("cell"));
+        init(&dir, &NewCell { layout, replicas, ..new_cell() }, &clock()).unwrap();
+        assert_eq!(is_of_a_client(&dir, "tls/redis.pem"), connects, "{layout:?}, {replicas:?}");
+        assert!(!is_of_a_client(&dir, "tls/simulator.pem"));
+        let users = std::fs::read_to_string(dir.path("redis/users.acl")).unwrap();
+        assert_eq!(users.contains("user replica on #"), connects, "{users}");
+        assert_eq!(dir.path(redis::REPLICA_PASSWORD).exists(), connects);
+    }
+}
+
+fn is_of_a_client(dir: &CellDir, file: &str) -> bool {
+    use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject as _};
+    let authority = CertificateDer::from_pem_file(dir.path("tls/ca.pem")).unwrap();
+    let anchors = [webpki::anchor_from_trusted_cert(&authority).unwrap()];
+    let certificate = CertificateDer::from_pem_file(dir.path(file)).unwrap();
+    let certificate = webpki::EndEntityCert::try_from(&certificate).unwrap();
+    let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms.all;
+    let now = u64::try_from(clock().now().unix_seconds()).unwrap();
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
+    let usage = webpki::KeyUsage::client_auth();
+    certificate.verify_for_usage(algorithms, &anchors, &[], now, usage, None, None).is_ok()
+}
+
 fn is_valid_for(file: &std::path::Path, name: &str) -> bool {
     use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
     let certificate = CertificateDer::from_pem_file(file).unwrap();

@@ -8,24 +8,24 @@ use crate::init::tests::new_cell;
 
 struct Made {
     folder: tempfile::TempDir,
-    hsm: bool,
+    new: NewCell,
 }
 
 impl Made {
     fn new() -> Self {
-        Self::with(false)
+        Self::with(new_cell())
     }
 
-    fn with(hsm: bool) -> Self {
-        let made = Self { folder: tempfile::tempdir().unwrap(), hsm };
+    fn with(new: NewCell) -> Self {
+        let new = NewCell { layout: Layout::Containers, ..new };
+        let made = Self { folder: tempfile::tempdir().unwrap(), new };
         made.again().unwrap();
         made
     }
 
     fn again(&self) -> Result<(), CliError> {
-        let new = NewCell { layout: Layout::Containers, hsm: self.hsm, ..new_cell() };
         let clock = ManualClock::new(Timestamp::from_unix_seconds(1_795_000_000));
-        prepare(&self.cell(), &new, &self.folder.path().join("shares"), &clock, &Output::new(true, true))
+        prepare(&self.cell(), &self.new, &self.folder.path().join("shares"), &clock, &Output::new(true, true))
     }
 
     fn cell(&self) -> CellDir {
@@ -57,7 +57,7 @@ impl Made {
 #[test]
 fn nobody_gets_the_secrets_of_others() {
     let made = Made::new();
-    for share in shares(Replicas::One, false) {
+    for share in shares(Replicas::One, false, false) {
         let name = share.process.as_str();
         for path in made.files(name) {
             let mode = fs::metadata(made.share(name).join(&path)).unwrap().permissions().mode() & 0o777;
@@ -121,7 +121,7 @@ fn volumes_of_two_cells_are_not_mixed() {
 
 #[test]
 fn a_cell_of_one_machine_is_refused() {
-    let made = Made { folder: tempfile::tempdir().unwrap(), hsm: false };
+    let made = Made { folder: tempfile::tempdir().unwrap(), new: new_cell() };
     let clock = ManualClock::new(Timestamp::from_unix_seconds(1_795_000_000));
     init::init(&made.cell(), &new_cell(), &clock).unwrap();
     assert!(made.again().unwrap_err().to_string().contains("for one machine"));
@@ -129,7 +129,7 @@ fn a_cell_of_one_machine_is_refused() {
 
 #[test]
 fn a_token_keeps_the_keys_that_die_and_files_the_others() {
-    let made = Made::with(true);
+    let made = Made::with(NewCell { hsm: true, ..new_cell() });
     assert_eq!(
         made.files("privacy"),
         [
@@ -152,4 +152,37 @@ fn a_token_keeps_the_keys_that_die_and_files_the_others() {
     // The volume is lost, and with it the token.
     fs::remove_dir_all(made.share("privacy")).unwrap();
     assert!(made.again().unwrap_err().to_string().ends_with("hsm/privacy.conf is gone"));
+}
+
+#[test]
+fn of_two_redis_either_may_be_the_one_that_leads_and_services_know_of_one() {
+    let three = NewCell { replicas: Replicas::Three, ..new_cell() };
+    let made = Made::with(three);
+    let files = [
+        "redis/redis.conf",
+        "redis/users.acl",
+        "secrets/redis-replica",
+        "tls/ca.pem",
+        "tls/redis.key",
+        "tls/redis.pem",
+    ];
+    for server in ["redis", "redis-2"] {
+        assert_eq!(made.files(server), files, "{server}");
+        assert!(made.share(server).join("data/redis").is_dir(), "{server}");
+    }
+    for file in files {
+        assert_eq!(
+            fs::read(made.share("redis").join(file)).unwrap(),
+            fs::read(made.share("redis-2").join(file)).unwrap(),
+            "{file}"
+        );
+    }
+    let mode = fs::metadata(made.share("redis-2/secrets/redis-replica")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // A cell of before.
+    fs::remove_file(made.cell().path(REPLICA_PASSWORD)).unwrap();
+    fs::remove_dir_all(made.share("redis-2")).unwrap();
+    made.again().unwrap();
+    assert!(!made.share("redis-2").exists());
+    assert!(!Made::new().share("redis-2").exists());
 }
