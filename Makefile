@@ -4,7 +4,7 @@
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.tools/bin:$(PATH)
 
 .PHONY: help setup demo build storm release test fmt lint unit e2e interop soak canaries torture torture-cluster torture-upgrade power-loss bench bench-peers bench-soak \
-	bench-micro bench-compare mutants compose-test kubernetes-test clean
+	bench-micro bench-compare mutants compose-test compose-three-test kubernetes-test clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -92,6 +92,10 @@ compose-test: ## the cell of docker-compose.yml in containers, scaled, watched, 
 	@deploy/tools/setup.sh test
 	deploy/compose/test.sh
 	deploy/compose/hsm-test.sh
+
+compose-three-test: ## a cell of three brokers and two Redis in containers under load: a broker dies, one is cut off, Redis fails over, all is upgraded (needs Docker)
+	@deploy/tools/setup.sh test
+	deploy/compose/three-test.sh
 
 kubernetes-test: setup build ## a cell as its pods would run, in network namespaces under the policies (needs root, iproute2, iptables)
 	python deploy/kubernetes/run_cell.py target/debug one-broker

@@ -1,4 +1,4 @@
-# What the tests in containers share: test.sh and hsm-test.sh read it in, after they have set NAME (of the Compose project),
+# What the tests in containers share: test.sh, hsm-test.sh and three-test.sh read it in, after they have set NAME (of the Compose project),
 # COMPOSE_FILE and SERVICES (whose health is waited for).
 # shellcheck shell=bash disable=SC2034
 root=$PWD
@@ -51,7 +51,11 @@ wait_for() {
   done
 }
 inspect() { docker inspect -f "$2" "$1"; }
-containers() { compose ps -q "$1"; }
+# Also those that have stopped. Compose takes seconds to tell the same on a busy machine.
+containers() {
+  docker ps -aq --no-trunc --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" \
+    --filter "label=com.docker.compose.service=$1" --filter label=com.docker.compose.oneoff=False
+}
 first() { containers "$1" | sed -n 1p; }
 healthy() {
   local id
@@ -106,18 +110,38 @@ first_message() {
   grep -q "delivered" <<<"$shown" || die "the message was not delivered"
 }
 
-# Load: start_load N sends N messages, each to a number of its own, so that the carrier counts any that it gets twice.
-WORKERS=4
+# confined SERVICE: that its first container may do no more than it must.
+confined() {
+  local id told state
+  id=$(first "$1")
+  told=$(inspect "$id" '{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}}')
+  [ "$told" = "65532:65532 true [ALL] [no-new-privileges:true]" ] || die "$1: $told"
+  told=$(inspect "$id" '{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}')
+  grep -Eq '^([1-9][0-9]*) \1 [1-9][0-9]* [1-9][0-9]*$' <<<"$told" || die "$1 has no limits: $told"
+  state=$(grep -E '^(CapEff|NoNewPrivs|Uid)' "/proc/$(inspect "$id" '{{.State.Pid}}')/status" | tr -s '\t\n' ' ')
+  [ "$state" = "Uid: 65532 65532 65532 65532 CapEff: 0000000000000000 NoNewPrivs: 1 " ] || die "$1: $state"
+}
+
+# The tool inside of the container that watches while there is load.
+tool() { docker exec -i "$runner" /program --cell /cell "$@"; }
+# Load: start_load N sends N messages, or until enough_load, each to a number of its own, so that the carrier counts any that it
+# gets twice.
+WORKERS=${WORKERS:-4}
 send() { # N: as the documentation asks: in doubt, again with the same key
   local until=$((SECONDS + 180))
   until printf '+8491%07d\nYour code is %06d' "$1" "$1" |
-    docker exec -i "$runner" /program --cell /cell --json send --client shop --from ACMEBANK --class otp --to - --text - \
+    tool --json send --client shop --from ACMEBANK --class otp --to - --text - \
       --idempotency-key "load-$1" >>"$work/accepted" 2>"$work/refused.$2"; do
     # Given up, or the test is over.
     [ "$SECONDS" -lt "$until" ] && [ -f "$work/accepted" ] || return 1
   done
 }
-worker() { for ((n = $1; n < MESSAGES; n += WORKERS)); do send "$n" "$1" || return 1; done; }
+worker() {
+  for ((n = $1; n < MESSAGES; n += WORKERS)); do
+    [ ! -e "$work/enough" ] || return 0
+    send "$n" "$1" || return 1
+  done
+}
 workers() {
   local pids=() pid
   for ((w = 0; w < WORKERS; w++)); do worker "$w" & pids+=($!); done
@@ -135,10 +159,14 @@ sent() { wc -l <"$work/accepted"; }
 accepted() { [ "$(sent)" -ge "$1" ] || ! kill -0 "$load" 2>/dev/null; }
 # at PARTS OF: when so much of the load is accepted.
 at() { wait_for 240 "messages to be accepted" accepted $((MESSAGES * $1 / $2)); }
+enough_load() { : >"$work/enough"; }
+# more N: waits until so many more are accepted.
+more() { wait_for 120 "$1 more messages to be accepted" accepted $(($(sent) + $1)); }
 tell() { echo "at $SECONDS s, $(sent) accepted: $*"; }
 end_load() {
   wait "$load" || die "a message was not accepted within three minutes: $(cat "$work"/refused.*)"
   load=
+  [ ! -e "$work/enough" ] || MESSAGES=$(sent)
   [ "$(sed -n 's/.*"message_id":"\([^"]*\)".*/\1/p' "$work/accepted" | sort -u | wc -l)" -eq "$MESSAGES" ] ||
     die "not every message has an id of its own"
 }
@@ -167,7 +195,8 @@ down() {
     left=$(docker $kind -q --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME")
     [ -z "$left" ] || die "left behind ($kind): $left"
   done
-  docker image ls -q --filter "reference=sotto/*:$SOTTO_VERSION*" | sort -u | xargs -r docker image rm -f >/dev/null
+  # By name: one may be made from another.
+  docker image ls --format '{{.Repository}}:{{.Tag}}' --filter "reference=sotto/*:$SOTTO_VERSION*" | xargs -r docker image rm -f >/dev/null
   docker image ls -q --filter label=sotto.stand-in=true | sort -u | xargs -r docker image rm -f >/dev/null
   say "done"
 }

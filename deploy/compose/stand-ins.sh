@@ -24,7 +24,7 @@ unpacked() {
 busybox() {
   mkdir -p "$1/bin"
   cp "$(unpacked busybox-static)/bin/busybox" "$1/bin/busybox"
-  for tool in sh grep wget; do ln -s busybox "$1/bin/$tool"; done
+  for tool in sh grep wget cat mv rm sleep timeout; do ln -s busybox "$1/bin/$tool"; done
 }
 
 # program ROOT NAME [PATH]: a program with the libraries that it is linked to.

@@ -19,15 +19,10 @@ all_healthy
 
 say "what every container may do"
 for service in "${SERVICES[@]}"; do
+  confined "$service"
   id=$(first "$service")
-  told=$(inspect "$id" '{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}}')
-  [ "$told" = "65532:65532 true [ALL] [no-new-privileges:true]" ] || die "$service: $told"
-  told=$(inspect "$id" '{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}')
-  grep -Eq '^([1-9][0-9]*) \1 [1-9][0-9]* [1-9][0-9]*$' <<<"$told" || die "$service has no limits: $told"
   seen=$(inspect "$id" '{{range .Mounts}}{{.Name}} {{end}}')
   [ "$seen" = "${COMPOSE_PROJECT_NAME}_$service " ] || die "$service sees $seen"
-  state=$(grep -E '^(CapEff|NoNewPrivs|Uid)' "/proc/$(inspect "$id" '{{.State.Pid}}')/status" | tr -s '\t\n' ' ')
-  [ "$state" = "Uid: 65532 65532 65532 65532 CapEff: 0000000000000000 NoNewPrivs: 1 " ] || die "$service: $state"
   # Every key, nkey, keystore and password that it sees is its own; the test carrier's password has two ends.
   secrets=$(docker cp "$id:/cell" - | tar -t | grep -E '\.(key|seed|sks)$|/secrets/.')
   others=$(grep -vE "$service|^cell/secrets/simulator$|^cell/keystore/(buckets|receipts).sks$" <<<"$secrets" || true)
