@@ -50,6 +50,7 @@ grep -q "the token is made" <<<"$(compose logs --no-color token)" || die "the to
 say "privacy has a token and no file of keys"
 tokens
 [ -z "$(find "$work/privacy" -name '*.sks' -o -name 'unlock-*')" ] || die "privacy has a keystore in a file"
+[ -z "$(find "$work/privacy" -name '*officer*')" ] || die "privacy has the PIN of the token's officer"
 [ -d "$work/privacy/cell/hsm/tokens" ] || die "privacy has no token"
 [ "$(docker inspect -f '{{.Config.Image}}' "$(first privacy)")" = "sotto/privacy-softhsm:$SOTTO_VERSION" ] || die "privacy's image is another"
 

@@ -44,6 +44,6 @@ else
   done
 fi
 # Where volumes are mounted: the cell's folder, or a process's share of it, and for the tool the shares of all.
-for folder in cell shares/{nats,nats-1,nats-2,nats-3,redis,redis-2,simulator,ingress,routing,carrier,identity,privacy,audit}; do
+for folder in cell shares/{nats,nats-1,nats-2,nats-3,redis,redis-2,simulator,ingress,routing,carrier,identity,privacy,officer,audit}; do
   install -d -m 700 "$out/root/$folder"
 done

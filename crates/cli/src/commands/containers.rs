@@ -21,14 +21,13 @@ use crate::{
 
 /// What a process sees of the cell, by paths in the cell's folder, which are the same in its own.
 struct Share {
-    process: String,
     /// Made by `sotto init`, and only read by the process.
     given: Vec<String>,
     /// The process's own from the start: the cell's folder keeps a link.
     state: &'static [&'static str],
     /// Folders that it fills.
     folders: &'static [&'static str],
-    /// Processes that it is handed to.
+    /// Whom it is handed to, by the names of their volumes.
     places: Vec<String>,
 }
 
@@ -59,7 +58,10 @@ const SHARES: [Row; 8] = [
 ];
 
 /// Privacy's, where a token keeps its keys. That the token's configuration is state makes a lost volume be noticed.
-const PRIVACY_WITH_TOKEN: Row = ("privacy", &hsm::SHARED_PINS, &[hsm::SHARED_CONF], &[TOKENS]);
+const PRIVACY_WITH_TOKEN: Row = ("privacy", &[hsm::SHARED_PIN], &[hsm::SHARED_CONF], &[TOKENS]);
+
+/// Whose share only the step that makes the token sees.
+const OFFICER: &str = "officer";
 
 /// The Redis that stands by. It is who the other is: clients find either by one name.
 const SECOND_REDIS: &str = "redis-2";
@@ -68,15 +70,33 @@ const SECOND_REDIS: &str = "redis-2";
 fn shares(replicas: Replicas, token: bool, second_redis: bool) -> Vec<Share> {
     let row = |row: Row| if token && row.0 == PRIVACY_WITH_TOKEN.0 { PRIVACY_WITH_TOKEN } else { row };
     let others = SHARES.into_iter().map(row).map(|(process, given, state, folders)| {
-        let mut given: Vec<_> = given.iter().map(|path| (*path).to_owned()).collect();
+        let mut given: Vec<_> =
+            own(process).into_iter().chain(given.iter().map(|path| (*path).to_owned())).collect();
         let mut places = vec![process.to_owned()];
         if process == "redis" && second_redis {
             given.push(REPLICA_PASSWORD.to_owned());
             places.push(SECOND_REDIS.to_owned());
         }
-        Share { process: process.to_owned(), given, state, folders, places }
+        Share { given, state, folders, places }
     });
-    Broker::all(replicas).map(Share::of_broker).chain(others).collect()
+    let officer = token.then(|| Share {
+        given: vec![hsm::OFFICER_PIN.to_owned()],
+        state: &[],
+        folders: &[],
+        places: vec![OFFICER.to_owned()],
+    });
+    Broker::all(replicas).map(Share::of_broker).chain(others).chain(officer).collect()
+}
+
+/// What every process has of its own.
+fn own(process: &str) -> Vec<String> {
+    let mut own = vec!["tls/ca.pem".to_owned(), format!("tls/{process}.pem"), format!("tls/{process}.key")];
+    // What is not ours has no configuration of ours and no nkey.
+    if SERVICES.contains(&process) {
+        own.push(format!("config/{process}.toml"));
+        own.push(format!("nats/nkeys/{process}.current.seed"));
+    }
+    own
 }
 
 impl Share {
@@ -89,21 +109,9 @@ impl Share {
                 vec![pki::ROUTES_CA.to_owned(), certificate, key]
             }
         };
-        let given = files.into_iter().chain(cluster).collect();
         let process = broker.name();
-        Self { places: vec![process.clone()], process, given, state: &[], folders: &["data/nats"] }
-    }
-
-    fn given(&self) -> Vec<String> {
-        let name = &self.process;
-        let mut given = vec!["tls/ca.pem".to_owned(), format!("tls/{name}.pem"), format!("tls/{name}.key")];
-        // What is not ours has no configuration of ours and no nkey.
-        if SERVICES.contains(&name.as_str()) {
-            given.push(format!("config/{name}.toml"));
-            given.push(format!("nats/nkeys/{name}.current.seed"));
-        }
-        given.extend(self.given.iter().cloned());
-        given
+        let given = own(&process).into_iter().chain(files).chain(cluster).collect();
+        Self { given, state: &[], folders: &["data/nats"], places: vec![process] }
     }
 }
 
@@ -140,8 +148,8 @@ pub(crate) fn prepare(
 }
 
 fn hand_out(dir: &CellDir, share: &Share, place: &Path) -> Result<(), CliError> {
-    for path in share.given() {
-        copy(&dir.path(&path), &place.join(&path))?;
+    for path in &share.given {
+        copy(&dir.path(path), &place.join(path))?;
     }
     for path in share.state {
         give_away(&dir.path(path), &place.join(path))?;

@@ -16,7 +16,9 @@ use crate::{
 
 /// In containers: how SoftHSM2 finds the token, and its PINs.
 pub(crate) const SHARED_CONF: &str = "hsm/privacy.conf";
-pub(crate) const SHARED_PINS: [&str; 2] = ["secrets/pin-privacy", "secrets/pin-privacy-officer"];
+pub(crate) const SHARED_PIN: &str = "secrets/pin-privacy";
+/// Of the token's security officer: it is needed once, to make the token, and may set another PIN.
+pub(crate) const OFFICER_PIN: &str = "secrets/pin-privacy-officer";
 
 /// SoftHSM2's library in an image.
 const MODULE_IN_IMAGE: &str = "/usr/lib/softhsm/libsofthsm2.so";
@@ -70,7 +72,7 @@ pub(super) fn create(dir: &CellDir, cell: &CellId, now: Timestamp) -> Result<(),
 
 /// For containers: what privacy's image makes the token with. The folder is the one that each process is started in.
 pub(super) fn prepare_share(dir: &CellDir) -> Result<(), CliError> {
-    for file in SHARED_PINS {
+    for file in [SHARED_PIN, OFFICER_PIN] {
         files::secret(&dir.path(file), pin()?.as_bytes())?;
     }
     files::public(&dir.path(SHARED_CONF), hsm::softhsm_conf(Path::new(hsm::TOKENS)).as_bytes())

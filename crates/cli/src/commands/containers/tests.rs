@@ -58,7 +58,7 @@ impl Made {
 fn nobody_gets_the_secrets_of_others() {
     let made = Made::new();
     for share in shares(Replicas::One, false, false) {
-        let name = share.process.as_str();
+        let name = share.places[0].as_str();
         for path in made.files(name) {
             let mode = fs::metadata(made.share(name).join(&path)).unwrap().permissions().mode() & 0o777;
             let text = fs::read(made.share(name).join(&path)).unwrap();
@@ -137,14 +137,14 @@ fn a_token_keeps_the_keys_that_die_and_files_the_others() {
             "hsm/privacy.conf",
             "nats/nkeys/privacy.current.seed",
             "secrets/pin-privacy",
-            "secrets/pin-privacy-officer",
             "tls/ca.pem",
             "tls/privacy.key",
             "tls/privacy.pem",
         ]
     );
-    for pin in &made.files("privacy")[3..5] {
-        let mode = fs::metadata(made.share("privacy").join(pin)).unwrap().permissions().mode();
+    assert_eq!(made.files("officer"), ["secrets/pin-privacy-officer"]);
+    for pin in ["privacy/secrets/pin-privacy", "officer/secrets/pin-privacy-officer"] {
+        let mode = fs::metadata(made.share(pin)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{pin}");
     }
     assert!(made.share("audit/keystore/audit.sks").is_file());
