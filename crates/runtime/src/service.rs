@@ -82,6 +82,10 @@ pub fn main<S: Service>() -> ExitCode {
             writeln!(std::io::stderr(), "sotto-{}: core dumps cannot be turned off: {error}", S::NAME);
         return ExitCode::FAILURE;
     }
+    if let Err(error) = guard::open_as_many_files_as_allowed() {
+        let _printed =
+            writeln!(std::io::stderr(), "sotto-{}: the limit of open files stays as it is: {error}", S::NAME);
+    }
     tls::install_provider();
     let arguments = match parse_arguments::<S>() {
         Ok(arguments) => arguments,

@@ -14,6 +14,8 @@ use tokio::{net::TcpListener, sync::mpsc};
 
 const BOUND: Duration = Duration::from_secs(20);
 
+const FEW_FILES: u32 = 64;
+
 struct Tiny {
     folder: TempDir,
     process: Process,
@@ -38,8 +40,9 @@ impl Tiny {
             ("SOTTO__ADMIN__ADDRESS_FILE".to_owned(), folder.path().join("admin").display().to_string()),
         ];
         environment.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let none: [&str; 0] = [];
-        let process = Process::start(&binary(), none, environment, &folder.path().join("log"));
+        // With a low limit that it may raise itself.
+        let arguments = [format!("--nofile={FEW_FILES}:").into(), binary().into_os_string()];
+        let process = Process::start("prlimit".as_ref(), arguments, environment, &folder.path().join("log"));
         Self { folder, process }
     }
 
@@ -117,6 +120,8 @@ async fn lives_gets_ready_tells_what_it_is_and_stops_when_asked() {
     {
         assert!(metrics.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {metrics}");
     }
+    let limit = metrics.lines().find_map(|line| line.strip_prefix("process_max_fds ")).unwrap();
+    assert!(limit.parse::<f64>().unwrap() > f64::from(FEW_FILES), "the limit was not raised: {limit}");
     let status = tiny.process.terminate(BOUND).await;
     assert_eq!(status.code(), Some(0), "{}", tiny.process.log());
     assert!(!tiny.process.log().contains("hunter2"));
