@@ -11,7 +11,8 @@ mod recipes;
 
 pub(crate) use lock::{Holder, Lock, holders, lives};
 pub(crate) use recipes::{
-    Contract, connect, https_address, read_carriers, simulator_account, simulator_carriers, tool,
+    Contract, Surroundings, connect, environment, https_address, read_carriers, simulator_account,
+    simulator_carriers, tool,
 };
 
 use std::{

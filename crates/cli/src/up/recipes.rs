@@ -193,38 +193,9 @@ impl Recipes {
     }
 
     pub(super) fn service(&self, service: &str, running: &Running) -> Result<Recipe, CliError> {
-        let mut environment = vec![
-            env("ADMIN__LISTEN", "127.0.0.1:0"),
-            env("ADMIN__ADDRESS_FILE", &address_file(&self.dir, service).display().to_string()),
-            env("NATS__URL", &running.nats),
-        ];
-        let softhsm = crate::hsm::conf(&self.dir);
-        if softhsm.exists() {
-            environment.push((crate::hsm::VARIABLE.to_owned(), softhsm.display().to_string()));
-        }
-        if ["ingress", "carrier", "identity"].contains(&service) {
-            let port = running.address("redis")?.rsplit(':').next().unwrap_or_default().to_owned();
-            environment.push(env("REDIS__URL", &format!("rediss://localhost:{port}")));
-        }
-        if ["routing", "carrier", "ingress"].contains(&service) {
-            environment.push(env("CARRIERS__FILE", &self.carriers_file().display().to_string()));
-        }
-        if service == "carrier" {
-            // One process a service, and never two: its next run takes its binds over at once.
-            environment.push(env("CONNECTOR__REPLICA", "up"));
-        }
-        if ["ingress", "carrier"].contains(&service) {
-            let privacy = running.address("privacy.grpc")?;
-            environment.push(env("PRIVACY__ENDPOINT", &format!("https://{privacy}")));
-        }
-        if service == "identity" {
-            environment.push(env("HTTPS__LISTEN", &self.options.token_listen.to_string()));
-        }
-        if service == "ingress" {
-            environment.push(env("GRPC__LISTEN", &self.options.listen.to_string()));
-            let identity = https_address(running.address("identity.https")?);
-            environment.push(env("TOKENS__JWKS_URL", &format!("https://{identity}/.well-known/jwks.json")));
-        }
+        let [tokens, clients] = [self.options.token_listen, self.options.listen];
+        let surroundings = Surroundings { running, carriers: &self.carriers_file(), tokens, clients };
+        let environment = environment(&self.dir, service, &surroundings)?;
         let program = self.programs.join(format!("sotto-{service}"));
         if !program.is_file() {
             return Err(CliError::new(format!("{} is not there", program.display()))
@@ -276,6 +247,58 @@ impl Recipes {
         }
         recipe
     }
+}
+
+/// What only a start knows.
+pub(crate) struct Surroundings<'a> {
+    /// Where what was started before listens.
+    pub(crate) running: &'a Running,
+    pub(crate) carriers: &'a Path,
+    /// Where identity is to listen for those who ask for tokens, and ingress for clients.
+    pub(crate) tokens: SocketAddr,
+    pub(crate) clients: SocketAddr,
+}
+
+/// The part of a service's configuration that comes by its environment.
+pub(crate) fn environment(
+    dir: &CellDir,
+    service: &str,
+    surroundings: &Surroundings<'_>,
+) -> Result<Vec<(String, String)>, CliError> {
+    let Surroundings { running, carriers, tokens, clients } = surroundings;
+    let mut environment = vec![
+        env("ADMIN__LISTEN", "127.0.0.1:0"),
+        env("ADMIN__ADDRESS_FILE", &address_file(dir, service).display().to_string()),
+        env("NATS__URL", &running.nats),
+    ];
+    let softhsm = crate::hsm::conf(dir);
+    if softhsm.exists() {
+        environment.push((crate::hsm::VARIABLE.to_owned(), softhsm.display().to_string()));
+    }
+    if ["ingress", "carrier", "identity"].contains(&service) {
+        let port = running.address("redis")?.rsplit(':').next().unwrap_or_default();
+        environment.push(env("REDIS__URL", &format!("rediss://localhost:{port}")));
+    }
+    if ["routing", "carrier", "ingress"].contains(&service) {
+        environment.push(env("CARRIERS__FILE", &carriers.display().to_string()));
+    }
+    if service == "carrier" {
+        // One process a service, and never two: its next run takes its binds over at once.
+        environment.push(env("CONNECTOR__REPLICA", "up"));
+    }
+    if ["ingress", "carrier"].contains(&service) {
+        let privacy = running.address("privacy.grpc")?;
+        environment.push(env("PRIVACY__ENDPOINT", &format!("https://{privacy}")));
+    }
+    if service == "identity" {
+        environment.push(env("HTTPS__LISTEN", &tokens.to_string()));
+    }
+    if service == "ingress" {
+        environment.push(env("GRPC__LISTEN", &clients.to_string()));
+        let identity = https_address(running.address("identity.https")?);
+        environment.push(env("TOKENS__JWKS_URL", &format!("https://{identity}/.well-known/jwks.json")));
+    }
+    Ok(environment)
 }
 
 /// A connection to the cell's broker as a tool.

@@ -75,7 +75,10 @@ impl Cell {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(tools::built("sotto"));
+        self.command_of(Command::new(tools::built("sotto")), arguments)
+    }
+
+    fn command_of(&self, mut command: Command, arguments: &[&str]) -> Command {
         command.arg("--cell").arg(self.path("")).args(arguments).env("PATH", search_path());
         command.kill_on_drop(true);
         command
@@ -91,18 +94,23 @@ impl Cell {
         self.sotto(&[&["--json"], arguments].concat()).await
     }
 
+    /// Runs the tool where no process may have more than so many files open.
+    pub(crate) async fn sotto_within(&self, files: u32, arguments: &[&str]) -> Said {
+        let mut limited = Command::new("prlimit");
+        limited.arg(format!("--nofile={files}:{files}")).arg(tools::built("sotto"));
+        said(self.command_of(limited, arguments), "").await
+    }
+
+    /// Runs the tool on a machine whose programs are in this folder.
+    pub(crate) async fn sotto_on(&self, folder: &str, arguments: &[&str]) -> Said {
+        let mut command = self.command(arguments);
+        command.env("PATH", folder);
+        said(command, "").await
+    }
+
     /// Runs the tool with this standard input.
     pub(crate) async fn sotto_with(&self, arguments: &[&str], input: &str) -> Said {
-        let mut command = self.command(arguments);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        // One that reads nothing may be gone by now.
-        let _unread = stdin.write_all(input.as_bytes()).await;
-        drop(stdin);
-        let output = tokio::time::timeout(LONG, child.wait_with_output()).await.unwrap().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+        said(self.command(arguments), input).await
     }
 
     /// Starts the cell and waits until it is up.
@@ -138,6 +146,18 @@ impl Cell {
         let free = || std::fs::File::open(&lock).unwrap().try_lock().is_ok();
         eventually(LONG, "every process of the cell to end", || async { free() }).await;
     }
+}
+
+async fn said(mut command: Command, input: &str) -> Said {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // One that reads nothing may be gone by now.
+    let _unread = stdin.write_all(input.as_bytes()).await;
+    drop(stdin);
+    let output = tokio::time::timeout(LONG, child.wait_with_output()).await.unwrap().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
 const UP: [&str; 4] = ["--listen", "127.0.0.1:0", "--token-listen", "127.0.0.1:0"];

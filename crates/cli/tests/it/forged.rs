@@ -167,25 +167,30 @@ async fn publish<B: Batch + 'static>(cell: &Cell, items: Vec<B::Item>) {
     publish_on::<B>(cell, &Subject::Event(shards().iter().next().unwrap()), items).await;
 }
 
-async fn publish_on<B: Batch + 'static>(cell: &Cell, subject: &Subject, items: Vec<B::Item>) {
-    let path = |file: &str| cell.path(file);
+/// A connection with the keys that the cell has for one of its services or tools.
+pub(crate) async fn connected(cell: &Cell, service: Service) -> Bus {
+    let name = service.name();
     let config = NatsConfig {
         url: cell.running()["nats"].as_str().unwrap().to_owned(),
-        ca_file: path("tls/ca.pem"),
-        cert_file: path("tls/routing.pem"),
-        key_file: path("tls/routing.key"),
-        nkey_seed_file: path("nats/nkeys/routing.current.seed"),
+        ca_file: cell.path("tls/ca.pem"),
+        cert_file: cell.path(&format!("tls/{name}.pem")),
+        key_file: cell.path(&format!("tls/{name}.key")),
+        nkey_seed_file: cell.path(&format!("nats/nkeys/{name}.current.seed")),
         connect_timeout_ms: 5_000,
     };
     let options = BusOptions {
-        service: Service::Routing,
+        service,
         instance: "test".to_owned(),
         cell: BusCell { id: "test".parse().unwrap(), shards: shards(), replicas: sotto_core::Replicas::One },
         topology: Topology::embedded().unwrap(),
         clock: Arc::new(SystemClock),
         digest: Arc::new(|_| [0; 32]),
     };
-    let bus = Bus::connect(&config, options).await.unwrap();
+    Bus::connect(&config, options).await.unwrap()
+}
+
+async fn publish_on<B: Batch + 'static>(cell: &Cell, subject: &Subject, items: Vec<B::Item>) {
+    let bus = connected(cell, Service::Routing).await;
     let publisher = Publisher::<B>::new(&bus, PublisherConfig::default());
     for item in items {
         publisher.publish(subject, item).await.unwrap();

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod cell;
+mod doctor;
 mod forged;
 mod offline;
 mod running;

@@ -1,14 +1,18 @@
 //! The cell's files: who can read the secret ones, what is missing, how long certificates are valid.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path, path::PathBuf, time::Duration};
+use std::{
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 use sotto_core::{Clock, Timestamp};
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, anchor_from_trusted_cert};
 
 use super::Finding;
 use crate::{
-    cell::{Broker, CellDir, CellFile, SERVICES},
+    cell::{Broker, CellDir, CellFile, DOMAIN, SERVICES},
     commands::audit::{KEY_FILE, LOG_DIR},
     hsm,
     init::pki::{CLIENTS_CA, ROUTES_CA},
@@ -31,13 +35,12 @@ pub(super) fn look(dir: &CellDir, cell: &CellFile, clock: &dyn Clock) -> Vec<Fin
     let mut findings = vec![Finding::fine(format!("the cell {}, {} shard(s)", cell.id, cell.shards.count()))];
     findings.extend(modes(dir));
     findings.extend(missing(dir, cell));
-    findings.extend(disagreements(dir, cell));
     findings.extend(certificates(dir, clock.now()));
     findings.extend(drafts(dir));
     findings
 }
 
-/// Secrets that others could read.
+/// Secrets that others could read, or that whoever runs the cell cannot.
 fn modes(dir: &CellDir) -> Vec<Finding> {
     let keys = KEY_FOLDERS.iter().flat_map(|folder| list(&dir.path(folder)));
     let keys = keys.filter(|path| path.extension().is_some_and(|it| it == "key"));
@@ -46,18 +49,25 @@ fn modes(dir: &CellDir) -> Vec<Finding> {
     let folders = std::fs::read_dir(dir.path("clients")).into_iter().flatten().flatten();
     let secrets = secrets.chain(folders.flat_map(|folder| list(&folder.path())));
     let files = SECRET_FILES.iter().map(|file| dir.path(file)).filter(|path| path.exists());
-    let mut open = Vec::new();
+    // The cell is its who made it: `cell.toml` was read a moment ago.
+    let owner = std::fs::metadata(dir.path("cell.toml")).map(|about| about.uid()).ok();
+    let mut found = Vec::new();
     for path in keys.chain(secrets).chain(files) {
-        let mode = std::fs::metadata(&path).map(|about| about.permissions().mode());
-        if mode.is_ok_and(|mode| mode & 0o077 != 0) {
+        let Ok(about) = std::fs::metadata(&path) else { continue };
+        if about.permissions().mode() & 0o077 != 0 {
             let fix = format!("chmod 600 {}; if others use this machine, replace it", path.display());
-            open.push(Finding::wrong(path.display().to_string(), "others can read it", fix));
+            found.push(Finding::wrong(path.display().to_string(), "others can read it", fix));
+        }
+        if let Some(owner) = owner.filter(|owner| about.uid() != *owner) {
+            let problem = format!("belongs to user {}, and the cell to user {owner}", about.uid());
+            let fix = format!("chown {owner} {}: its process runs as that user", path.display());
+            found.push(Finding::wrong(path.display().to_string(), problem, fix));
         }
     }
-    if open.is_empty() {
-        open.push(Finding::fine("modes of the secret files"));
+    if found.is_empty() {
+        found.push(Finding::fine("modes and owners of the secret files"));
     }
-    open
+    found
 }
 
 fn list(folder: &Path) -> Vec<PathBuf> {
@@ -97,26 +107,6 @@ fn missing(dir: &CellDir, cell: &CellFile) -> Vec<Finding> {
     findings
 }
 
-/// Services that were told of another number of brokers than the cell has: they refuse to start, since the streams differ.
-fn disagreements(dir: &CellDir, cell: &CellFile) -> Vec<Finding> {
-    let wanted = i64::from(cell.replicas.count());
-    let told = |service: &str| {
-        let text = std::fs::read_to_string(dir.config(service)).ok()?;
-        let config: toml::Table = text.parse().ok()?;
-        // Without a word on it there is one.
-        let told =
-            config.get("cell").and_then(|cell| cell.get("replicas")).map_or(Some(1), toml::Value::as_integer);
-        (told != Some(wanted)).then_some(told)
-    };
-    let wrong = |service: &str| {
-        let told = told(service)?.map_or_else(|| "no number".to_owned(), |told| told.to_string());
-        let problem = format!("cell.replicas is {told}, and the cell has {wanted}");
-        let fix = format!("write replicas = {wanted} below [cell]; it is fixed for the cell's life");
-        Some(Finding::wrong(format!("config/{service}.toml"), problem, fix))
-    };
-    SERVICES.into_iter().filter_map(wrong).collect()
-}
-
 /// Every certificate, against the cell's own authority.
 fn certificates(dir: &CellDir, now: Timestamp) -> Vec<Finding> {
     let authority = match std::fs::read(dir.path("tls/ca.pem")) {
@@ -146,7 +136,8 @@ fn signed_by(dir: &CellDir, folder: &str, authority: &[u8], key: &str, now: Time
         }
         let result = std::fs::read(&path)
             .map_err(|error| error.to_string())
-            .and_then(|pem| check(authority, &pem, now));
+            .and_then(|pem| check(authority, &pem, now).map(|()| pem))
+            .and_then(|pem| belongs(&pem, name.trim_end_matches(".pem"), &path.with_extension("key")));
         if let Err(problem) = result {
             let fix = format!("sign a new one with {key}: docs/runbooks/certificates-expire.md");
             findings.push(Finding::wrong(format!("{folder}/{name}"), problem, fix));
@@ -201,6 +192,23 @@ fn check(authority: &[u8], pem: &[u8], now: Timestamp) -> Result<(), String> {
         }
         (Ok(()), Ok(()) | Err(_)) => Ok(()),
     }
+}
+
+/// Whether a certificate has the name of its process and is that of its key: what goes wrong where one was renewed by hand.
+fn belongs(pem: &[u8], process: &str, key: &Path) -> Result<(), String> {
+    let unreadable = |_| "is no PEM certificate".to_owned();
+    let certificate = CertificateDer::from_pem_slice(pem).map_err(unreadable)?;
+    let name = format!("{process}.{DOMAIN}");
+    let end = EndEntityCert::try_from(&certificate).map_err(|error| error.to_string())?;
+    let named = ServerName::try_from(name.as_str()).map_err(|error| error.to_string())?;
+    end.verify_is_valid_for_subject_name(&named).map_err(|_| format!("is not for {name}"))?;
+    let of_key = |error: String| format!("{}: {error}", key.display());
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| of_key(error.to_string()))?;
+    let private = rustls::crypto::ring::sign::any_supported_type(&private);
+    let private = private.map_err(|error| of_key(error.to_string()))?;
+    rustls::sign::CertifiedKey::new(vec![certificate.into_owned()], private)
+        .keys_match()
+        .map_err(|_| format!("is of another key than {}", key.display()))
 }
 
 /// Some serve, some connect, some do both.
@@ -260,12 +268,6 @@ mod tests {
         assert!(told.contains("shop.nats/cert.pem: ends at "), "{told}");
         assert_eq!(at(0).len(), 1, "it is not a secret, yet it lies where only secrets do: {:?}", at(0));
         std::fs::remove_dir_all(dir.path("clients")).unwrap();
-
-        let config = std::fs::read_to_string(dir.config("carrier")).unwrap();
-        std::fs::write(dir.config("carrier"), config.replace("replicas = 1", "replicas = 3")).unwrap();
-        let told = at(0).join("\n");
-        assert!(told.contains("config/carrier.toml: cell.replicas is 3, and the cell has 1"), "{told}");
-        std::fs::write(dir.config("carrier"), config).unwrap();
 
         let key = dir.path("tls/nats.key");
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();

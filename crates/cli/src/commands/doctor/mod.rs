@@ -1,8 +1,10 @@
 //! `sotto doctor`: looks for what is wrong, and says what to do about it. It changes nothing.
 
 mod files;
+mod limits;
 mod machine;
 mod running;
+mod settings;
 
 use sotto_core::Clock;
 
@@ -52,6 +54,8 @@ pub(crate) async fn doctor(dir: &CellDir, clock: &dyn Clock, output: &Output) ->
     match dir.open() {
         Ok(cell) => {
             findings.extend(files::look(dir, &cell, clock));
+            findings.extend(settings::look(dir, &cell));
+            findings.extend(limits::look(dir, &cell));
             findings.extend(running::look(dir, &cell).await);
         }
         Err(error) => {

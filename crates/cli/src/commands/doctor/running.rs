@@ -7,9 +7,11 @@ use sotto_bus::{
     topology::{self, Copies, SetupError},
 };
 use sotto_core::{Replicas, Timestamp};
-use sotto_proto::ops::v1::{ListHoldsRequest, traffic_service_client::TrafficServiceClient};
+use sotto_proto::ops::v1::{
+    AccountState, ListAccountsRequest, ListHoldsRequest, traffic_service_client::TrafficServiceClient,
+};
 
-use super::Finding;
+use super::{Finding, settings};
 use crate::{
     CliError,
     cell::{Broker, CellDir, CellFile, Running, SERVICES},
@@ -44,6 +46,7 @@ pub(super) async fn look(dir: &CellDir, cell: &CellFile) -> Vec<Finding> {
     }
     findings.extend(broker(dir, cell, &running).await);
     findings.push(redis(dir, &running).await);
+    findings.extend(unbound(dir, &running).await);
     findings.extend(held(dir).await);
     findings
 }
@@ -168,10 +171,38 @@ async fn held(dir: &CellDir) -> Option<Finding> {
 }
 
 async fn redis(dir: &CellDir, running: &Running) -> Finding {
-    let result = match running.address("redis") {
-        Ok(address) => redis::ping(dir, &https_address(address), PATIENCE).await,
+    let policy = match running.address("redis") {
+        Ok(address) => redis::eviction(dir, &https_address(address), PATIENCE).await,
         Err(error) => Err(error.to_string()),
     };
-    let log = log(dir, running, "redis");
-    Finding::of("Redis", result, format!("read {log}; losing all of it loses no message"))
+    match policy {
+        Ok(policy) if policy != "noeviction" => settings::evicts("Redis", &policy),
+        policy => {
+            let log = log(dir, running, "redis");
+            Finding::of("Redis", policy.map(drop), format!("read {log}; losing all of it loses no message"))
+        }
+    }
+}
+
+/// Carrier accounts that should be bound and are not. A connector that cannot be asked is told of already.
+async fn unbound(dir: &CellDir, running: &Running) -> Vec<Finding> {
+    let Ok(channel) = channel_to(dir, "carrier", "grpc") else { return Vec::new() };
+    let Ok(told) = TrafficServiceClient::new(channel).list_accounts(ListAccountsRequest {}).await else {
+        return Vec::new();
+    };
+    let wrong = |account: AccountState| {
+        let id = account.account;
+        let fix = format!(
+            "sotto carriers test {id}; host, port, system_id, password_file and TLS of {id} in the carriers file; the reason: {}; \
+             docs/runbooks/carrier-link-down.md",
+            log(dir, running, "carrier")
+        );
+        Finding::wrong(format!("carrier account {id}"), "no bind is up: its messages wait", fix)
+    };
+    told.into_inner()
+        .accounts
+        .into_iter()
+        .filter(|account| account.bound_by == "no_bind")
+        .map(wrong)
+        .collect()
 }
