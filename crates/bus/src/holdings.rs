@@ -15,7 +15,7 @@ const LOOK: Duration = Duration::from_secs(15);
 const MESSAGES: About = About {
     name: "sotto_stream_messages",
     what: "Batches in a stream; told by one service for each stream",
-    worry: "`QUARANTINE` above 0. `INTAKE` and `WAITING` grow: see what waits, and how long",
+    worry: "`QUARANTINE` grows. `INTAKE` and `WAITING` grow: see what waits, and how long",
 };
 const BYTES: About = About { name: "sotto_stream_bytes", what: "Bytes in a stream", worry: "For comparison" };
 const FILL: About = About {
