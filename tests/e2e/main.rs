@@ -5,6 +5,7 @@
 //! (the simulator), never by our own projection.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
+mod alerts;
 mod canary;
 mod cancel;
 mod cell;

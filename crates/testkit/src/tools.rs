@@ -45,6 +45,14 @@ pub fn promtool() -> PathBuf {
     find("promtool")
 }
 
+/// `prometheus`, from `.tools/bin` or the PATH.
+///
+/// # Panics
+/// When there is none.
+pub fn prometheus() -> PathBuf {
+    find("prometheus")
+}
+
 /// The Python of `.tools`, which has grpcio.
 ///
 /// # Panics
