@@ -114,3 +114,11 @@ pub(crate) async fn files_run_out(world: &World) {
     world.fire(&["SottoFilesRunOut"]).await;
     world.resolve(&["SottoFilesRunOut"], &[world.pid("audit"), ("LIMIT", "1024".to_owned())]).await;
 }
+
+/// The file of keys is not where it was, of a privacy that has them in memory.
+pub(crate) async fn keystore_is_moved_away(world: &World) {
+    let (file, kept) = (world.cell.root().join("keystore/buckets.sks"), world.backup("moved.sks"));
+    fs::rename(file, &kept).unwrap();
+    world.fire(&["SottoKeystoreLost"]).await;
+    world.resolve(&["SottoKeystoreLost"], &[("MOVED", kept)]).await;
+}
