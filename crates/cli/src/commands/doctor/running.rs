@@ -71,7 +71,11 @@ fn leftovers(left: &[Holder]) -> Finding {
 /// Where a process's log is.
 fn log(dir: &CellDir, running: &Running, process: &str) -> String {
     match running.supervisor {
-        None => format!("its log: docker compose logs {process}"),
+        None => {
+            // The first of three is the one that docker-compose.yml has already.
+            let service = if process == "nats-1" { "nats" } else { process };
+            format!("its log: docker compose logs {service}")
+        }
         Some(_) => {
             let process = if process == "redis" { "redis-server" } else { process };
             dir.path(format!("logs/{process}.log")).display().to_string()
@@ -205,4 +209,29 @@ async fn unbound(dir: &CellDir, running: &Running) -> Vec<Finding> {
         .filter(|account| account.bound_by == "no_bind")
         .map(wrong)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_log_is_where_the_cell_runs() {
+        let dir = CellDir::new("cell");
+        let mut running = Running {
+            supervisor: None,
+            nats: String::new(),
+            processes: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+        };
+        let containers = ["nats-1", "nats-2", "redis"].map(|process| log(&dir, &running, process));
+        assert_eq!(
+            containers,
+            ["nats", "nats-2", "redis"].map(|one| format!("its log: docker compose logs {one}"))
+        );
+        running.supervisor = Some(1);
+        assert_eq!(log(&dir, &running, "redis"), "cell/logs/redis-server.log");
+    }
 }
