@@ -115,6 +115,24 @@ async fn what_is_done_to_keys_is_in_the_log_before_unless_that_is_away_for_two_s
 }
 
 #[tokio::test]
+async fn a_rotation_that_could_not_be_done_is_told_of_again() {
+    let world = World::new();
+    let keys = world.open();
+    world.otp_key(&keys).await;
+    world.told.take();
+    // The disk refuses.
+    let (file, aside) = (world.buckets_file(), world.buckets_file().with_extension("aside"));
+    std::fs::rename(&file, &aside).unwrap();
+    assert!(matches!(refused(keys.rotate("operator", None).await), KeyError::Keystore(_)));
+    let told = "bucket.superseded otp/2026-11-24T05,by=otp/2026-11-24T05.2";
+    assert_eq!(world.told.take(), [format!("{told} ok"), format!("{told} not_done")]);
+    assert_eq!(states(&keys).await, [(OTP.to_owned(), KeyState::Current)]);
+    std::fs::rename(&aside, &file).unwrap();
+    assert_eq!(keys.rotate("operator", None).await.unwrap().len(), 1);
+    assert_eq!(world.told.take(), [format!("{told} ok")]);
+}
+
+#[tokio::test]
 async fn an_act_that_was_carried_out_or_broke_off_is_carried_out_again_without_more() {
     let world = World::new();
     let keys = world.open();
