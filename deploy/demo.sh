@@ -55,6 +55,8 @@ say "a cell is born: its keys, certificates, passwords and configuration"
 show sotto init --id demo
 
 say "it starts: broker, Redis, a carrier that is simulated, six services"
+# It is read before the shell that starts the cell may have come to make it.
+: >"$cell/up.log"
 # Not through the function: the process to end is sotto itself, not a shell around it.
 "$root/target/debug/sotto" --cell "$cell/demo" up --listen 127.0.0.1:0 --token-listen 127.0.0.1:0 >"$cell/up.log" 2>&1 &
 up=$!
