@@ -121,13 +121,14 @@ async fn receipts(cell: &Cell, destroyed: &[Value]) {
     let refused = cell.try_run(["retention", "status", "--key", &other, "--compare", "0"]).await;
     assert!(!refused.status.success());
 
-    let plan = cell.json(["retention", "plan"]).await;
-    let planned: BTreeSet<_> = plan
-        .iter()
-        .filter(|one| one["what"] == "key")
-        .map(|one| one["bucket"].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!(planned, in_state(cell, "current").await);
+    // Some of them may be made ahead between the two questions.
+    let plan = eventually_ok(BOUND, "the plan to name the living keys", async || {
+        let plan = cell.json(["retention", "plan"]).await;
+        let planned = plan.iter().filter(|one| one["what"] == "key");
+        let planned: BTreeSet<_> = planned.map(|one| one["bucket"].as_str().unwrap().to_owned()).collect();
+        if planned == in_state(cell, "current").await { Ok(plan) } else { Err(format!("{planned:?}")) }
+    })
+    .await;
     let classes = plan.iter().filter(|one| one["what"] == "class").count();
     assert_eq!(classes, 6, "{plan:?}");
     assert!(plan.iter().any(|one| one["stream"] == "WAITING" && one["kept"] == "until it is done"));
@@ -185,7 +186,7 @@ async fn keys_are_replaced_without_a_failure_and_destroyed_by_two_within_five_se
     cell.run(["keys", "approve", &act, "--as", "binh", "--key", &path(&cell, "an.key")]).await;
     let refused = cell.try_run(["keys", "destroy", &act]).await;
     assert!(text(&refused.stderr).contains("signature of binh"), "{}", text(&refused.stderr));
-    assert_eq!(in_state(&cell, "current").await, living, "nothing was destroyed");
+    assert!(in_state(&cell, "current").await.is_superset(&living), "something was destroyed");
 
     // Two are: what waits ends unread, and nothing of it leaves when five seconds are over. It would have, for ten.
     approve(&cell, &act, "binh").await;
@@ -205,7 +206,7 @@ async fn keys_are_replaced_without_a_failure_and_destroyed_by_two_within_five_se
     // Carried out once more, the act has nothing to do: the keys made since live.
     let current = in_state(&cell, "current").await;
     cell.run(["keys", "destroy", &act]).await;
-    assert_eq!(in_state(&cell, "current").await, current);
+    assert!(in_state(&cell, "current").await.is_superset(&current));
 
     let (all, unread) = (ids.len() + ids_before.len() + after.len() + 2, unread + 1);
     let ledger = eventually_ok(BOUND, "the ledger", async || {
