@@ -198,9 +198,9 @@ impl BucketKeystore for SoftBuckets {
     }
 
     fn check_file(&self) -> Result<(), KeystoreError> {
-        // Nobody writes meanwhile: whoever does has the state.
-        let state = self.state();
-        self.file.check(state.generation)
+        // Keys are used while the disk is read; a file that is written meanwhile is a newer one.
+        let known = self.state().generation;
+        self.file.check(known)
     }
 
     fn buckets(&self) -> Result<Vec<BucketInfo>, KeystoreError> {

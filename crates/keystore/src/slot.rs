@@ -179,8 +179,9 @@ impl Keystore for SoftKeystore {
 
     fn check_file(&self) -> Result<(), KeystoreError> {
         let lock = self.file.lock_to_read()?;
-        // Others write too: the commands of the operator.
-        let checked = self.file.check(self.state().generation);
+        // Keys are used while the disk is read. Others write too: the commands of the operator.
+        let known = self.state().generation;
+        let checked = self.file.check(known);
         drop(lock);
         checked
     }

@@ -257,6 +257,11 @@ impl Inner {
     fn make_successors(&self, all: &[Succession]) -> Result<Vec<KeyFacts>, KeyError> {
         let mut made = Vec::new();
         for (done, one) in all.iter().enumerate() {
+            if one.bucket.is_dead(self.now().at) {
+                // Its time came while it was told.
+                self.tell_of("bucket.superseded", &one.to_string(), "not_done");
+                continue;
+            }
             match self.make_successor(one) {
                 Ok(info) => made.push(self.facts(&info)),
                 Err(error) => {
