@@ -14,6 +14,11 @@ use sotto_runtime::{
 };
 use sotto_tlog::check_origin;
 
+use crate::trim::LEAST_KEPT;
+
+/// Ten years.
+const MOST_KEPT: Duration = Duration::from_secs(3_653 * 24 * 3_600);
+
 /// The embedded defaults.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
 
@@ -26,6 +31,8 @@ pub struct Config {
     pub residency: ResidencyConfig,
     /// `[log]`
     pub log: LogConfig,
+    /// `[retention]`
+    pub retention: RetentionConfig,
     /// `[keystore]`
     pub keystore: KeystoreConfig,
     /// `[nats]`
@@ -54,6 +61,15 @@ pub struct LogConfig {
     pub interval: ConfigDuration,
     /// Producers remembered.
     pub producers: u32,
+}
+
+/// How long events are kept.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RetentionConfig {
+    /// How long.
+    pub events: ConfigDuration,
+    /// Messages that are noted at a time.
+    pub messages_at_once: u32,
 }
 
 /// The key that signs checkpoints.
@@ -101,6 +117,7 @@ impl Validate for Config {
         let telemetry = self.telemetry.otlp_endpoint.as_deref().map(|url| ("telemetry.otlp_endpoint", url));
         self.residency.check(at, places.into_iter().chain(telemetry), errors);
         self.log.validate(&at.key("log"), errors);
+        self.retention.validate(&at.key("retention"), errors);
         self.keystore.validate(&at.key("keystore"), errors);
         self.tls.validate(&at.key("tls"), errors);
         self.telemetry.validate(&at.key("telemetry"), errors);
@@ -128,6 +145,13 @@ impl Validate for LogConfig {
             Duration::from_millis(50)..=Duration::from_secs(60),
         );
         errors.in_range(at, "producers", self.producers, 64..=1_048_576, "producers");
+    }
+}
+
+impl Validate for RetentionConfig {
+    fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
+        errors.duration_in(at, "events", self.events, LEAST_KEPT..=MOST_KEPT);
+        errors.in_range(at, "messages_at_once", self.messages_at_once, 10_000..=100_000_000, "messages");
     }
 }
 

@@ -9,7 +9,10 @@ use sotto_keystore::KeystoreError;
 use sotto_runtime::{grpc::GrpcError, tls::TlsError};
 use sotto_tlog::{CheckpointError, EdgeError, NoteError, ReadError, VerifierKeyError};
 
-use crate::domain::Unsound;
+use crate::{
+    domain::{TooMany, Unsound},
+    ports::EventsUnavailable,
+};
 
 /// The log could not be opened or grown.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +92,59 @@ impl Classified for LogError {
             | Self::Entry { .. }
             | Self::Unsound(_)
             | Self::Interrupted => ErrorClass::Bug,
+        }
+    }
+}
+
+/// Events were not trimmed; what the newest balance closed may be gone.
+#[derive(Debug, thiserror::Error)]
+pub enum TrimError {
+    /// The broker.
+    #[error(transparent)]
+    Events(#[from] EventsUnavailable),
+    /// The log's files.
+    #[error("the log cannot be read")]
+    Log(#[source] LogError),
+    /// The stream is not what the log committed to.
+    #[error("events {first} to {last} are not those that the log committed to: nothing is trimmed")]
+    Altered {
+        /// First sequence of the range.
+        first: u64,
+        /// Last sequence of the range.
+        last: u64,
+    },
+    /// What the newest balance left is not what it names.
+    #[error("CARRIED {first} to {last} is not what the newest closing balance names: nothing is trimmed")]
+    CarriedAltered {
+        /// First sequence.
+        first: u64,
+        /// Last sequence.
+        last: u64,
+    },
+    /// One range, or what goes on, is more than may be noted.
+    #[error("{0} is more than retention.messages_at_once allows")]
+    TooMany(#[from] TooMany),
+    /// The stream ends before what is closed.
+    #[error("EVENTS ends at {last}, and {through} is closed: the broker was put back behind the log")]
+    Behind {
+        /// The last sequence of the stream.
+        last: u64,
+        /// The last sequence that is closed.
+        through: u64,
+    },
+    /// The log's writer has ended.
+    #[error("the log is being closed")]
+    Ended,
+}
+
+impl Classified for TrimError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Events(error) => error.class(),
+            Self::Log(error) => error.class(),
+            Self::Ended => ErrorClass::Retry { after: Duration::from_secs(1) },
+            Self::TooMany(_) | Self::Behind { .. } => ErrorClass::Reject,
+            Self::Altered { .. } | Self::CarriedAltered { .. } => ErrorClass::Bug,
         }
     }
 }

@@ -19,6 +19,8 @@ pub mod error;
 pub mod log;
 pub mod metrics;
 pub mod ports;
+pub mod ranges;
 pub mod sequencer;
 pub mod service;
+pub mod trim;
 pub mod view;

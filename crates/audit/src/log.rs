@@ -14,7 +14,7 @@ use sotto_tlog::{
 
 use crate::{
     adapters::wire,
-    domain::{Act, Entry, EventRange, Index},
+    domain::{Act, ClosingBalance, Entry, EventRange, Index},
     error::LogError,
     ports::{Disk, Signer},
 };
@@ -25,7 +25,7 @@ pub const MAX_ACTS: usize = 256;
 /// The most ranges of events in one growth.
 pub const MAX_RANGES: usize = 4;
 
-/// Bundles beyond the edge that one growth can touch: `(2 * MAX_ACTS + MAX_RANGES) / 256`, rounded up.
+/// Bundles beyond the edge that one growth can touch: `(2 * MAX_ACTS + MAX_RANGES + 1) / 256`, rounded up.
 const MAX_TOUCHED: u64 = 3;
 
 /// What is to be added to the log, within [`MAX_ACTS`] and [`MAX_RANGES`].
@@ -35,6 +35,8 @@ pub struct Growth {
     pub acts: Vec<Act>,
     /// Ranges that follow the last one in the log.
     pub ranges: Vec<EventRange>,
+    /// A balance that closes some of the ranges in the log.
+    pub balance: Option<ClosingBalance>,
 }
 
 /// The newest state of the log that anyone may rely on.
@@ -105,6 +107,9 @@ impl Log {
         let mut entries: Vec<Entry> = growth.acts.into_iter().flat_map(|act| self.index.admit(act)).collect();
         for range in growth.ranges {
             entries.push(self.index.commit(range).map_err(LogError::Unsound)?);
+        }
+        if let Some(balance) = growth.balance {
+            entries.push(self.index.close(balance).map_err(LogError::Unsound)?);
         }
         if entries.is_empty() {
             return Ok(self);

@@ -25,6 +25,8 @@ pub struct AuditMetrics {
     pub grown: Age,
     /// Openings that no connector announced.
     pub unjustified: Counter,
+    /// How old the oldest event on the broker is.
+    pub oldest_event: Gauge,
     lag: Gauge,
 }
 
@@ -37,6 +39,7 @@ impl AuditMetrics {
             entries: metrics.gauge(ENTRIES),
             grown: metrics.age(GROWN),
             unjustified: metrics.counter(UNJUSTIFIED),
+            oldest_event: metrics.gauge(OLDEST),
             lag: metrics.gauge(LAG),
         }
     }
@@ -78,6 +81,11 @@ const UNJUSTIFIED: About = About {
     name: "sotto_audit_unjustified_openings_total",
     what: "Sums of opened keys that no connector had announced: openings that do not balance",
     worry: "Any: somebody has keys opened who should not",
+};
+const OLDEST: About = About {
+    name: "sotto_audit_oldest_event_seconds",
+    what: "How old the oldest batch of events on the broker is, looked at every hour",
+    worry: "More than two days above `retention.events`: nothing is trimmed",
 };
 const LAG: About = About {
     name: "sotto_audit_events_lag",

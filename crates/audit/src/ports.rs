@@ -2,10 +2,11 @@
 
 use std::{fmt, io};
 
-use sotto_core::{Classified, ErrorClass};
+use sotto_core::{Classified, ErrorClass, Timestamp, delivery::Event};
+use sotto_proto::LogEvent;
 use sotto_tlog::{Hash, Source, VerifierKey};
 
-use crate::error::SignerError;
+use crate::{domain::EventRange, error::SignerError};
 
 /// The disk that the log lies on. Paths are those of C2SP tlog-tiles.
 pub trait Disk: Source + fmt::Debug + Send + Sync + 'static {
@@ -92,9 +93,70 @@ pub struct EventLeaf {
     pub hash: Hash,
 }
 
+/// EVENTS and CARRIED, for the trim.
+pub trait Shelf: fmt::Debug + Send + Sync + 'static {
+    /// What EVENTS holds.
+    fn held(&self) -> impl Future<Output = Result<Held, EventsUnavailable>> + Send;
+
+    /// The next batches of EVENTS from sequence `from`, in stream order, none beyond `through`: at least one if there is
+    /// one.
+    fn read(
+        &self,
+        from: u64,
+        through: u64,
+    ) -> impl Future<Output = Result<Vec<StoredEvents>, EventsUnavailable>> + Send;
+
+    /// Stores events in CARRIED, those of one message in their order, and says where they are; none for no events.
+    fn carry(
+        &self,
+        events: Vec<Event>,
+    ) -> impl Future<Output = Result<Option<EventRange>, EventsUnavailable>> + Send;
+
+    /// What CARRIED holds in these sequences.
+    fn carried(
+        &self,
+        first: u64,
+        last: u64,
+    ) -> impl Future<Output = Result<Vec<StoredEvents>, EventsUnavailable>> + Send;
+
+    /// Takes away what EVENTS holds before a sequence, for good.
+    fn trim(&self, before: u64) -> impl Future<Output = Result<(), EventsUnavailable>> + Send;
+
+    /// Takes away what CARRIED holds before a sequence, for good; `None`: everything.
+    fn forget(&self, before: Option<u64>) -> impl Future<Output = Result<(), EventsUnavailable>> + Send;
+}
+
+/// What EVENTS holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The first sequence that is there; one above `last` when it is empty.
+    pub first: u64,
+    /// The last sequence that was ever given.
+    pub last: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Bytes that it may hold.
+    pub max_bytes: u64,
+}
+
+/// A batch of events as it is stored.
+#[derive(Clone, Debug)]
+pub struct StoredEvents {
+    /// Its stream sequence.
+    pub sequence: u64,
+    /// When the broker stored it.
+    pub stored_at: Timestamp,
+    /// `SHA-256(0x00 || stored bytes)`.
+    pub leaf: Hash,
+    /// What it says, as far as that can be read.
+    pub events: Vec<LogEvent>,
+    /// Whether all of it could be read.
+    pub whole: bool,
+}
+
 /// The stream cannot be read now.
 #[derive(Debug, thiserror::Error)]
-#[error("the EVENTS stream cannot be read")]
+#[error("the events cannot be read or written on the broker")]
 pub struct EventsUnavailable(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
 impl Classified for EventsUnavailable {

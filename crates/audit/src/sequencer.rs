@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    domain::{Act, Category, EventRange, Unjustified},
+    domain::{Act, Category, ClosingBalance, EventRange, Unjustified},
     error::LogError,
     log::{Growth, Log, MAX_ACTS, MAX_RANGES},
     metrics::AuditMetrics,
@@ -37,6 +37,8 @@ pub struct Told {
     pub at: u64,
     /// The acts, in order.
     pub acts: Vec<Act>,
+    /// A balance that closes events.
+    pub balance: Option<ClosingBalance>,
     /// Answered when they are durable in the log. Dropped without an answer when they are not.
     pub done: oneshot::Sender<()>,
 }
@@ -151,20 +153,23 @@ impl<E: Events> Sequencer<E> {
         for told in told {
             acts.extend(told.acts);
             waiting.push(told.done);
+            if let Some(balance) = told.balance {
+                self.grow(Growth { balance: Some(balance), ..Growth::default() }).await?;
+            }
         }
         let count = acts.len();
         // One batch off the broker may be larger than a growth: its answer waits for the last of them.
         while acts.len() > MAX_ACTS {
             let rest = acts.split_off(MAX_ACTS);
-            self.grow(Growth { acts, ranges: Vec::new() }).await?;
+            self.grow(Growth { acts, ..Growth::default() }).await?;
             acts = rest;
         }
         let ranges = self.ranges().await;
         let behind = ranges.len() == MAX_RANGES;
-        self.grow(Growth { acts, ranges }).await?;
+        self.grow(Growth { acts, ranges, ..Growth::default() }).await?;
         let unjustified = self.unjustified();
         if !unjustified.is_empty() {
-            self.grow(Growth { acts: unjustified, ranges: Vec::new() }).await?;
+            self.grow(Growth { acts: unjustified, ..Growth::default() }).await?;
         }
         self.parts.metrics.acts.add(count);
         for done in waiting {
@@ -268,6 +273,8 @@ impl<E: Events> Sequencer<E> {
                     // After a failure the last growth may be there or not, as a whole. Acts tell by their numbers.
                     let through = log.index().marks().through();
                     growth.ranges.retain(|range| range.first > through);
+                    let closed = log.index().closed_through();
+                    growth.balance.take_if(|balance| balance.through <= closed);
                     let growth = growth.clone();
                     blocking(move || log.append(growth)).await
                 }

@@ -10,7 +10,7 @@ use sotto_crypto::MacKey;
 use sotto_keystore::{Keystore, KeystoreError, MacHome, Pkcs11Keystore, SoftKeystore, Token, UnlockSecret};
 use sotto_proto::{audit::v1::audit_service_server::AuditServiceServer, pipeline::v1::AuditBatch};
 use sotto_runtime::{
-    Context,
+    Context, Readiness,
     grpc::{GrpcServer, ServerLimits},
     telemetry::chain,
     tls::{ClientAuth, Tls},
@@ -23,17 +23,19 @@ use tokio::{
 
 use crate::{
     adapters::{
-        api::Api,
+        api::{Api, Retention},
         broker::{EventStream, Intake, log_unanswered},
         folder::Folder,
         keystore::KeystoreSigner,
+        shelf::BrokerShelf,
     },
     config::{Config, DEFAULT_TOML, KeystoreConfig},
-    domain::{Act, Category},
+    domain::{Act, Category, Keep},
     error::AuditError,
     metrics::{AuditMetrics, measure_lag},
     ports::{Disk, Signer},
     sequencer::{Parts, Sequencer, Told},
+    trim::{self, LEAST_KEPT, Trimmer},
     view::View,
 };
 
@@ -91,9 +93,10 @@ impl sotto_runtime::Service for Audit {
         };
         let sequencer = Sequencer::open(parts).await.map_err(AuditError::Log)?;
         context.tasks.spawn_critical("sequencer", sequencer.run(context.stop.clone()));
-        measure(&bus, &view, &context, metrics)?;
+        measure(&bus, &view, &context, metrics.clone())?;
         tell_opened(&sender, signer.origin(), &context).await;
 
+        let (shelf, trims) = trim_events(&config, &bus, &context, &view, &disk, sender.clone(), &metrics)?;
         let worker = consume(&bus, Intake::new(sender), &context).await?;
         consuming.set(true);
         let server = GrpcServer::bind(config.grpc.listen, &tls, ClientAuth::Required, LIMITS)
@@ -101,7 +104,14 @@ impl sotto_runtime::Service for Audit {
             .map_err(AuditError::Serve)?;
         context.info.bound("grpc", server.local_addr());
         listening.set(true);
-        let api = AuditServiceServer::new(Api::new(view, disk, signer, events, config.log.interval.get()));
+        let api = AuditServiceServer::new(Api::new(
+            view,
+            disk,
+            signer,
+            events,
+            Retention { shelf, trims, keep: keep(&config) },
+            config.log.interval.get(),
+        ));
         let served = server.serve(&context.stop, |server| server.add_service(api)).await;
 
         // The sequencer ends when the last handler is gone; what was not answered comes again.
@@ -127,6 +137,40 @@ fn measure(bus: &Bus, view: &Arc<View>, context: &Context, metrics: AuditMetrics
         }
     });
     Ok(())
+}
+
+/// How long events are kept.
+fn keep(config: &Config) -> Keep {
+    Keep { usual: config.retention.events.get(), least: LEAST_KEPT }
+}
+
+/// Trims events until a stop.
+fn trim_events(
+    config: &Config,
+    bus: &Bus,
+    context: &Context,
+    view: &Arc<View>,
+    disk: &Arc<dyn Disk>,
+    log: mpsc::Sender<Told>,
+    metrics: &AuditMetrics,
+) -> Result<(Arc<BrokerShelf>, mpsc::Sender<trim::Wanted>), AuditError> {
+    let shelf = Arc::new(BrokerShelf::new(bus).map_err(AuditError::Events)?);
+    let trimmer = Trimmer::new(trim::Parts {
+        shelf: Arc::clone(&shelf),
+        view: Arc::clone(view),
+        disk: Arc::clone(disk),
+        log,
+        keep: keep(config),
+        most: usize::try_from(config.retention.messages_at_once).unwrap_or(usize::MAX),
+        clock: Arc::clone(&context.clock),
+        metrics: metrics.clone(),
+        // While it does not hold, acts are logged and proofs are served all the same.
+        trimmed: Readiness::measured(&context.metrics).condition("events_trimmed"),
+    });
+    let (trims, wanted) = mpsc::channel(1);
+    let trimming = trimmer.run(wanted, context.stop.clone());
+    context.tasks.spawn_critical("retention", trimming);
+    Ok((shelf, trims))
 }
 
 type Opened = (Arc<dyn Disk>, Arc<dyn Signer>);
@@ -237,7 +281,7 @@ async fn tell_opened(acts: &mpsc::Sender<Told>, origin: &str, context: &Context)
         outcome: "ok".to_owned(),
     };
     let (done, _nobody_waits) = oneshot::channel();
-    if acts.send(Told { at: 0, acts: vec![act], done }).await.is_err() {
+    if acts.send(Told { at: 0, acts: vec![act], balance: None, done }).await.is_err() {
         tracing::warn!("the sequencer ended before the first act");
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    domain::EventMarks,
+    domain::{Closed, EventMarks},
     log::{Log, Published},
 };
 
@@ -15,6 +15,7 @@ pub struct View(Mutex<Option<State>>);
 struct State {
     published: Published,
     marks: EventMarks,
+    closing: Option<Closed>,
 }
 
 /// Where an event is committed.
@@ -34,10 +35,12 @@ impl View {
             Some(state) => {
                 state.published = log.published().clone();
                 state.marks.follow(log.index().marks());
+                state.closing = log.index().closing().cloned();
             }
             None => {
                 let (published, marks) = (log.published().clone(), log.index().marks().clone());
-                *state = Some(State { published, marks });
+                let closing = log.index().closing().cloned();
+                *state = Some(State { published, marks, closing });
             }
         }
     }
@@ -52,6 +55,12 @@ impl View {
     #[must_use]
     pub fn through(&self) -> Option<u64> {
         self.state().as_ref().map(|state| state.marks.through())
+    }
+
+    /// The newest closing balance; `None` when there is none, or before the log is open.
+    #[must_use]
+    pub fn closing(&self) -> Option<Closed> {
+        self.state().as_ref().and_then(|state| state.closing.clone())
     }
 
     /// Where an event is committed, under which checkpoint; `None` before the log is open.

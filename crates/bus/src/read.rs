@@ -10,7 +10,7 @@ use std::{
 use async_nats::{HeaderMap, Message, StatusCode};
 use bytes::Bytes;
 use serde_json::{Value, json};
-use sotto_core::{Classified, ErrorClass, Replicas};
+use sotto_core::{Classified, ErrorClass, Replicas, Timestamp};
 use tokio::time;
 
 use crate::{
@@ -108,6 +108,8 @@ pub struct StoredMessage {
     pub sequence: u64,
     /// Its whole subject.
     pub subject: String,
+    /// When the broker stored it.
+    pub stored_at: Timestamp,
     /// Its bytes.
     pub payload: Bytes,
 }
@@ -164,6 +166,14 @@ impl<B: prost::Message + Default> StreamReader<B> {
             last: number("last_seq"),
             bytes: number("bytes"),
         })
+    }
+
+    /// Takes away everything before a sequence, for good. For the service that may.
+    pub async fn purge_before(&self, sequence: u64) -> Result<(), ReadError> {
+        let api = format!("STREAM.PURGE.{}", self.stream);
+        let purged = self.bus.api(&api, &json!({ "seq": sequence })).await;
+        purged.map_err(|source| ReadError::Api { stream: self.stream.clone(), source })?;
+        Ok(())
     }
 
     /// How far `consumer` of this stream has come. For the service whose consumer it is.
@@ -427,5 +437,6 @@ pub(crate) fn stored(message: Message) -> Option<(StoredMessage, Option<u64>)> {
     let sequence = header(Some(headers), "Nats-Sequence")?;
     let subject = headers.get_last("Nats-Subject")?.as_str().to_owned();
     let previous = header(Some(headers), "Nats-Last-Sequence");
-    Some((StoredMessage { sequence, subject, payload: message.payload }, previous))
+    let stored_at = headers.get_last("Nats-Time-Stamp")?.as_str().parse().ok()?;
+    Some((StoredMessage { sequence, subject, stored_at, payload: message.payload }, previous))
 }

@@ -19,6 +19,8 @@ pub enum Topic {
     Waiting,
     /// What happened.
     Event,
+    /// What is still needed of what happened, and was trimmed.
+    Carried,
     /// Messages from handsets.
     Inbound,
     /// By what a number's messages are found again.
@@ -31,12 +33,13 @@ pub enum Topic {
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Accepted,
         Self::Scheduled,
         Self::Retry,
         Self::Waiting,
         Self::Event,
+        Self::Carried,
         Self::Inbound,
         Self::Index,
         Self::Audit,
@@ -51,6 +54,7 @@ impl Topic {
             Self::Retry => "retry",
             Self::Waiting => "waiting",
             Self::Event => "event",
+            Self::Carried => "carried",
             Self::Inbound => "inbound",
             Self::Index => "index",
             Self::Audit => "audit",
@@ -108,6 +112,8 @@ pub enum Subject {
     Waiting(AccountId, Lane),
     /// `event.<shard>`
     Event(ShardId),
+    /// `carried.<shard>`
+    Carried(ShardId),
     /// `inbound.<tenant>`
     Inbound(TenantId),
     /// `index.<shard>`
@@ -127,6 +133,7 @@ impl Subject {
             Self::Retry(..) => Topic::Retry,
             Self::Waiting(..) => Topic::Waiting,
             Self::Event(..) => Topic::Event,
+            Self::Carried(..) => Topic::Carried,
             Self::Inbound(..) => Topic::Inbound,
             Self::Index(..) => Topic::Index,
             Self::Audit(..) => Topic::Audit,
@@ -165,6 +172,7 @@ impl Subject {
             Topic::Retry => Self::Retry(tokens.next()?.parse().ok()?, shard(tokens.next()?)?),
             Topic::Waiting => Self::Waiting(tokens.next()?.parse().ok()?, tokens.next()?.parse().ok()?),
             Topic::Event => Self::Event(shard(tokens.next()?)?),
+            Topic::Carried => Self::Carried(shard(tokens.next()?)?),
             Topic::Inbound => Self::Inbound(tokens.next()?.parse().ok()?),
             Topic::Index => Self::Index(shard(tokens.next()?)?),
             Topic::Audit => {
@@ -186,6 +194,7 @@ impl Subject {
             | Self::Scheduled(..)
             | Self::Waiting(..)
             | Self::Event(..)
+            | Self::Carried(..)
             | Self::Inbound(..)
             | Self::Index(..)
             | Self::Audit(..)
@@ -204,7 +213,7 @@ impl fmt::Display for Subject {
                 write!(f, "{topic}.{}.{second}.{lane}.{shard}", second / 3600)
             }
             Self::Waiting(account, lane) => write!(f, "{topic}.{account}.{lane}"),
-            Self::Event(shard) | Self::Index(shard) => write!(f, "{topic}.{shard}"),
+            Self::Event(shard) | Self::Carried(shard) | Self::Index(shard) => write!(f, "{topic}.{shard}"),
             Self::Inbound(tenant) => write!(f, "{topic}.{tenant}"),
             Self::Audit(service, category) => write!(f, "{topic}.{service}.{}", category.name()),
             Self::Quarantine(of) => write!(f, "{topic}.{}", of.name()),
@@ -254,6 +263,7 @@ mod tests {
             Subject::Retry(Lane::Promotional, shard),
             Subject::Waiting(account, Lane::Transactional),
             Subject::Event(shard),
+            Subject::Carried(shard),
             Subject::Inbound("acme".parse().unwrap()),
             Subject::Audit(Service::Carrier, AuditCategory::Keys),
             Subject::Quarantine(Topic::Waiting),

@@ -214,6 +214,9 @@ pub struct Reader {
     /// Whether it also deletes what it has read.
     #[serde(default)]
     pub deletes: bool,
+    /// Whether it also takes away everything before a sequence.
+    #[serde(default)]
+    pub trims: bool,
 }
 
 /// A consumer as written.
@@ -346,6 +349,7 @@ mod tests {
                 "SCHEDULED",
                 "WAITING",
                 "EVENTS",
+                "CARRIED",
                 "INBOUND",
                 "INDEX",
                 "AUDIT",

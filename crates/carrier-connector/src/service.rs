@@ -277,6 +277,7 @@ fn stranded(subjects: impl IntoIterator<Item = Subject>, carriers: &CarriersFile
         Subject::Accepted(..)
         | Subject::Retry(..)
         | Subject::Event(_)
+        | Subject::Carried(_)
         | Subject::Inbound(_)
         | Subject::Index(_)
         | Subject::Audit(..)

@@ -13,7 +13,6 @@ mod error;
 mod hsm;
 mod http;
 mod init;
-mod ledger;
 mod output;
 mod redis;
 mod up;

@@ -16,6 +16,7 @@ pub mod facts;
 pub mod ids;
 pub mod inbound;
 pub mod index;
+pub mod ledger;
 pub mod number;
 pub mod restored;
 pub mod sender;

@@ -4,6 +4,7 @@ mod event;
 mod facts;
 mod inbound;
 mod index;
+mod ledger;
 mod work;
 
 pub use event::LogEvent;

@@ -3,10 +3,11 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use sotto_core::ErrorClass;
+use sotto_core::{Classified as _, ErrorClass};
 use sotto_proto::audit::v1::{
     GetCheckpointRequest, GetCheckpointResponse, GetConsistencyProofRequest, GetConsistencyProofResponse,
-    GetEntryRequest, GetEntryResponse, GetEventProofRequest, GetEventProofResponse, InclusionProof,
+    GetEntryRequest, GetEntryResponse, GetEventProofRequest, GetEventProofResponse, GetRetentionRequest,
+    GetRetentionResponse, InclusionProof, RunRetentionRequest, RunRetentionResponse,
     audit_service_server::AuditService,
 };
 use sotto_runtime::{grpc, tls::PeerService};
@@ -14,16 +15,21 @@ use sotto_tlog::{
     Checkpoint, Frontier, Hash, Leaves, ReadError, TILE_WIDTH, TileNodes, consistency_path, inclusion_path,
     read_bundle, root, verify_consistency, verify_inclusion,
 };
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    task::spawn_blocking,
+};
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::wire;
 use crate::{
-    domain::{Entry, EventRange},
+    domain::{EventRange, Keep},
+    error::LogError,
     log::Published,
-    ports::{Disk, Events, Signer},
+    ports::{Disk, Events, Held, Shelf, Signer},
+    ranges::ranges_of,
     sequencer::MAX_BATCHES,
+    trim::Wanted,
     view::{EventPlace, View},
 };
 
@@ -35,7 +41,7 @@ const DOMAIN: &str = "audit.sotto";
 
 /// Answers for the log.
 #[derive(Debug)]
-pub struct Api<E> {
+pub struct Api<E, S> {
     /// The published state.
     pub view: Arc<View>,
     /// Where the log lies.
@@ -44,21 +50,35 @@ pub struct Api<E> {
     pub signer: Arc<dyn Signer>,
     /// Where events are read again.
     pub events: Arc<E>,
+    /// How long they are kept.
+    pub retention: Retention<S>,
     /// When something that is not there yet is worth asking for again.
     pub retry_after: Duration,
     permits: Semaphore,
 }
 
-impl<E: Events> Api<E> {
+/// How long events are kept, and who takes them away.
+#[derive(Debug)]
+pub struct Retention<S> {
+    /// Where they are.
+    pub shelf: Arc<S>,
+    /// Where a look is asked for.
+    pub trims: mpsc::Sender<Wanted>,
+    /// How long.
+    pub keep: Keep,
+}
+
+impl<E: Events, S: Shelf> Api<E, S> {
     /// Answers from these parts.
     pub fn new(
         view: Arc<View>,
         disk: Arc<dyn Disk>,
         signer: Arc<dyn Signer>,
         events: Arc<E>,
+        retention: Retention<S>,
         retry_after: Duration,
     ) -> Self {
-        Self { view, disk, signer, events, retry_after, permits: Semaphore::new(AT_A_TIME) }
+        Self { view, disk, signer, events, retention, retry_after, permits: Semaphore::new(AT_A_TIME) }
     }
 
     fn published(&self) -> Result<Published, Status> {
@@ -120,14 +140,8 @@ impl<E: Events> Api<E> {
         };
         let checkpoint = published.checkpoint.clone();
         let (index, range) = self.read(move |disk| find_range(disk, &checkpoint, bundle, sequence)).await?;
-        let leaves = self.events.leaves(range.first, range.last, MAX_BATCHES).await.map_err(|_| {
-            self.refuse(
-                Code::Unavailable,
-                "EVENTS_UNAVAILABLE",
-                "the events cannot be read now; try again".to_owned(),
-                true,
-            )
-        })?;
+        let leaves = self.events.leaves(range.first, range.last, MAX_BATCHES).await;
+        let leaves = leaves.map_err(|_error| self.events_away())?;
         let at = leaves.iter().position(|leaf| leaf.sequence == sequence);
         let hashes: Vec<Hash> = leaves.iter().map(|leaf| leaf.hash).collect();
         let tree: Frontier = hashes.iter().copied().collect();
@@ -153,6 +167,11 @@ impl<E: Events> Api<E> {
         })
     }
 
+    fn events_away(&self) -> Status {
+        let message = "the events cannot be read now; try again".to_owned();
+        self.refuse(Code::Unavailable, "EVENTS_UNAVAILABLE", message, true)
+    }
+
     fn changed(&self, range: &EventRange, found: u64) -> Status {
         let EventRange { first, last, batches, .. } = range;
         if found < *batches {
@@ -169,7 +188,7 @@ impl<E: Events> Api<E> {
 }
 
 #[tonic::async_trait]
-impl<E: Events> AuditService for Api<E> {
+impl<E: Events, S: Shelf> AuditService for Api<E, S> {
     async fn get_checkpoint(
         &self,
         request: Request<GetCheckpointRequest>,
@@ -234,6 +253,49 @@ impl<E: Events> AuditService for Api<E> {
         let hashes = path.iter().map(|hash| hash.as_bytes().to_vec().into()).collect();
         Ok(Response::new(GetConsistencyProofResponse { hashes }))
     }
+
+    async fn get_retention(
+        &self,
+        request: Request<GetRetentionRequest>,
+    ) -> Result<Response<GetRetentionResponse>, Status> {
+        allow(&request)?;
+        let Retention { shelf, keep, .. } = &self.retention;
+        let away = |_error| self.events_away();
+        let Held { first, last, bytes, max_bytes } = shelf.held().await.map_err(away)?;
+        let oldest = shelf.read(first, last).await.map_err(away)?.into_iter().next();
+        let closed = self.view.closing();
+        Ok(Response::new(GetRetentionResponse {
+            kept_s: keep.usual.as_secs(),
+            least_s: keep.least.as_secs(),
+            closing_entry: closed.as_ref().map(|closed| closed.entry),
+            closed_through: closed.as_ref().map_or(0, |closed| closed.balance.through),
+            first_sequence: first,
+            last_sequence: last,
+            oldest_s: oldest.map(|batch| batch.stored_at.unix_seconds()),
+            bytes,
+            max_bytes,
+        }))
+    }
+
+    async fn run_retention(
+        &self,
+        request: Request<RunRetentionRequest>,
+    ) -> Result<Response<RunRetentionResponse>, Status> {
+        allow(&request)?;
+        let (answer, looked) = oneshot::channel();
+        // One waits; whoever else asks meanwhile is told so.
+        self.retention.trims.try_send(answer).map_err(|_full| {
+            let message = "events are being trimmed already; ask again when that is done".to_owned();
+            self.refuse(Code::Unavailable, "RETENTION_RUNS", message, true)
+        })?;
+        let looked = looked.await.map_err(|_ended| Status::unavailable("the audit service is stopping"))?;
+        let trimmed = looked.map_err(|error| {
+            let retry = matches!(error.class(), ErrorClass::Retry { .. });
+            let code = if retry { Code::Unavailable } else { Code::FailedPrecondition };
+            self.refuse(code, "RETENTION_FAILED", error.to_string(), retry)
+        })?;
+        Ok(Response::new(RunRetentionResponse { batches: trimmed.batches, closed_through: trimmed.through }))
+    }
 }
 
 /// Only the operator's tool asks, by its certificate. Scopes of tokens come with the public face of this service.
@@ -278,16 +340,9 @@ fn find_range(
     bundle: u64,
     sequence: u64,
 ) -> Result<(u64, EventRange), Unproven> {
-    let entries = read_bundle(disk, checkpoint.size, bundle).map_err(Unproven::Read)?;
-    for (index, bytes) in (bundle * TILE_WIDTH..).zip(entries) {
-        match wire::decode(&bytes).map_err(|_| Unproven::Entry)? {
-            Entry::EventRange(range) if (range.first..=range.last).contains(&sequence) => {
-                return Ok((index, range));
-            }
-            Entry::EventRange(_) | Entry::Act(_) | Entry::Gap(_) => {}
-        }
-    }
-    Err(Unproven::Entry)
+    let ranges = ranges_of(disk, checkpoint.size, bundle).map_err(Unproven::Ranges)?;
+    let holds = |range: &EventRange| (range.first..=range.last).contains(&sequence);
+    ranges.into_iter().find(|(_, range)| holds(range)).ok_or(Unproven::Entry)
 }
 
 fn prove_growth(disk: &dyn Disk, size: u64, old: u64, new: u64) -> Result<Vec<Hash>, Unproven> {
@@ -304,6 +359,8 @@ fn prove_growth(disk: &dyn Disk, size: u64, old: u64, new: u64) -> Result<Vec<Ha
 enum Unproven {
     #[error("a part of the log cannot be read")]
     Read(#[source] ReadError),
+    #[error("a part of the log cannot be understood")]
+    Ranges(#[source] LogError),
     #[error("an entry is not where it must be")]
     Entry,
     #[error("the tiles do not lead to the signed root")]

@@ -43,7 +43,7 @@ impl Handler<AuditBatch> for Intake {
             }
         }
         let (done, answer) = oneshot::channel();
-        let told = Told { at: delivery.stream_sequence, acts, done };
+        let told = Told { at: delivery.stream_sequence, acts, balance: None, done };
         if told.acts.is_empty() || self.logged(told, answer).await {
             return outcomes;
         }
@@ -90,7 +90,7 @@ pub async fn log_unanswered(bus: &Bus, consumer: &str, intake: &Intake) -> Resul
         if acts.is_empty() {
             continue;
         }
-        if intake.0.send(Told { at: stored.sequence, acts, done }).await.is_err() {
+        if intake.0.send(Told { at: stored.sequence, acts, balance: None, done }).await.is_err() {
             return Ok(());
         }
         answers.push(answer);

@@ -4,4 +4,5 @@ pub mod api;
 pub mod broker;
 pub mod folder;
 pub mod keystore;
+pub mod shelf;
 pub mod wire;

@@ -1,14 +1,14 @@
 //! Between the log's entries and their protobuf form, both ways; from records off the broker to acts.
 
 use prost::Message as _;
-use sotto_core::{Classified, ErrorClass};
+use sotto_core::{Classified, ErrorClass, delivery::Outcome, ledger::Sums};
 use sotto_proto::{
     audit::v1::{self as audit, log_entry::Content},
     pipeline::v1::AuditRecord,
 };
 use sotto_tlog::Hash;
 
-use crate::domain::{Act, Category, Entry, EventRange, Gap, InvalidAct};
+use crate::domain::{Act, Category, ClosingBalance, Entry, EventRange, Gap, InvalidAct};
 
 /// The version of the entries written.
 const VERSION: u32 = 1;
@@ -28,17 +28,13 @@ pub fn encode(entry: &Entry) -> Vec<u8> {
             object: act.object,
             outcome: act.outcome,
         }),
-        Entry::EventRange(range) => Content::EventRange(audit::EventRange {
-            first_sequence: range.first,
-            last_sequence: range.last,
-            root: range.root.as_bytes().to_vec().into(),
-            batches: range.batches,
-        }),
+        Entry::EventRange(range) => Content::EventRange(from_range(range)),
         Entry::Gap(gap) => Content::Gap(audit::Gap {
             producer: gap.producer,
             first_missing: gap.first,
             last_missing: gap.last,
         }),
+        Entry::ClosingBalance(balance) => Content::ClosingBalance(from_balance(&balance)),
     };
     audit::LogEntry { version: VERSION, content: Some(content) }.encode_to_vec()
 }
@@ -64,16 +60,61 @@ pub fn decode(bytes: &[u8]) -> Result<Entry, UnknownEntry> {
             object: act.object,
             outcome: act.outcome,
         })),
-        Content::EventRange(range) => Ok(Entry::EventRange(EventRange {
-            first: range.first_sequence,
-            last: range.last_sequence,
-            root: Hash::from_slice(&range.root).ok_or(UnknownEntry)?,
-            batches: range.batches,
-        })),
+        Content::EventRange(range) => Ok(Entry::EventRange(to_range(&range)?)),
+        Content::ClosingBalance(balance) => Ok(Entry::ClosingBalance(to_balance(&balance)?)),
         Content::Gap(gap) => {
             Ok(Entry::Gap(Gap { producer: gap.producer, first: gap.first_missing, last: gap.last_missing }))
         }
     }
+}
+
+fn from_range(range: EventRange) -> audit::EventRange {
+    audit::EventRange {
+        first_sequence: range.first,
+        last_sequence: range.last,
+        root: range.root.as_bytes().to_vec().into(),
+        batches: range.batches,
+    }
+}
+
+fn to_range(range: &audit::EventRange) -> Result<EventRange, UnknownEntry> {
+    Ok(EventRange {
+        first: range.first_sequence,
+        last: range.last_sequence,
+        root: Hash::from_slice(&range.root).ok_or(UnknownEntry)?,
+        batches: range.batches,
+    })
+}
+
+fn from_balance(balance: &ClosingBalance) -> audit::ClosingBalance {
+    let ClosingBalance { through, stored_s, sums, orphans, unreadable, carried } = balance;
+    let ended = |outcome| sums.ended.get(&outcome).copied().unwrap_or(0);
+    audit::ClosingBalance {
+        through_sequence: *through,
+        stored_s: *stored_s,
+        delivered: ended(Outcome::Delivered),
+        undelivered: ended(Outcome::Undelivered),
+        rejected: ended(Outcome::Rejected),
+        expired: ended(Outcome::Expired),
+        cancelled: ended(Outcome::Cancelled),
+        unknown: ended(Outcome::Unknown),
+        corrected: sums.corrected,
+        strange_events: sums.strange,
+        orphan_receipts: *orphans,
+        unreadable_batches: *unreadable,
+        carried: carried.map(from_range),
+    }
+}
+
+fn to_balance(balance: &audit::ClosingBalance) -> Result<ClosingBalance, UnknownEntry> {
+    Ok(ClosingBalance {
+        through: balance.through_sequence,
+        stored_s: balance.stored_s,
+        sums: Sums::from(balance),
+        orphans: balance.orphan_receipts,
+        unreadable: balance.unreadable_batches,
+        carried: balance.carried.as_ref().map(to_range).transpose()?,
+    })
 }
 
 /// A leaf that is none of this version's.
@@ -167,7 +208,19 @@ mod tests {
             });
         let gaps = ("[a-z]{1,9}/[0-9a-f]{16}", any::<(u64, u64)>())
             .prop_map(|(producer, (first, last))| Entry::Gap(Gap { producer, first, last }));
-        prop_oneof![acts, ranges, gaps]
+        let balances = (any::<(u64, i64, u64, u64)>(), any::<[u64; 6]>(), any::<Option<(u64, [u8; 32])>>());
+        let balances = balances.prop_map(|((through, stored_s, orphans, unreadable), counts, carried)| {
+            let ended = Outcome::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect();
+            let sums = Sums { ended, corrected: counts[0] / 2, strange: counts[1] };
+            let carried = carried.map(|(first, root)| EventRange {
+                first,
+                last: through,
+                root: root.into(),
+                batches: orphans,
+            });
+            Entry::ClosingBalance(ClosingBalance { through, stored_s, sums, orphans, unreadable, carried })
+        });
+        prop_oneof![acts, ranges, gaps, balances]
     }
 
     proptest! {

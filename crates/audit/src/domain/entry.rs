@@ -3,6 +3,8 @@
 use sotto_core::{Classified, ErrorClass};
 use sotto_tlog::Hash;
 
+use super::ClosingBalance;
+
 /// A leaf of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -12,6 +14,8 @@ pub enum Entry {
     EventRange(EventRange),
     /// A hole in a producer's numbering.
     Gap(Gap),
+    /// What became of events that may go or have gone.
+    ClosingBalance(ClosingBalance),
 }
 
 /// An act told by a service; only names and ids, nothing personal.

@@ -4,7 +4,7 @@ use sotto_core::{Classified, ErrorClass};
 use sotto_tlog::TILE_WIDTH;
 
 use super::{
-    Act, Entry, EventRange, Gap, Openings,
+    Act, ClosingBalance, Entry, EventRange, Gap, Openings,
     producers::{Producers, Verdict},
 };
 
@@ -14,6 +14,16 @@ pub struct Index {
     producers: Producers,
     marks: EventMarks,
     openings: Openings,
+    closing: Option<Closed>,
+}
+
+/// The newest closing balance and its place in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// Its entry's index.
+    pub entry: u64,
+    /// The balance.
+    pub balance: ClosingBalance,
 }
 
 impl Index {
@@ -24,6 +34,7 @@ impl Index {
             producers: Producers::new(producers),
             marks: EventMarks::default(),
             openings: Openings::default(),
+            closing: None,
         }
     }
 
@@ -52,6 +63,13 @@ impl Index {
                 sound
             }
             Entry::EventRange(range) => range.first == self.marks.through + 1 && range.last >= range.first,
+            Entry::ClosingBalance(balance) => {
+                let sound = (self.closed_through() + 1..=self.marks.through).contains(&balance.through);
+                if sound {
+                    self.closing = Some(Closed { entry: self.marks.size, balance: balance.clone() });
+                }
+                sound
+            }
         };
         if !sound {
             return Err(Unsound { index: self.marks.size });
@@ -93,6 +111,28 @@ impl Index {
         Ok(entry)
     }
 
+    /// Takes a closing balance.
+    ///
+    /// # Errors
+    /// [`Unsound`] when it closes nothing new, or what is not committed.
+    pub fn close(&mut self, balance: ClosingBalance) -> Result<Entry, Unsound> {
+        let entry = Entry::ClosingBalance(balance);
+        self.fold(&entry)?;
+        Ok(entry)
+    }
+
+    /// The newest closing balance.
+    #[must_use]
+    pub const fn closing(&self) -> Option<&Closed> {
+        self.closing.as_ref()
+    }
+
+    /// The last sequence of EVENTS that is closed; 0 for none.
+    #[must_use]
+    pub fn closed_through(&self) -> u64 {
+        self.closing.as_ref().map_or(0, |closed| closed.balance.through)
+    }
+
     /// Number of entries.
     #[must_use]
     pub const fn size(&self) -> u64 {
@@ -126,7 +166,7 @@ impl EventMarks {
     fn push(&mut self, entry: &Entry) {
         match entry {
             Entry::EventRange(range) => self.through = range.last,
-            Entry::Act(_) | Entry::Gap(_) => {}
+            Entry::Act(_) | Entry::Gap(_) | Entry::ClosingBalance(_) => {}
         }
         if self.size.is_multiple_of(TILE_WIDTH) {
             self.ends.push(self.through);

@@ -3,14 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use sotto_audit::{
-    adapters::{api::Api, wire},
+    adapters::{
+        api::{Api, Retention},
+        wire,
+    },
     domain::{Entry, EventRange},
+    error::TrimError,
     log::{Growth, Log},
     ports::{Disk as _, Signer as _},
+    trim::{Trimmed, Wanted},
     view::View,
 };
 use sotto_proto::audit::v1::{
-    GetCheckpointRequest, GetConsistencyProofRequest, GetEntryRequest, GetEventProofRequest, InclusionProof,
+    GetCheckpointRequest, GetConsistencyProofRequest, GetEntryRequest, GetEventProofRequest,
+    GetRetentionRequest, GetRetentionResponse, InclusionProof, RunRetentionRequest,
     audit_service_client::AuditServiceClient, audit_service_server::AuditServiceServer,
 };
 use sotto_runtime::{
@@ -21,11 +27,14 @@ use sotto_runtime::{
 };
 use sotto_testkit::Pki;
 use sotto_tlog::{Checkpoint, Frontier, Hash, Receipt, Source as _, verify_consistency, verify_inclusion};
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
 use tonic::{Code, transport::Channel};
 use tonic_types::StatusExt as _;
 
-use crate::model::{ModelDisk, TestEvents, TestSigner, act};
+use crate::{
+    model::{ModelDisk, TestEvents, TestSigner, act},
+    shelf::{BEGIN, KEEP, TestShelf},
+};
 
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -35,6 +44,8 @@ struct Served {
     disk: Arc<ModelDisk>,
     events: Arc<TestEvents>,
     view: Arc<View>,
+    /// Who wants a trim.
+    wanted: mpsc::Receiver<Wanted>,
     stop: Stop,
     tasks: JoinSet<()>,
 }
@@ -48,9 +59,9 @@ fn log(disk: &Arc<ModelDisk>, events: &TestEvents) -> Log {
     };
     let acts = |from: u64, to: u64| (from..=to).map(|n| act("identity/1", n)).collect();
     let growths = [
-        Growth { acts: acts(1, 256), ranges: Vec::new() },
-        Growth { acts: acts(257, 300), ranges: vec![range(1, 20), range(21, 40)] },
-        Growth { acts: acts(301, 310), ranges: Vec::new() },
+        Growth { acts: acts(1, 256), ranges: Vec::new(), balance: None },
+        Growth { acts: acts(257, 300), ranges: vec![range(1, 20), range(21, 40)], balance: None },
+        Growth { acts: acts(301, 310), ranges: Vec::new(), balance: None },
     ];
     let log = Log::open(Arc::<ModelDisk>::clone(disk), TestSigner::new(1), 64).unwrap();
     growths.into_iter().fold(log, |log, growth| log.append(growth).unwrap())
@@ -74,11 +85,15 @@ impl Served {
             GrpcServer::bind(listen, &tls(&pki, "audit"), ClientAuth::Required, limits).await.unwrap();
         let address = server.local_addr();
         let (stop, mut tasks) = (Stop::default(), JoinSet::new());
+        let (shelf, _) = TestShelf::new(&[Vec::new(), Vec::new()]);
+        let (trims, wanted) = mpsc::channel(1);
+        let retention = Retention { shelf, trims, keep: KEEP };
         let api = Api::new(
             Arc::clone(&view),
             Arc::<ModelDisk>::clone(&disk),
             TestSigner::new(1),
             Arc::clone(&events),
+            retention,
             Duration::from_secs(1),
         );
         let stopping = stop.clone();
@@ -86,7 +101,7 @@ impl Served {
             let service = AuditServiceServer::new(api);
             server.serve(&stopping, |server| server.add_service(service)).await.unwrap();
         });
-        Self { pki, address, disk, events, view, stop, tasks }
+        Self { pki, address, disk, events, view, wanted, stop, tasks }
     }
 
     async fn with_log() -> Self {
@@ -297,5 +312,47 @@ async fn before_the_log_is_open_everything_is_unavailable() {
     assert_eq!(error.code(), Code::Unavailable);
     let error = client.get_event_proof(GetEventProofRequest { event_sequence: 1 }).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn retention_is_told_and_run() {
+    let mut served = Served::with_log().await;
+    let mut client = served.client("operator");
+    let told = client.get_retention(GetRetentionRequest {}).await.unwrap().into_inner();
+    let expected = GetRetentionResponse {
+        kept_s: 10 * 24 * 3_600,
+        least_s: 8 * 24 * 3_600,
+        closing_entry: None,
+        closed_through: 0,
+        first_sequence: 1,
+        last_sequence: 2,
+        oldest_s: Some(BEGIN.unix_seconds()),
+        bytes: 0,
+        max_bytes: u64::MAX,
+    };
+    assert_eq!(told, expected);
+    let run = {
+        let client = client.clone();
+        move || {
+            let mut client = client.clone();
+            async move { client.run_retention(RunRetentionRequest {}).await }
+        }
+    };
+    let answer = |wanted: Wanted, looked| wanted.send(looked).unwrap();
+    let (ran, ()) = tokio::join!(run(), async {
+        answer(served.wanted.recv().await.unwrap(), Ok(Trimmed { batches: 18, through: 18 }));
+    });
+    let ran = ran.unwrap().into_inner();
+    assert_eq!((ran.batches, ran.closed_through), (18, 18));
+    let (ran, ()) = tokio::join!(run(), async {
+        answer(served.wanted.recv().await.unwrap(), Err(TrimError::Altered { first: 5, last: 6 }));
+    });
+    let status = ran.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert_eq!(status.get_details_error_info().unwrap().reason, "RETENTION_FAILED");
+    let refused = served.client("ingress").run_retention(RunRetentionRequest {}).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    drop(client);
     served.stop().await;
 }

@@ -212,7 +212,7 @@ fn numbers(entries: &[Entry]) -> Vec<u64> {
         .iter()
         .filter_map(|entry| match entry {
             Entry::Act(act) if act.producer == "identity/test" => Some(act.sequence),
-            Entry::Act(_) | Entry::EventRange(_) | Entry::Gap(_) => None,
+            Entry::Act(_) | Entry::EventRange(_) | Entry::Gap(_) | Entry::ClosingBalance(_) => None,
         })
         .collect()
 }
@@ -222,7 +222,7 @@ fn through(entries: &[Entry]) -> u64 {
         .iter()
         .filter_map(|entry| match entry {
             Entry::EventRange(range) => Some(range.last),
-            Entry::Act(_) | Entry::Gap(_) => None,
+            Entry::Act(_) | Entry::Gap(_) | Entry::ClosingBalance(_) => None,
         })
         .max()
         .unwrap_or(0)

@@ -41,6 +41,7 @@ fn growth(first: u64, acts: u64, range: Option<(u64, u64)>) -> Growth {
             })
             .into_iter()
             .collect(),
+        balance: None,
     }
 }
 
@@ -67,7 +68,7 @@ fn check(disk: &Arc<ModelDisk>, promised: usize) {
     for growth in growths() {
         let through = log.index().marks().through();
         let ranges = growth.ranges.into_iter().filter(|range| range.first > through).collect();
-        log = log.append(Growth { acts: growth.acts, ranges }).unwrap();
+        log = log.append(Growth { acts: growth.acts, ranges, balance: None }).unwrap();
     }
     let entries = verified(disk);
     assert_eq!(entries.len(), count(&growths()));
@@ -75,7 +76,7 @@ fn check(disk: &Arc<ModelDisk>, promised: usize) {
         .iter()
         .filter_map(|entry| match entry {
             Entry::Act(act) => Some(act.sequence),
-            Entry::EventRange(_) | Entry::Gap(_) => None,
+            Entry::EventRange(_) | Entry::Gap(_) | Entry::ClosingBalance(_) => None,
         })
         .collect();
     assert_eq!(sequences, (1..=523).collect::<Vec<_>>());
@@ -146,7 +147,7 @@ fn run_again(disk: &Arc<ModelDisk>) -> usize {
     for (done, growth) in growths().into_iter().enumerate() {
         let through = log.index().marks().through();
         let ranges = growth.ranges.into_iter().filter(|range| range.first > through).collect();
-        match log.append(Growth { acts: growth.acts, ranges }) {
+        match log.append(Growth { acts: growth.acts, ranges, balance: None }) {
             Ok(grown) => log = grown,
             Err(_) => return done,
         }

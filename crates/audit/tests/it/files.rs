@@ -32,7 +32,7 @@ fn grown(folder: &Path) {
         let acts = (next..next + count).map(|sequence| act("privacy/1", sequence)).collect();
         let range =
             EventRange { first: step * 10 + 1, last: step * 10 + 10, root: Hash::leaf(b"x"), batches: 9 };
-        log = log.append(Growth { acts, ranges: vec![range] }).unwrap();
+        log = log.append(Growth { acts, ranges: vec![range], balance: None }).unwrap();
         next += count;
     }
 }
@@ -111,9 +111,11 @@ fn a_log_goes_on_where_it_was_closed() {
     // Told again after a restart: nothing new.
     let log = open(folder.path()).unwrap();
     assert_eq!(log.published(), &published);
-    let log = log.append(Growth { acts: vec![act("privacy/1", 700)], ranges: Vec::new() }).unwrap();
+    let log =
+        log.append(Growth { acts: vec![act("privacy/1", 700)], ranges: Vec::new(), balance: None }).unwrap();
     assert_eq!(log.index().size(), size);
-    let log = log.append(Growth { acts: vec![act("privacy/1", 701)], ranges: Vec::new() }).unwrap();
+    let log =
+        log.append(Growth { acts: vec![act("privacy/1", 701)], ranges: Vec::new(), balance: None }).unwrap();
     assert_eq!(log.index().size(), size + 1);
 }
 
@@ -123,7 +125,7 @@ fn a_wiped_folder_is_no_new_log() {
     let signer = TestSigner::new(1);
     let open = || Log::open(Arc::new(Folder::open(folder.path())?), Arc::<TestSigner>::clone(&signer), 64);
     let log = open().unwrap();
-    drop(log.append(Growth { acts: vec![act("privacy/1", 1)], ranges: Vec::new() }).unwrap());
+    drop(log.append(Growth { acts: vec![act("privacy/1", 1)], ranges: Vec::new(), balance: None }).unwrap());
     drop(open().unwrap());
     let wiped = |names: &[&str]| {
         for name in names {
@@ -153,7 +155,7 @@ fn leaves_hold_nothing_that_looks_like_a_person() {
             texts.extend([producer, action, actor, tenant, object, outcome]);
         }
         Entry::Gap(gap) => texts.push(gap.producer),
-        Entry::EventRange(_) => {}
+        Entry::EventRange(_) | Entry::ClosingBalance(_) => {}
     })
     .unwrap();
     assert_eq!(texts.len(), 700 * 6);

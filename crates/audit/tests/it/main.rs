@@ -9,4 +9,6 @@ mod files;
 mod model;
 mod sequence;
 mod settings;
+mod shelf;
+mod trim;
 mod vectors;

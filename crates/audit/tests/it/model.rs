@@ -166,6 +166,15 @@ impl TestSigner {
     }
 }
 
+impl TestSigner {
+    /// One that accepts a log that was begun, and one that was not.
+    pub(crate) fn begun(seed: u8) -> Arc<Self> {
+        let signer = Self::new(seed);
+        signer.begun.store(true, Ordering::SeqCst);
+        signer
+    }
+}
+
 impl Signer for TestSigner {
     fn origin(&self) -> &str {
         ORIGIN

@@ -64,7 +64,7 @@ impl Running {
 
     async fn tell(&self, acts: Vec<Act>) -> oneshot::Receiver<()> {
         let (done, answer) = oneshot::channel();
-        self.acts.send(Told { at: 0, acts, done }).await.unwrap();
+        self.acts.send(Told { at: 0, acts, balance: None, done }).await.unwrap();
         answer
     }
 

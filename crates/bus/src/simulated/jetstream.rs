@@ -8,7 +8,7 @@ use std::{
 use async_nats::{HeaderMap, Message, StatusCode};
 use bytes::Bytes;
 use serde_json::{Value, json};
-use sotto_core::AccountId;
+use sotto_core::{AccountId, Timestamp};
 use tokio::time::Instant;
 
 use super::Defect;
@@ -24,12 +24,17 @@ use crate::{
 
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(DUPLICATE_WINDOW_S);
 
+/// When a simulated broker begins.
+const BIRTH: Timestamp = Timestamp::from_unix_seconds(1_795_493_815);
+
 pub(super) struct JetStream {
     streams: Vec<Stream>,
     consumers: Vec<Consumer>,
     cell: Cell,
     pub(super) defect: Option<Defect>,
     publishes: u64,
+    /// What stands for [`BIRTH`] on this broker's clock.
+    born: Instant,
 }
 
 struct Stream {
@@ -41,6 +46,7 @@ struct Stream {
 }
 
 struct Kept {
+    at: Timestamp,
     subject: String,
     headers: Option<HeaderMap>,
     payload: Bytes,
@@ -119,6 +125,7 @@ impl JetStream {
             cell: cell.clone(),
             defect: None,
             publishes: 0,
+            born: Instant::now(),
         })
     }
 
@@ -141,6 +148,7 @@ impl JetStream {
         let messages = streams.flat_map(|stream| &stream.messages);
         let stored = |(sequence, kept): (&u64, &Kept)| StoredMessage {
             sequence: *sequence,
+            stored_at: kept.at,
             subject: kept.subject.clone(),
             payload: kept.payload.clone(),
         };
@@ -244,7 +252,9 @@ impl JetStream {
         if stream.spec.retention == Retention::Latest {
             stream.messages.retain(|_, kept| kept.subject != subject);
         }
-        let kept = Kept { subject: subject.to_owned(), headers: headers.cloned(), payload: payload.clone() };
+        let at = BIRTH.plus(now.duration_since(self.born));
+        let kept =
+            Kept { at, subject: subject.to_owned(), headers: headers.cloned(), payload: payload.clone() };
         stream.messages.insert(stream.last, kept);
         if let Some(id) = id {
             stream.ids.insert(id, (stream.last, now));
@@ -367,6 +377,7 @@ impl Stream {
                 let mut headers = HeaderMap::new();
                 headers.insert("Nats-Sequence", sequence.to_string().as_str());
                 headers.insert("Nats-Subject", kept.subject.as_str());
+                headers.insert("Nats-Time-Stamp", kept.at.to_string().as_str());
                 headers.insert("Nats-Last-Sequence", previous.to_string().as_str());
                 previous = *sequence;
                 message("_INBOX", kept.payload.clone(), None, Some(headers))

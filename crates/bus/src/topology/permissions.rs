@@ -43,6 +43,9 @@ pub fn permissions(topology: &Topology, service: Service, cell: &Cell) -> Permis
         if stream.readers.iter().any(|reader| reader.service == service && reader.deletes) {
             publish.insert(format!("$JS.API.STREAM.MSG.DELETE.{name}"));
         }
+        if stream.readers.iter().any(|reader| reader.service == service && reader.trims) {
+            publish.insert(format!("$JS.API.STREAM.PURGE.{name}"));
+        }
         match service {
             Service::Operator => {
                 publish.insert(format!("$JS.API.CONSUMER.INFO.{name}.*"));
@@ -177,11 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_may_delete_or_purge_but_what_was_moved() {
+    fn nobody_may_delete_or_purge_but_what_was_moved_or_closed() {
         let moved = "$JS.API.STREAM.MSG.DELETE.VN_SCHEDULED";
+        let closed = ["$JS.API.STREAM.PURGE.VN_CARRIED", "$JS.API.STREAM.PURGE.VN_EVENTS"];
+        assert!(closed.iter().all(|subject| of(Service::Audit).publish.contains(&(*subject).to_owned())));
         for service in Service::ALL {
             for subject in of(service).publish {
-                if service == Service::Ingress && subject == moved {
+                let moves = service == Service::Ingress && subject == moved;
+                if moves || (service == Service::Audit && closed.contains(&subject.as_str())) {
                     continue;
                 }
                 assert!(!subject.contains("DELETE") && !subject.contains("PURGE"), "{service}: {subject}");

@@ -13,7 +13,7 @@ const MAY_PUBLISH: &[(Service, &[&str])] = &[
     (Service::Carrier, &["retry", "waiting", "event", "inbound", "lease", "control", "quarantine"]),
     (Service::Identity, &["quarantine"]),
     (Service::Privacy, &["quarantine"]),
-    (Service::Audit, &["quarantine"]),
+    (Service::Audit, &["carried", "quarantine"]),
     (Service::Operator, &[]),
     (Service::Provisioner, &[]),
 ];
@@ -23,7 +23,7 @@ const MAY_READ: &[(Service, &[&str])] = &[
     (Service::Ingress, &["INTAKE", "SCHEDULED", "EVENTS", "CONTROL"]),
     (Service::Carrier, &["INTAKE", "WAITING", "EVENTS", "LEASES", "CONTROL"]),
     (Service::Privacy, &["INDEX"]),
-    (Service::Audit, &["EVENTS", "AUDIT"]),
+    (Service::Audit, &["EVENTS", "CARRIED", "AUDIT"]),
     (
         Service::Operator,
         &[
@@ -31,6 +31,7 @@ const MAY_READ: &[(Service, &[&str])] = &[
             "SCHEDULED",
             "WAITING",
             "EVENTS",
+            "CARRIED",
             "INBOUND",
             "INDEX",
             "AUDIT",
@@ -56,6 +57,7 @@ const BUSINESS: &[(&str, &str)] = &[
     ("retry", "retry.promotional.1"),
     ("waiting", "waiting.mobi.otp"),
     ("event", "event.1"),
+    ("carried", "carried.1"),
     ("inbound", "inbound.acme"),
     ("index", "index.1"),
     ("lease", "lease.mobi.bind-1"),
@@ -68,6 +70,7 @@ const STREAMS: &[&str] = &[
     "SCHEDULED",
     "WAITING",
     "EVENTS",
+    "CARRIED",
     "INBOUND",
     "INDEX",
     "AUDIT",
@@ -126,6 +129,7 @@ fn publish_matrix(service: Service) -> Vec<(String, bool)> {
         "SCHEDULED" => vec!["scheduled"],
         "WAITING" => vec!["waiting"],
         "EVENTS" => vec!["event"],
+        "CARRIED" => vec!["carried"],
         "INBOUND" => vec!["inbound"],
         "INDEX" => vec!["index"],
         "LEASES" => vec!["lease"],
@@ -144,7 +148,9 @@ fn publish_matrix(service: Service) -> Vec<(String, bool)> {
             matrix.push((format!("$JS.API.{api}.VN_{stream}"), provisions));
             matrix.push((format!("$JS.API.{api}.DE_{stream}"), false));
         }
-        for api in ["STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.GET", "STREAM.SNAPSHOT"] {
+        let trims = ["EVENTS", "CARRIED"].contains(stream) && service == Service::Audit;
+        matrix.push((format!("$JS.API.STREAM.PURGE.VN_{stream}"), trims));
+        for api in ["STREAM.DELETE", "STREAM.MSG.GET", "STREAM.SNAPSHOT"] {
             matrix.push((format!("$JS.API.{api}.VN_{stream}"), false));
         }
         let moves = *stream == "SCHEDULED" && service == Service::Ingress;

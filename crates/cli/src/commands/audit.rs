@@ -13,8 +13,9 @@ use sotto_bus::{Service, StreamReader};
 use sotto_core::Timestamp;
 use sotto_proto::{
     audit::v1::{
-        Act, EventRange, GetCheckpointRequest, GetEntryRequest, GetEventProofRequest, GetEventProofResponse,
-        InclusionProof, LogEntry, audit_service_client::AuditServiceClient, log_entry::Content,
+        Act, ClosingBalance, EventRange, GetCheckpointRequest, GetEntryRequest, GetEventProofRequest,
+        GetEventProofResponse, GetRetentionRequest, InclusionProof, LogEntry,
+        audit_service_client::AuditServiceClient, log_entry::Content,
     },
     pipeline::v1::EventBatch,
 };
@@ -92,6 +93,22 @@ async fn stored_event(dir: &CellDir, sequence: u64) -> Result<Bytes, CliError> {
         Err(error) => {
             Err(CliError::caused_by("the event cannot be read", &error).fix("check the broker: sotto doctor"))
         }
+    }
+}
+
+/// The newest closing balance of the log, with the index of its entry, which is proved to be under a tree that the pinned key
+/// signed; none when nothing was trimmed.
+pub(crate) async fn closing_balance(dir: &CellDir) -> Result<Option<(u64, ClosingBalance)>, CliError> {
+    let key = pinned_key(dir)?;
+    let mut audit = AuditServiceClient::new(channel(dir, "audit")?);
+    let failed = |status: tonic::Status| refused("the closing balance of the events cannot be read", &status);
+    let retention = audit.get_retention(GetRetentionRequest {}).await.map_err(failed)?.into_inner();
+    let Some(index) = retention.closing_entry else { return Ok(None) };
+    let answer = audit.get_entry(GetEntryRequest { index }).await.map_err(failed)?.into_inner();
+    let (at, _) = check_entry(&answer.entry, answer.proof, &key)?;
+    match LogEntry::decode(answer.entry).ok().and_then(|entry| entry.content) {
+        Some(Content::ClosingBalance(balance)) if at == index => Ok(Some((index, balance))),
+        _ => Err(wrong("it is about another entry")),
     }
 }
 

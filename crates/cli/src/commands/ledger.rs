@@ -1,20 +1,26 @@
 //! `sotto ledger check`: proves the balance from the log alone, at a recorded cut, while traffic runs.
 
-use std::{collections::BTreeSet, time::Duration};
+mod beginning;
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    hash::{BuildHasher as _, RandomState},
+    time::Duration,
+};
 
 use sotto_bus::{Bus, ReadError, SCHEDULED, Service, StreamReader, topology::stream_name};
-use sotto_core::{Facts, MessageId, delivery::Outcome};
+use sotto_core::{
+    Facts, MessageId,
+    delivery::{EventKind, Outcome},
+    ledger::{Balance, Ledger},
+};
 use sotto_proto::{
     Batch, LogEvent,
     pipeline::v1::{EventBatch, QuarantineRecord, WorkBatch},
 };
 
-use crate::{
-    CliError, Output, Tone,
-    cell::CellDir,
-    ledger::{Balance, Ledger},
-    up::connect,
-};
+use self::beginning::Beginning;
+use crate::{CliError, Output, Tone, cell::CellDir, up::connect};
 
 /// How often the work streams are looked through for messages that were moving at the cut.
 const LOOKS: usize = 5;
@@ -25,6 +31,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Lost messages that are named to people; JSON names all.
 const NAMED: usize = 20;
 
+/// How often the check begins again because events were trimmed under it.
+const TRIMS: usize = 3;
+
 /// The sequences that the check speaks of.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
@@ -34,6 +43,33 @@ struct Cut {
 
 /// Stored messages that hold something unreadable: stream and sequence.
 type Places = BTreeSet<(String, u64)>;
+
+/// Receipts that came before, or without, a part with their id, and the parts that carriers took: fingerprints of account
+/// and id.
+#[derive(Debug, Default)]
+struct Receipts {
+    parked: HashSet<u64>,
+    submitted: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl Receipts {
+    fn take(&mut self, event: &LogEvent) {
+        if let LogEvent::ParkedReceipt { account, carrier_id, .. } = event {
+            self.parked.insert(self.hasher.hash_one((account, carrier_id)));
+        }
+        if let LogEvent::Delivery(event) = event
+            && let EventKind::Submitted { account, carrier_id, .. } = &event.kind
+        {
+            self.submitted.insert(self.hasher.hash_one((account, carrier_id)));
+        }
+    }
+
+    /// Receipts for which no part is known: early ones whose part is still to come, and orphans.
+    fn orphans(&self) -> u64 {
+        u64::try_from(self.parked.difference(&self.submitted).count()).unwrap_or(u64::MAX)
+    }
+}
 
 /// What quarantine keeps aside.
 #[derive(Debug, Default)]
@@ -52,13 +88,18 @@ struct KeptAside {
 #[derive(Debug)]
 struct Found {
     cut: Cut,
+    /// The last event that is closed, and the entry of the log that says so.
+    closed: Option<(u64, u64)>,
     ledger: Ledger,
+    orphan_receipts: u64,
     /// Messages of which no stream has the content though it must be there.
     lost: BTreeSet<MessageId>,
     /// Messages that have not ended and are kept aside.
     quarantined: BTreeSet<MessageId>,
     /// Unreadable things that quarantine accounts for.
     kept_aside: usize,
+    /// Batches of events that were trimmed and could not be read.
+    unreadable_closed: u64,
     /// Unreadable things that nobody accounts for.
     unaccounted: usize,
 }
@@ -66,7 +107,7 @@ struct Found {
 impl Found {
     /// Events that fit no message, and what nobody can read and nobody reported.
     fn strange(&self) -> u64 {
-        self.ledger.strange() + u64::try_from(self.unaccounted).unwrap_or(u64::MAX)
+        self.ledger.sums().strange + u64::try_from(self.unaccounted).unwrap_or(u64::MAX)
     }
 
     fn balanced(&self) -> bool {
@@ -77,12 +118,22 @@ impl Found {
 pub(crate) async fn check(dir: &CellDir, output: &Output) -> Result<(), CliError> {
     let cell = dir.open()?;
     let bus = connect(dir, &cell, &dir.running()?.nats, Service::Operator).await?;
-    let found = read(&bus).await;
+    let found = read(&bus, dir).await;
     bus.close(Duration::from_secs(2)).await;
     tell(&found?, output)
 }
 
-async fn read(bus: &Bus) -> Result<Found, CliError> {
+async fn read(bus: &Bus, dir: &CellDir) -> Result<Found, CliError> {
+    for _ in 0..TRIMS {
+        if let Some(found) = read_once(bus, dir).await? {
+            return Ok(found);
+        }
+    }
+    Err(CliError::new("events are being trimmed while they are checked").fix("try again in a minute"))
+}
+
+/// None when events were trimmed meanwhile.
+async fn read_once(bus: &Bus, dir: &CellDir) -> Result<Option<Found>, CliError> {
     let events = Stream::<EventBatch>::new(bus, "EVENTS")?;
     let scheduled = Stream::<WorkBatch>::new(bus, SCHEDULED)?;
     let intake = Stream::<WorkBatch>::new(bus, "INTAKE")?;
@@ -97,17 +148,14 @@ async fn read(bus: &Bus) -> Result<Found, CliError> {
     stored.extend(at_work);
     let state = events.reader.state().await.map_err(cannot_read)?;
     let cut = Cut { events: state.last, intake: at_intake };
-    // Nothing is ever deleted from it: what is missing at its beginning, in it, or as a whole was taken away.
-    if state.last > 0 && (state.first != 1 || state.messages != state.last) {
-        return Err(CliError::new(format!(
-            "the log holds {} of {} batches of events, the first is {}, and there is no closing balance",
-            state.messages, state.last, state.first
-        ))
-        .fix("restore EVENTS from a backup: it is never trimmed without a signed closing balance"));
-    }
+    let Beginning { ledger: mut folded, through, entry, orphans, unreadable: unreadable_closed } =
+        beginning::find(bus, dir, &state).await?;
     // Events are folded over what intake has, in the log's order.
-    let mut folded = Ledger::default();
-    read_events(&events, 1, cut.events, &mut folded, &mut unreadable).await?;
+    let mut receipts = Receipts::default();
+    read_events(&events, through + 1, cut.events, &mut folded, &mut receipts, &mut unreadable).await?;
+    if events.reader.state().await.map_err(cannot_read)?.first > through + 1 {
+        return Ok(None);
+    }
     folded.absorb(ledger);
 
     // What no carrier has must lie in a work stream. What was moving while we read is looked for again; what went on
@@ -127,7 +175,8 @@ async fn read(bus: &Bus) -> Result<Found, CliError> {
         aside = read_quarantine(&quarantine).await?;
         stored.extend(&aside.messages);
         let now = events.reader.state().await.map_err(cannot_read)?.last;
-        read_events(&events, read_to + 1, now, &mut after, &mut unreadable).await?;
+        let mut ignored = Receipts::default();
+        read_events(&events, read_to + 1, now, &mut after, &mut ignored, &mut unreadable).await?;
         read_to = now;
         let still = after.must_be_stored();
         lost =
@@ -142,14 +191,17 @@ async fn read(bus: &Bus) -> Result<Found, CliError> {
         aside.messages.into_iter().filter(|id| folded.outcome(*id).is_none()).collect::<BTreeSet<_>>();
     let quarantined = quarantined.intersection(&folded.must_be_stored()).copied().collect();
     let unaccounted = unreadable.difference(&aside.places).count();
-    Ok(Found {
+    Ok(Some(Found {
         cut,
+        closed: entry.map(|entry| (through, entry)),
+        orphan_receipts: orphans + receipts.orphans(),
+        unreadable_closed,
         ledger: folded,
         lost,
         quarantined,
         kept_aside: unreadable.len() - unaccounted,
         unaccounted: unaccounted + aside.unreadable.len(),
-    })
+    }))
 }
 
 /// A stream and the name it has on the broker, as quarantine writes it.
@@ -195,18 +247,20 @@ async fn read_events(
     from: u64,
     to: u64,
     ledger: &mut Ledger,
+    receipts: &mut Receipts,
     unreadable: &mut Places,
 ) -> Result<(), CliError> {
     let take = |batch: EventBatch| {
         let mut whole = true;
         for event in batch.into_items() {
+            let Ok(event) = event else {
+                whole = false;
+                continue;
+            };
+            receipts.take(&event);
             match event {
-                Ok(LogEvent::Delivery(event)) => ledger.take(&event),
-                Ok(LogEvent::ParkedReceipt { account, carrier_id, .. }) => {
-                    ledger.take_parked(&account, &carrier_id)
-                }
-                Ok(LogEvent::OptOut { .. }) => {}
-                Err(_) => whole = false,
+                LogEvent::Delivery(event) => ledger.take(&event),
+                LogEvent::ParkedReceipt { .. } | LogEvent::OptOut { .. } => {}
             }
         }
         whole
@@ -258,7 +312,8 @@ async fn read_quarantine(quarantine: &Stream<QuarantineRecord>) -> Result<KeptAs
 fn tell(found: &Found, output: &Output) -> Result<(), CliError> {
     let balance = found.ledger.balance();
     let Balance { accepted, waiting, in_flight, ended, corrected } = &balance;
-    let Found { cut, ledger, lost, quarantined, kept_aside, .. } = found;
+    let Found { cut, closed, ledger, orphan_receipts, unreadable_closed, .. } = found;
+    let Found { lost, quarantined, kept_aside, .. } = found;
     let count = |outcome| ended.get(&outcome).copied().unwrap_or(0);
     let in_silence = |id: &MessageId| ledger.outcome(*id).is_some();
     let mut told = serde_json::json!({
@@ -268,8 +323,10 @@ fn tell(found: &Found, output: &Output) -> Result<(), CliError> {
         "corrected": corrected,
         "lost": lost.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "lost_and_expired_in_silence": lost.iter().filter(|id| in_silence(id)).count(),
-        "orphan_receipts": ledger.orphan_receipts(),
+        "orphan_receipts": orphan_receipts,
         "strange_events": found.strange(), "unreadable_in_quarantine": kept_aside,
+        "closed": closed.map(|(through, entry)| serde_json::json!({ "through": through, "entry": entry })),
+        "closed_messages": ledger.sums().closed(), "unreadable_closed": unreadable_closed,
     });
     for outcome in Outcome::ALL {
         if let Some(object) = told.as_object_mut() {
@@ -278,6 +335,12 @@ fn tell(found: &Found, output: &Output) -> Result<(), CliError> {
     }
     output.json(&told)?;
     output.line(format!("cut: event {}, intake {}", cut.events, cut.intake))?;
+    if let Some((through, entry)) = closed {
+        output.line(format!(
+            "events 1 to {through} are closed by entry {entry} of the audit log: {} messages",
+            ledger.sums().closed()
+        ))?;
+    }
     output.line(format!("  accepted     {accepted:>10}"))?;
     output.line(format!("= waiting      {waiting:>10}"))?;
     if !quarantined.is_empty() {
@@ -290,13 +353,16 @@ fn tell(found: &Found, output: &Output) -> Result<(), CliError> {
     if *corrected > 0 {
         output.line(format!("  ({corrected} corrected by later evidence)"))?;
     }
-    if ledger.orphan_receipts() > 0 {
-        output.line(format!("  ({} receipt(s) for parts that are not known)", ledger.orphan_receipts()))?;
+    if *orphan_receipts > 0 {
+        output.line(format!("  ({orphan_receipts} receipt(s) for parts that are not known)"))?;
     }
     if *kept_aside > 0 {
         output.line(format!(
             "  ({kept_aside} unreadable record(s), all in quarantine: sotto quarantine list)"
         ))?;
+    }
+    if *unreadable_closed > 0 {
+        output.line(format!("  ({unreadable_closed} unreadable batch(es) of events that were trimmed)"))?;
     }
     if found.balanced() {
         return output.line(output.tone(Tone::Good, "balanced: every accepted message is somewhere"));

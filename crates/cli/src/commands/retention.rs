@@ -1,4 +1,4 @@
-//! `sotto retention plan | status`: what dies next, and the proof of what is dead.
+//! `sotto retention plan | run | status`: what dies next, and the proof of what is dead.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,23 +13,30 @@ use sotto_bus::{Topology, topology::Retention};
 use sotto_core::{
     CellId, Clock, Timestamp,
     deletion::{ACTION, Deletion, KEY_ACTION, Seal},
+    ledger::Sums,
 };
 use sotto_crypto::sign::PublicKey;
 use sotto_proto::{
-    audit::v1::{Act, LogEntry, log_entry::Content},
+    audit::v1::{
+        Act, GetRetentionRequest, GetRetentionResponse, LogEntry, RunRetentionRequest, RunRetentionResponse,
+        audit_service_client::AuditServiceClient, log_entry::Content,
+    },
     from_wire_time,
     privacy::v1::{KeyFacts, KeyState, ListKeysResponse, RetentionRule},
 };
 use sotto_tlog::{Directory, fsck};
 
 use super::{
-    audit::{LOG_DIR, pinned_key},
-    keys,
+    audit::{LOG_DIR, closing_balance, pinned_key},
+    channel, keys, refused,
 };
 use crate::{CliError, Output, Tone, cell::CellDir};
 
 /// Faults that are told one by one; more are only counted.
 const TOLD: usize = 20;
+
+/// How long the audit service waits, so that a day of events is closed together.
+const CLOSED_TOGETHER: Duration = Duration::from_secs(24 * 3_600);
 
 /// A receipt that is younger may not be in the log yet.
 const ON_ITS_WAY: Duration = Duration::from_secs(60);
@@ -39,6 +46,8 @@ const ON_ITS_WAY: Duration = Duration::from_secs(60);
 pub(crate) enum RetentionCommand {
     /// How long what is kept of messages, and what is destroyed next
     Plan,
+    /// Trims events that are old enough now, instead of within the hour, and says what became of their messages
+    Run,
     /// What was destroyed when, checked in the audit log: its tree, and the signature of each receipt
     Status {
         /// Folder with the log; default: the cell's own
@@ -61,6 +70,7 @@ pub(crate) async fn retention(
 ) -> Result<(), CliError> {
     match command {
         RetentionCommand::Plan => plan(dir, clock.now(), output).await,
+        RetentionCommand::Run => run(dir, output).await,
         RetentionCommand::Status { log, key, compare } => {
             let log = log.unwrap_or_else(|| dir.path(LOG_DIR));
             let now = clock.now();
@@ -88,10 +98,16 @@ async fn plan(dir: &CellDir, now: Timestamp, output: &Output) -> Result<(), CliE
         }))?;
         output.line(text)?;
     }
+    let events = asked_events(dir).await?;
     let topology = Topology::embedded()
         .map_err(|error| CliError::caused_by("the list of streams cannot be used", &error))?;
     for stream in &topology.streams {
         let kept = match (stream.max_age_s, stream.retention) {
+            _ if stream.name == "EVENTS" => {
+                tell_events(&events, now, output)?;
+                continue;
+            }
+            _ if stream.name == "CARRIED" => "until the next closing balance".to_owned(),
             (Some(seconds), _) => format!("{seconds} s"),
             (None, Retention::WorkQueue) => "until it is done".to_owned(),
             (None, Retention::Latest) => "the latest word on each".to_owned(),
@@ -101,6 +117,63 @@ async fn plan(dir: &CellDir, now: Timestamp, output: &Output) -> Result<(), CliE
         output.line(format!("stream {:12} {kept}", stream.name))?;
     }
     Ok(())
+}
+
+async fn asked_events(dir: &CellDir) -> Result<GetRetentionResponse, CliError> {
+    let mut audit = AuditServiceClient::new(channel(dir, "audit")?);
+    let asked = audit.get_retention(GetRetentionRequest {}).await;
+    Ok(asked.map_err(|status| refused("how long events are kept cannot be read", &status))?.into_inner())
+}
+
+/// Events are closed a day together, so the oldest is up to a day older than what is kept.
+fn tell_events(events: &GetRetentionResponse, now: Timestamp, output: &Output) -> Result<(), CliError> {
+    let GetRetentionResponse { kept_s, least_s, closed_through, first_sequence, oldest_s, .. } = *events;
+    let oldest = oldest_s.map(Timestamp::from_unix_seconds);
+    let due = oldest.map(|oldest| oldest.plus(Duration::from_secs(kept_s) + CLOSED_TOGETHER));
+    let nearly_full = events.bytes > events.max_bytes / 4 * 3;
+    output.json(&serde_json::json!({
+        "what": "stream", "stream": "EVENTS", "kept": format!("{kept_s} s"), "kept_seconds": kept_s,
+        "least_seconds": least_s, "closed_through": closed_through, "first": first_sequence,
+        "last": events.last_sequence, "oldest": oldest.map(|at| at.to_string()),
+        "due": due.map(|at| at.to_string()), "bytes": events.bytes, "max_bytes": events.max_bytes,
+        "nearly_full": nearly_full,
+    }))?;
+    let next = match due {
+        None => "it holds nothing".to_owned(),
+        Some(due) if due <= now => "the oldest is due".to_owned(),
+        Some(due) => format!("the oldest goes about {due}"),
+    };
+    output.line(format!("stream {:12} {kept_s} s: {next}; 1 to {closed_through} are closed", "EVENTS"))?;
+    if nearly_full {
+        let line = format!("more than three quarters full: only {least_s} s are kept");
+        output.line(output.tone(Tone::Bad, &line))?;
+    }
+    Ok(())
+}
+
+async fn run(dir: &CellDir, output: &Output) -> Result<(), CliError> {
+    let mut audit = AuditServiceClient::new(channel(dir, "audit")?);
+    let ran = audit.run_retention(RunRetentionRequest {}).await;
+    let RunRetentionResponse { batches, closed_through } =
+        ran.map_err(|status| refused("events were not trimmed", &status))?.into_inner();
+    let closed = match closing_balance(dir).await? {
+        Some((entry, balance)) => {
+            let sums = Sums::from(&balance);
+            output.line(format!(
+                "entry {entry} of the audit log closes events 1 to {closed_through}: {} messages have ended",
+                sums.closed()
+            ))?;
+            Some(serde_json::json!({ "entry": entry, "messages": sums.closed() }))
+        }
+        None => None,
+    };
+    output.json(&serde_json::json!({
+        "batches": batches, "closed_through": closed_through, "closed": closed, "verified": closed.is_some(),
+    }))?;
+    output.line(match batches {
+        0 => "nothing is old enough: sotto retention plan".to_owned(),
+        _ => format!("{} {batches} batches of events are gone", output.tone(Tone::Good, "trimmed")),
+    })
 }
 
 fn tell_rule(rule: &RetentionRule, output: &Output) -> Result<(), CliError> {

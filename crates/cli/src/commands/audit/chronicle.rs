@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use prost::Message as _;
-use sotto_proto::audit::v1::{Act, EventRange, Gap, LogEntry, log_entry::Content};
+use sotto_proto::audit::v1::{Act, ClosingBalance, EventRange, Gap, LogEntry, log_entry::Content};
 
 /// Faults that are told one by one; more are only counted.
 const TOLD: usize = 20;
@@ -26,6 +26,8 @@ pub(super) struct Chronicle {
     pub(super) missing_batches: u64,
     /// The last event that a range commits to.
     pub(super) events: u64,
+    /// The last event that a balance closes.
+    pub(super) closed: u64,
     faults: Vec<String>,
     more_faults: u64,
     producers: BTreeMap<String, Track>,
@@ -46,6 +48,7 @@ impl Chronicle {
             Some(Content::Act(act)) => self.act(index, &act),
             Some(Content::EventRange(range)) => self.range(index, &range),
             Some(Content::Gap(gap)) => self.gap(index, &gap),
+            Some(Content::ClosingBalance(balance)) => self.closing(index, &balance),
             None => {
                 self.unreadable += 1;
                 self.fault(index, "cannot be read");
@@ -117,6 +120,16 @@ impl Chronicle {
         if *first > expected {
             self.fault(index, &format!("is a gap of {producer} that does not begin where its acts end"));
         }
+    }
+
+    fn closing(&mut self, index: u64, balance: &ClosingBalance) {
+        let through = balance.through_sequence;
+        if through <= self.closed {
+            self.fault(index, "closes events that were closed before");
+        } else if through > self.events {
+            self.fault(index, "closes events that no range before it commits to");
+        }
+        self.closed = self.closed.max(through);
     }
 
     fn range(&mut self, index: u64, range: &EventRange) {

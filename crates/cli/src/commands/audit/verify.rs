@@ -96,7 +96,7 @@ fn tell(checked: &Checked, key: &VerifierKey, output: &Output) -> Result<(), Cli
     output.json(&serde_json::json!({
         "verified": faulty == 0, "log": key.name(), "entries": report.checkpoint.size,
         "root": report.checkpoint.root.to_string(), "acts": chronicle.acts, "event_ranges": chronicle.ranges,
-        "events": chronicle.events, "gaps": chronicle.gaps, "missing_acts": chronicle.missing,
+        "events": chronicle.events, "closed_events": chronicle.closed, "gaps": chronicle.gaps, "missing_acts": chronicle.missing,
         "repeated_acts": chronicle.repeated, "missing_event_batches": chronicle.missing_batches,
         "unreadable": chronicle.unreadable, "faults": faults, "contains_checkpoint_of_size": older,
     }))?;

@@ -1,26 +1,39 @@
 //! The ledger of a cell, folded from its log: every accepted message is somewhere (INV-2).
+//!
+//! What has ended can be closed: it then counts in [`Sums`], and its events are needed no more. A ledger goes on from
+//! such sums and the events of what was not closed ([`Ledger::resume`]), and says the same as one that was folded from
+//! the whole log.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    hash::{BuildHasher as _, RandomState},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use sotto_core::{
-    AccountId, Facts, MessageId,
+use crate::{
+    Facts, MessageId,
     delivery::{Delivery, Event, EventKind, ExpiryCause, Outcome, PartState, Stage},
 };
 
 /// Every message of the log up to a cut.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Ledger {
+pub struct Ledger {
     messages: BTreeMap<MessageId, Entry>,
-    /// Events about messages whose acceptance is not in the log, or that contradict it.
-    strange: u64,
-    /// Receipts that came before, or without, a part with their id: a fingerprint of account and id.
-    parked: HashSet<u64>,
-    /// The fingerprints of all parts that carriers took.
-    submitted: HashSet<u64>,
-    hasher: RandomState,
+    closed: Sums,
+}
+
+/// What is left of messages that are closed, and of events that fit none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// How they ended.
+    pub ended: BTreeMap<Outcome, u64>,
+    /// How many of them have another end by later evidence.
+    pub corrected: u64,
+    /// Events about messages whose acceptance is not in the log, or that contradict it; of all messages.
+    pub strange: u64,
+}
+
+impl Sums {
+    /// How many messages are closed.
+    pub fn closed(&self) -> u64 {
+        self.ended.values().sum()
+    }
 }
 
 /// One message.
@@ -80,24 +93,39 @@ impl Entry {
 
 /// Where the accepted messages are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Balance {
-    pub(crate) accepted: u64,
-    pub(crate) waiting: u64,
-    pub(crate) in_flight: u64,
-    pub(crate) ended: BTreeMap<Outcome, u64>,
-    pub(crate) corrected: u64,
+pub struct Balance {
+    /// All of them.
+    pub accepted: u64,
+    /// Not taken by a carrier yet.
+    pub waiting: u64,
+    /// Being written to, or with, a carrier.
+    pub in_flight: u64,
+    /// Ended, and how.
+    pub ended: BTreeMap<Outcome, u64>,
+    /// Those whose end later evidence contradicts.
+    pub corrected: u64,
 }
 
 impl Balance {
     /// Whether the sum is right: accepted = waiting + in flight + ended.
-    pub(crate) fn holds(&self) -> bool {
+    pub fn holds(&self) -> bool {
         self.accepted == self.waiting + self.in_flight + self.ended.values().sum::<u64>()
     }
 }
 
 impl Ledger {
+    /// Goes on from sums and the events of what was not closed, as [`Self::close`] left both.
+    pub fn resume<'a>(sums: Sums, carried: impl IntoIterator<Item = &'a Event>) -> Self {
+        let strange = sums.strange;
+        let mut ledger = Self { messages: BTreeMap::new(), closed: sums };
+        carried.into_iter().for_each(|event| ledger.take(event));
+        // One of them that does not fit is in the sums.
+        ledger.closed.strange = strange;
+        ledger
+    }
+
     /// Takes an event of the log, in the log's order.
-    pub(crate) fn take(&mut self, event: &Event) {
+    pub fn take(&mut self, event: &Event) {
         let fits = match (&event.kind, self.messages.get_mut(&event.message)) {
             (EventKind::Accepted(facts), None) => {
                 self.accept(facts);
@@ -106,42 +134,57 @@ impl Ledger {
             (_, None) => false,
             (_, Some(entry)) => entry.take(event),
         };
-        self.strange += u64::from(!fits);
-        if let EventKind::Submitted { account, carrier_id, .. } = &event.kind {
-            self.submitted.insert(self.hasher.hash_one((account, carrier_id)));
-        }
-    }
-
-    /// Takes a receipt whose part was not known.
-    pub(crate) fn take_parked(&mut self, account: &AccountId, carrier_id: &str) {
-        self.parked.insert(self.hasher.hash_one((account, carrier_id)));
-    }
-
-    /// Receipts for which no part is known: early ones whose part is still to come, and orphans.
-    pub(crate) fn orphan_receipts(&self) -> usize {
-        self.parked.difference(&self.submitted).count()
+        self.closed.strange += u64::from(!fits);
     }
 
     /// Takes a message that intake has stored: the record there is its acceptance, before any event.
-    pub(crate) fn accept(&mut self, facts: &Facts) {
+    pub fn accept(&mut self, facts: &Facts) {
         self.messages.entry(facts.message).or_insert_with(|| Entry::new(facts));
     }
 
     /// Takes the messages that another ledger has and this one has not.
-    pub(crate) fn absorb(&mut self, other: Self) {
+    pub fn absorb(&mut self, other: Self) {
         for (id, entry) in other.messages {
             self.messages.entry(id).or_insert(entry);
         }
-        self.strange += other.strange;
+        self.closed.strange += other.closed.strange;
     }
 
-    /// Events that fit no message.
-    pub(crate) const fn strange(&self) -> u64 {
-        self.strange
+    /// Closes what has ended and of which nothing more comes, as `is_over` knows: it is counted and not known any more.
+    /// What must still be in a work stream stays, so that one that was lost is found for good.
+    pub fn close(&mut self, mut is_over: impl FnMut(&MessageId) -> bool) {
+        let Self { messages, closed } = self;
+        messages.retain(|id, entry| {
+            let Some(outcome) = entry.delivery.outcome() else { return true };
+            if entry.must_be_stored() || !is_over(id) {
+                return true;
+            }
+            *closed.ended.entry(outcome).or_default() += 1;
+            closed.corrected += u64::from(entry.delivery.correction().is_some());
+            false
+        });
     }
 
-    pub(crate) fn balance(&self) -> Balance {
-        let mut balance = Balance::default();
+    /// How many messages are known one by one.
+    pub fn open(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Whether a message is known by itself.
+    pub fn knows(&self, message: &MessageId) -> bool {
+        self.messages.contains_key(message)
+    }
+
+    /// What was closed, and the events that fit no message.
+    pub const fn sums(&self) -> &Sums {
+        &self.closed
+    }
+
+    /// Where the messages are, closed ones included.
+    pub fn balance(&self) -> Balance {
+        let Sums { ended, corrected, .. } = self.closed.clone();
+        let accepted = self.closed.closed();
+        let mut balance = Balance { accepted, ended, corrected, ..Balance::default() };
         for Entry { delivery, .. } in self.messages.values() {
             balance.accepted += 1;
             match delivery.stage() {
@@ -156,12 +199,12 @@ impl Ledger {
 
     /// Messages with a part that no carrier has and nobody but silence ended: their sealed content must be in a work
     /// stream.
-    pub(crate) fn must_be_stored(&self) -> BTreeSet<MessageId> {
+    pub fn must_be_stored(&self) -> BTreeSet<MessageId> {
         self.messages.iter().filter(|(_, entry)| entry.must_be_stored()).map(|(id, _)| *id).collect()
     }
 
-    /// How a message ended, if it has.
-    pub(crate) fn outcome(&self, message: MessageId) -> Option<Outcome> {
+    /// How a message ended, if it has and is not closed.
+    pub fn outcome(&self, message: MessageId) -> Option<Outcome> {
         self.messages.get(&message)?.delivery.outcome()
     }
 }
@@ -170,7 +213,7 @@ impl Ledger {
 mod tests {
     use std::time::Duration;
 
-    use sotto_core::{
+    use crate::{
         MessageClass, Timestamp,
         delivery::{ReceiptState, RejectCause},
         text::Encoding,
@@ -213,7 +256,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.take(&event(1, EventKind::Accepted(Box::new(facts(1)))));
         events.iter().for_each(|event| ledger.take(event));
-        assert_eq!(ledger.strange(), 0);
+        assert_eq!(ledger.sums().strange, 0);
         ledger
     }
 
@@ -282,13 +325,13 @@ mod tests {
         assert_eq!(balance.ended, BTreeMap::from([(Outcome::Expired, 1)]));
         let stored: Vec<_> = ledger.must_be_stored().into_iter().collect();
         assert_eq!(stored, [1, 4, 5].map(|seed| facts(seed).message));
-        assert_eq!(ledger.strange(), 0);
+        assert_eq!(ledger.sums().strange, 0);
     }
 
     #[test]
     fn events_of_nowhere_are_counted_and_change_nothing() {
         let mut ledger = Ledger::default();
         ledger.take(&submitting(9));
-        assert_eq!((ledger.strange(), ledger.balance().accepted), (1, 0));
+        assert_eq!((ledger.sums().strange, ledger.balance().accepted), (1, 0));
     }
 }

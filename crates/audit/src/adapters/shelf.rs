@@ -1,0 +1,138 @@
+//! EVENTS and CARRIED on the broker.
+
+use sotto_bus::{Bus, Publisher, PublisherConfig, ReadError, StoredMessage, StreamReader, Subject};
+use sotto_core::{Shards, delivery::Event};
+use sotto_proto::{Batch as _, LogEvent, pipeline::v1::EventBatch};
+use sotto_tlog::{Frontier, Hash};
+
+use crate::{
+    domain::EventRange,
+    ports::{EventsUnavailable, Held, Shelf, StoredEvents},
+};
+
+/// Batches that are read at a time.
+const AT_A_TIME: usize = 64;
+
+/// Both streams.
+#[derive(Debug)]
+pub struct BrokerShelf {
+    events: StreamReader<EventBatch>,
+    carried: StreamReader<EventBatch>,
+    publisher: Publisher<EventBatch>,
+    shards: Shards,
+    max_bytes: u64,
+}
+
+/// Not all that was stored is there.
+#[derive(Debug, thiserror::Error)]
+#[error("CARRIED holds {found} of the {stored} events that were stored in it")]
+struct Incomplete {
+    found: usize,
+    stored: usize,
+}
+
+/// Anything that is wrong with the broker.
+fn unavailable<E: std::error::Error + Send + Sync + 'static>(error: E) -> EventsUnavailable {
+    EventsUnavailable(Box::new(error))
+}
+
+impl BrokerShelf {
+    /// On this connection.
+    ///
+    /// # Errors
+    /// When the list of streams does not have both.
+    pub fn new(bus: &Bus) -> Result<Self, ReadError> {
+        let events = bus.topology().streams.iter().find(|stream| stream.name == "EVENTS");
+        Ok(Self {
+            events: StreamReader::new(bus, "EVENTS")?,
+            carried: StreamReader::new(bus, "CARRIED")?,
+            publisher: Publisher::new(bus, PublisherConfig::default()),
+            shards: bus.cell().shards,
+            max_bytes: events.and_then(|stream| u64::try_from(stream.max_bytes).ok()).unwrap_or(u64::MAX),
+        })
+    }
+}
+
+async fn read(
+    reader: &StreamReader<EventBatch>,
+    from: u64,
+    through: u64,
+    most: usize,
+) -> Result<Vec<StoredEvents>, EventsUnavailable> {
+    // Both are known to be stored, so a broker that lags is asked again.
+    let mut reading = reader.read_stored(from, through);
+    let mut batches = Vec::new();
+    while batches.len() < most {
+        let Some(message) = reading.next_message().await.map_err(unavailable)? else { break };
+        batches.push(stored(message));
+    }
+    Ok(batches)
+}
+
+fn stored(message: StoredMessage) -> StoredEvents {
+    let StoredMessage { sequence, stored_at, payload, .. } = message;
+    let leaf = Hash::leaf(&payload);
+    let items = <EventBatch as prost::Message>::decode(payload).map(EventBatch::into_items);
+    let readable = items.is_ok();
+    let (mut events, mut whole) = (Vec::new(), readable);
+    for item in items.unwrap_or_default() {
+        match item {
+            Ok(event) => events.push(event),
+            Err(_) => whole = false,
+        }
+    }
+    StoredEvents { sequence, stored_at, leaf, events, whole }
+}
+
+impl Shelf for BrokerShelf {
+    async fn held(&self) -> Result<Held, EventsUnavailable> {
+        let state = self.events.state().await.map_err(unavailable)?;
+        Ok(Held { first: state.first, last: state.last, bytes: state.bytes, max_bytes: self.max_bytes })
+    }
+
+    async fn read(&self, from: u64, through: u64) -> Result<Vec<StoredEvents>, EventsUnavailable> {
+        read(&self.events, from, through, AT_A_TIME).await
+    }
+
+    async fn carry(&self, events: Vec<Event>) -> Result<Option<EventRange>, EventsUnavailable> {
+        if events.is_empty() {
+            return Ok(None);
+        }
+        let before = self.carried.state().await.map_err(unavailable)?.last;
+        for shard in self.shards.iter() {
+            let mut of_shard = Vec::new();
+            for event in events.iter().filter(|event| self.shards.of(&event.message) == shard) {
+                of_shard.push(LogEvent::Delivery(event.clone()));
+            }
+            for some in of_shard.chunks(PublisherConfig::default().max_items) {
+                let subject = Subject::Carried(shard);
+                self.publisher.publish_all(&subject, some.to_vec()).await.map_err(unavailable)?;
+            }
+        }
+        let last = self.carried.state().await.map_err(unavailable)?.last;
+        let batches = self.carried(before + 1, last).await?;
+        let found = batches.iter().map(|batch| batch.events.len()).sum();
+        if found != events.len() {
+            return Err(unavailable(Incomplete { found, stored: events.len() }));
+        }
+        let tree: Frontier = batches.iter().map(|batch| batch.leaf).collect();
+        Ok(Some(EventRange { first: before + 1, last, root: tree.root(), batches: tree.size() }))
+    }
+
+    async fn carried(&self, first: u64, last: u64) -> Result<Vec<StoredEvents>, EventsUnavailable> {
+        read(&self.carried, first, last, usize::MAX).await
+    }
+
+    async fn trim(&self, before: u64) -> Result<(), EventsUnavailable> {
+        self.events.purge_before(before).await.map_err(unavailable)
+    }
+
+    async fn forget(&self, before: Option<u64>) -> Result<(), EventsUnavailable> {
+        let held = self.carried.state().await.map_err(unavailable)?;
+        let before = before.unwrap_or(held.last + 1);
+        if held.messages == 0 || held.first >= before {
+            return Ok(());
+        }
+        self.carried.purge_before(before).await.map_err(unavailable)
+    }
+}
