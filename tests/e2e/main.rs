@@ -33,6 +33,7 @@ mod python;
 mod quarantine;
 mod replicas;
 mod restore;
+mod retention;
 mod schedule;
 mod simulator;
 mod subjects;

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use sotto_core::{Clock, Timestamp, delivery::Event};
 use sotto_proto::LogEvent;
-use sotto_runtime::{Condition, Stop, failpoint, telemetry::chain};
+use sotto_runtime::{Condition, Stop, failpoint, shortened, telemetry::chain};
 use sotto_tlog::Frontier;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -26,13 +26,12 @@ use crate::{
     view::{EventPlace, View},
 };
 
-/// The least that events may be kept: claims of parts are rebuilt from 73 hours of them, requests are known as repeated for
-/// 48 hours, and [`LATE`] is read on past a cut.
-pub const LEAST_KEPT: Duration = Duration::from_secs(8 * 24 * 3_600);
+/// The least that events may be kept: what is read on past a cut.
+pub const LEAST_KEPT: Duration = LATE;
 
-/// How long after a message's end something more may come of it: receipts find their part for 73 hours, and a repeated
-/// request its message for 48.
-const LATE: Duration = Duration::from_secs(96 * 3_600);
+/// How long after a message's end something more may come of it: a carrier's receipts find their part for 168 hours at most
+/// (`receipt_wait`), a part is known as submitted for 73, and a request as repeated for 48. And a day.
+const LATE: Duration = Duration::from_secs(8 * 24 * 3_600);
 
 /// How often it is looked whether something may go.
 const LOOK: Duration = Duration::from_secs(3_600);
@@ -171,6 +170,7 @@ impl<S: Shelf> Trimmer<S> {
         self.0.metrics.oldest_event.set_seconds(clock.now().since(oldest.stored_at));
         let Some(newest) = shelf.read(last, last).await?.pop() else { return Ok(None) };
         let nearly_full = bytes > max_bytes / 4 * 3;
+        let keep = Keep { usual: shortened("events", keep.usual), ..*keep };
         let before = keep.before(clock.now(), newest.stored_at, nearly_full);
         let slack = if nearly_full { Duration::ZERO } else { together };
         if oldest.stored_at.plus(slack) >= before {

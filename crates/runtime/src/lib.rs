@@ -26,7 +26,7 @@ pub mod service;
 pub mod telemetry;
 pub mod tls;
 
-pub use failpoint::failpoint;
+pub use failpoint::{failpoint, shortened};
 pub use health::{Condition, Readiness};
 pub use lifecycle::{Context, Held, Stop, TaskOutput, Tasks};
 pub use measures::described;

@@ -119,10 +119,14 @@ impl Source {
         after: Option<Cursor>,
     ) -> Result<Watch, WatchError> {
         let reader = StreamReader::new(&self.bus, "EVENTS").map_err(WatchError::Log)?;
-        let end = reader.state().await.map_err(WatchError::Log)?.last;
-        let last = after.map_or(end, |Cursor(sequence)| sequence);
-        if last > end {
+        let held = reader.state().await.map_err(WatchError::Log)?;
+        let last = after.map_or(held.last, |Cursor(sequence)| sequence);
+        if last > held.last {
             return Err(WatchError::Ahead);
+        }
+        // Something after it was trimmed.
+        if last + 1 < held.first {
+            return Err(WatchError::TooOld);
         }
         Ok(Watch {
             source: self.clone(),
