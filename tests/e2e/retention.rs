@@ -115,5 +115,13 @@ async fn old_events_go_and_every_message_is_still_accounted_for() {
     let missed = text(&cell.try_run(["ledger", "check"]).await.stderr);
     let named = format!("events {} to {} are missing", held.first, held.first + 1);
     assert!(missed.contains(&named), "{missed}");
+    // Nor is anything closed over the hole.
+    let refused = eventually_ok(BOUND, "the hole to be old enough", async || {
+        Load::start(&cell, 9_000..9_001).await.finish().await;
+        let ran = cell.try_run(["retention", "run"]).await;
+        if ran.status.success() { Err(text(&ran.stdout)) } else { Ok(text(&ran.stderr)) }
+    })
+    .await;
+    assert!(refused.contains("are not those that the log committed to"), "{refused}");
     cell.stop().await;
 }

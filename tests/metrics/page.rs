@@ -24,7 +24,7 @@ pub(crate) const LABELS: &[(&str, &str)] = &[
     ("class", "`otp`, `transactional`, `promotional`, `ad-invite`"),
     (
         "condition",
-        "a condition of `/ready`; at ingress also `redis` and `privacy`, at privacy and identity `keystore_file`, at privacy `keys_ahead`",
+        "a condition of `/ready`; at ingress also `redis` and `privacy`, at privacy and identity `keystore_file`, at privacy `keys_ahead`, at audit `events_trimmed`",
     ),
     ("consumer", "a consumer of deploy/streams.toml, with its lane, shard or account"),
     ("decision", "`first`, `again`, `hold`, `expired`, `doubted`, `rejected`"),

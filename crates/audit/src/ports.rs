@@ -93,7 +93,7 @@ pub struct EventLeaf {
     pub hash: Hash,
 }
 
-/// EVENTS and CARRIED, for the trim.
+/// EVENTS, CARRIED and AUDIT, for the trim.
 pub trait Shelf: fmt::Debug + Send + Sync + 'static {
     /// What EVENTS holds.
     fn held(&self) -> impl Future<Output = Result<Held, EventsUnavailable>> + Send;
@@ -121,6 +121,9 @@ pub trait Shelf: fmt::Debug + Send + Sync + 'static {
 
     /// Takes away what EVENTS holds before a sequence, for good.
     fn trim(&self, before: u64) -> impl Future<Output = Result<(), EventsUnavailable>> + Send;
+
+    /// Takes away acts that are in the log and were stored before `before`, for good.
+    fn forget_acts(&self, before: Timestamp) -> impl Future<Output = Result<(), EventsUnavailable>> + Send;
 
     /// Takes away what CARRIED holds before a sequence, for good; `None`: everything.
     fn forget(&self, before: Option<u64>) -> impl Future<Output = Result<(), EventsUnavailable>> + Send;

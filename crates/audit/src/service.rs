@@ -43,7 +43,7 @@ use crate::{
 const SLOT: &str = "audit";
 
 /// The stream of acts and our consumer of it, as the list of streams writes them.
-const ACTS: (&str, &str) = ("AUDIT", "audit-acts");
+pub const ACTS: (&str, &str) = ("AUDIT", "audit-acts");
 
 /// Batches of acts that wait for one checkpoint together.
 const BATCHES: usize = 256;

@@ -33,6 +33,9 @@ pub const LEAST_KEPT: Duration = LATE;
 /// (`receipt_wait`), a part is known as submitted for 73, and a request as repeated for 48. And a day.
 const LATE: Duration = Duration::from_secs(8 * 24 * 3_600);
 
+/// How long acts stay on the broker that are in the log, in case that the log's disk is lost with its newest backup.
+const ACTS_KEPT: Duration = Duration::from_secs(8 * 24 * 3_600);
+
 /// How often it is looked whether something may go.
 const LOOK: Duration = Duration::from_secs(3_600);
 
@@ -138,6 +141,7 @@ impl<S: Shelf> Trimmer<S> {
             batches += self.finish().await?;
             together = Duration::ZERO;
         }
+        self.0.shelf.forget_acts(self.0.clock.now().minus(ACTS_KEPT)).await?;
         let through = self.0.view.closing().map_or(0, |closed| closed.balance.through);
         Ok(Trimmed { batches, through })
     }

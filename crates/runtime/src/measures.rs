@@ -31,7 +31,7 @@ const STOPPING: About = About {
 };
 pub(crate) const CONDITION: About = About {
     name: "sotto_condition",
-    what: "1 while a condition of `/ready` holds; and of those that a process can do without for a while: at ingress `redis` and `privacy` (from the first key that it got), at privacy and identity `keystore_file` (a restart would find the keys), at privacy `keys_ahead` (those of the next hour or day are made)",
+    what: "1 while a condition of `/ready` holds; and of those that a process can do without for a while: at ingress `redis` and `privacy` (from the first key that it got), at privacy and identity `keystore_file` (a restart would find the keys), at privacy `keys_ahead` (those of the next hour or day are made), at audit `events_trimmed` (what is old enough goes)",
     worry: "0: the runbook of the condition, docs/services/README.md",
 };
 const TASKS: About = About {

@@ -1,23 +1,28 @@
-//! EVENTS and CARRIED on the broker.
+//! EVENTS, CARRIED and AUDIT on the broker, for the trim.
 
 use sotto_bus::{Bus, Publisher, PublisherConfig, ReadError, StoredMessage, StreamReader, Subject};
-use sotto_core::{Shards, delivery::Event};
-use sotto_proto::{Batch as _, LogEvent, pipeline::v1::EventBatch};
+use sotto_core::{Shards, Timestamp, delivery::Event};
+use sotto_proto::{
+    Batch as _, LogEvent,
+    pipeline::v1::{AuditBatch, EventBatch},
+};
 use sotto_tlog::{Frontier, Hash};
 
 use crate::{
     domain::EventRange,
     ports::{EventsUnavailable, Held, Shelf, StoredEvents},
+    service::ACTS,
 };
 
 /// Batches that are read at a time.
 const AT_A_TIME: usize = 64;
 
-/// Both streams.
+/// The three streams.
 #[derive(Debug)]
 pub struct BrokerShelf {
     events: StreamReader<EventBatch>,
     carried: StreamReader<EventBatch>,
+    acts: StreamReader<AuditBatch>,
     publisher: Publisher<EventBatch>,
     shards: Shards,
     max_bytes: u64,
@@ -40,12 +45,13 @@ impl BrokerShelf {
     /// On this connection.
     ///
     /// # Errors
-    /// When the list of streams does not have both.
+    /// When the list of streams does not have all of them.
     pub fn new(bus: &Bus) -> Result<Self, ReadError> {
         let events = bus.topology().streams.iter().find(|stream| stream.name == "EVENTS");
         Ok(Self {
             events: StreamReader::new(bus, "EVENTS")?,
             carried: StreamReader::new(bus, "CARRIED")?,
+            acts: StreamReader::new(bus, ACTS.0)?,
             publisher: Publisher::new(bus, PublisherConfig::default()),
             shards: bus.cell().shards,
             max_bytes: events.and_then(|stream| u64::try_from(stream.max_bytes).ok()).unwrap_or(u64::MAX),
@@ -125,6 +131,25 @@ impl Shelf for BrokerShelf {
 
     async fn trim(&self, before: u64) -> Result<(), EventsUnavailable> {
         self.events.purge_before(before).await.map_err(unavailable)
+    }
+
+    async fn forget_acts(&self, before: Timestamp) -> Result<(), EventsUnavailable> {
+        let held = self.acts.state().await.map_err(unavailable)?;
+        // What is acknowledged is durable in the log.
+        let logged = self.acts.consumer(ACTS.1).await.map_err(unavailable)?.acknowledged;
+        let (mut keep, mut end) = (held.first, logged + 1);
+        while keep < end {
+            let middle = keep + (end - keep) / 2;
+            let stored = self.acts.read_stored(middle, logged).next_message().await.map_err(unavailable)?;
+            match stored.filter(|stored| stored.stored_at < before) {
+                Some(old) => keep = old.sequence + 1,
+                None => end = middle,
+            }
+        }
+        if keep <= held.first {
+            return Ok(());
+        }
+        self.acts.purge_before(keep).await.map_err(unavailable)
     }
 
     async fn forget(&self, before: Option<u64>) -> Result<(), EventsUnavailable> {

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, fs, num::NonZeroU16, path::PathBuf, sync::Arc, time::Duration};
 
-use sotto_audit::{adapters::wire, domain::Entry};
+use sotto_audit::{
+    adapters::{shelf::BrokerShelf, wire},
+    domain::Entry,
+    ports::Shelf as _,
+};
 use sotto_bus::{
     AuditCategory, Bus, BusOptions, NatsConfig, Publisher, PublisherConfig, Service, StreamReader, Subject,
     Topology,
@@ -301,6 +305,44 @@ async fn killed_again_and_again_it_logs_each_act_once_and_every_event() {
     let entries = cell.entries().unwrap();
     assert_eq!(numbers(&entries), (1..=800).collect::<Vec<_>>());
     assert!(!entries.iter().any(|entry| matches!(entry, Entry::Gap(_))));
+}
+
+#[tokio::test]
+async fn acts_go_from_the_broker_when_they_are_logged_and_old() {
+    let cell = TestCell::start().await;
+    let (mut process, _) = cell.audit().await;
+    let identity = cell.bus(Service::Identity).await;
+    let acts = Publisher::<AuditBatch>::new(&identity, PublisherConfig::default());
+    let subject = Subject::Audit(Service::Identity, AuditCategory::Authentication);
+    for n in 1..=5 {
+        acts.publish(&subject, record(n)).await.unwrap();
+    }
+    cell.logged("every act", |entries| numbers(entries).len() == 5).await;
+    let audit = cell.bus(Service::Audit).await;
+    let reader = StreamReader::<AuditBatch>::new(&audit, "AUDIT").unwrap();
+    eventually(BOUND, "the acknowledgements", || async {
+        reader.consumer("audit-acts").await.unwrap().acknowledged == 5
+    })
+    .await;
+    assert!(process.terminate(BOUND).await.success(), "{}", process.log());
+    // Nobody logs these.
+    for n in 6..=7 {
+        acts.publish(&subject, record(n)).await.unwrap();
+    }
+    let shelf = BrokerShelf::new(&audit).unwrap();
+    let mut stored = Vec::new();
+    let mut reading = reader.read(1, 5);
+    while let Some(message) = reading.next_message().await.unwrap() {
+        stored.push(message.stored_at);
+    }
+    let third = stored[2];
+    for before in [Timestamp::from_unix_seconds(0), third, third] {
+        shelf.forget_acts(before).await.unwrap();
+        let older = stored.iter().filter(|at| **at < before).count();
+        assert_eq!(reader.state().await.unwrap().first, u64::try_from(older).unwrap() + 1);
+    }
+    shelf.forget_acts(Timestamp::from_unix_seconds(i64::MAX / 2_000)).await.unwrap();
+    assert_eq!(reader.state().await.unwrap().first, 6, "what is not logged stays");
 }
 
 #[tokio::test]

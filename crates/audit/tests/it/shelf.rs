@@ -121,6 +121,10 @@ impl Shelf for TestShelf {
         Ok(())
     }
 
+    async fn forget_acts(&self, _before: Timestamp) -> Result<(), EventsUnavailable> {
+        Ok(())
+    }
+
     async fn forget(&self, before: Option<u64>) -> Result<(), EventsUnavailable> {
         self.change()?;
         self.carried.lock().unwrap().retain(|sequence, _| before.is_some_and(|before| *sequence >= before));

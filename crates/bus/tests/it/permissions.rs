@@ -148,7 +148,7 @@ fn publish_matrix(service: Service) -> Vec<(String, bool)> {
             matrix.push((format!("$JS.API.{api}.VN_{stream}"), provisions));
             matrix.push((format!("$JS.API.{api}.DE_{stream}"), false));
         }
-        let trims = ["EVENTS", "CARRIED"].contains(stream) && service == Service::Audit;
+        let trims = ["EVENTS", "CARRIED", "AUDIT"].contains(stream) && service == Service::Audit;
         matrix.push((format!("$JS.API.STREAM.PURGE.VN_{stream}"), trims));
         for api in ["STREAM.DELETE", "STREAM.MSG.GET", "STREAM.SNAPSHOT"] {
             matrix.push((format!("$JS.API.{api}.VN_{stream}"), false));
