@@ -13,7 +13,7 @@ use sotto_tlog::Frontier;
 use tokio::{
     sync::{mpsc, oneshot},
     task::spawn_blocking,
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -269,7 +269,7 @@ impl<S: Shelf> Trimmer<S> {
         let until = cut.stored_at.plus(LATE);
         let mut from = cut.through + 1;
         while from <= last {
-            let batches = self.0.shelf.read(from, last).await?;
+            let batches = self.read(from, last).await?;
             let Some(end) = batches.last().map(|batch| batch.sequence) else { return Ok(()) };
             for batch in batches {
                 if batch.stored_at > until {
@@ -282,6 +282,14 @@ impl<S: Shelf> Trimmer<S> {
         Ok(())
     }
 
+    /// Reads some batches and rests for twice as long as that took: traffic comes first.
+    async fn read(&self, from: u64, through: u64) -> Result<Vec<StoredEvents>, TrimError> {
+        let begun = Instant::now();
+        let batches = self.0.shelf.read(from, through).await?;
+        sleep(2 * begun.elapsed()).await;
+        Ok(batches)
+    }
+
     /// Reads a range, which must be what the log committed to.
     async fn read_range(
         &self,
@@ -291,7 +299,7 @@ impl<S: Shelf> Trimmer<S> {
         let mut tree = Frontier::new();
         let mut from = range.first;
         while from <= range.last {
-            let batches = self.0.shelf.read(from, range.last).await?;
+            let batches = self.read(from, range.last).await?;
             let Some(end) = batches.last().map(|batch| batch.sequence) else { break };
             for batch in batches {
                 tree.push(batch.leaf);
