@@ -47,7 +47,7 @@ canaries: setup build ## messages with markers by every feature, searched for ev
 storm: setup # what is tortured: optimised, and with every check of a test on
 	cargo build --workspace --locked --profile storm
 
-torture: storm ## minutes of faults of every kind over a cell under load, by a seed (MINUTES=10 SEED=7; CLUSTER=1: three brokers; DISK=1 as root: full disks too)
+torture: storm ## minutes of faults of every kind over a cell under load, by a seed (MINUTES=10 SEED=7; CLUSTER=1: three brokers; DISK=1 as root: full and slow disks too)
 	$(if $(DISK),SOTTO_TORTURE_DISK=1) $(if $(CLUSTER),SOTTO_TORTURE_CLUSTER=1) SOTTO_TORTURE_MINUTES=$${MINUTES:-10} SOTTO_TORTURE_SEED=$${SEED:-7} cargo nextest run --workspace --locked --cargo-profile storm \
 		--profile torture --no-capture -E 'test(a_storm_of_faults)'
 

@@ -1,7 +1,8 @@
-//! A disk whose power can be cut: what was written and not synced is gone.
+//! A disk whose power can be cut, and which can be slow: what was written and not synced is gone.
 //!
 //! A file system of its own (ext4 in a file) is shut down at a moment without writing anything back, journal included
-//! (`FS_IOC_SHUTDOWN`), and mounted again: that is what the next start would find. It needs root and loop devices.
+//! (`FS_IOC_SHUTDOWN`), and mounted again: that is what the next start would find. It needs root and loop devices. How much is written
+//! to it in a second is bounded by the block layer, for everybody (cgroup v1, `blkio`).
 
 use std::{
     ffi::OsStr,
@@ -16,6 +17,9 @@ use crate::wait::{eventually, must};
 
 /// Until files that were open on it are closed.
 const CLOSED: Duration = Duration::from_secs(20);
+
+/// Where the kernel is told how many writes a second a device takes from all.
+const THROTTLE: &str = "/sys/fs/cgroup/blkio/blkio.throttle.write_iops_device";
 
 /// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`.
 const SHUT_DOWN: &str = "import fcntl, os, struct, sys; fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
@@ -58,6 +62,31 @@ impl Disk {
         run("python3", ["-c".as_ref(), SHUT_DOWN.as_ref(), self.path().as_os_str()]);
     }
 
+    /// Whether this machine can make it slow.
+    pub fn may_be_slow() -> bool {
+        Path::new(THROTTLE).exists()
+    }
+
+    /// Takes at most so many writes a second from now on; none: as many as it can. A sync takes four or more.
+    ///
+    /// # Panics
+    /// Where [`Self::may_be_slow`] says no, and when the kernel refuses.
+    pub fn limit(&self, writes: Option<u32>) {
+        if let Some(device) = self.device() {
+            let rule = format!("{device} {}", writes.unwrap_or(0));
+            must("a bound on the disk's writes", std::fs::write(THROTTLE, rule));
+        }
+    }
+
+    /// Its device as the kernel names it, `major:minor`; none while its power is cut (proc_pid_mountinfo(5)).
+    fn device(&self) -> Option<String> {
+        let mounts = must("the mounts", std::fs::read_to_string("/proc/self/mountinfo"));
+        let path = self.path().display().to_string();
+        let mut lines = mounts.lines().map(|line| line.split(' '));
+        let mut mine = lines.find(|fields| fields.clone().nth(4) == Some(&path))?;
+        mine.nth(2).map(str::to_owned)
+    }
+
     /// Mounts what is left after [`Self::cut_power`]. Whoever had files open there must have ended.
     ///
     /// # Panics
@@ -82,6 +111,9 @@ impl Default for Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        if Self::may_be_slow() {
+            self.limit(None);
+        }
         if std::env::var_os("SOTTO_KEEP").is_some() {
             self.folder.disable_cleanup(true);
             return;

@@ -17,6 +17,7 @@ use std::{
     fs,
     io::Write as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -52,6 +53,9 @@ const SETTLED: Duration = Duration::from_secs(120);
 /// their validity is over. A longer run waits for that.
 const CLOSED: Duration = Duration::from_secs(300);
 
+/// What a slow disk takes in a second: five syncs or so.
+const SLOW_WRITES: u32 = 20;
+
 /// How long what a fault was aimed at may take to be hit before the next one comes.
 const AIMED: Duration = Duration::from_secs(5);
 
@@ -66,8 +70,8 @@ struct Torture {
     smsc: Smsc,
     traffic: Traffic,
     struck: Vec<Struck>,
-    /// What fills the cell's disk, if it has one of its own.
-    filling: Option<PathBuf>,
+    /// The disk of the cell, if it has one of its own.
+    disk: Option<Arc<Disk>>,
     /// The cluster, if there is more than one broker.
     brokers: Option<Brokers>,
 }
@@ -88,10 +92,14 @@ fn now() -> i64 {
 async fn a_storm_of_faults_loses_nothing_and_repeats_nothing() {
     let minutes = number_of("SOTTO_TORTURE_MINUTES");
     let seed = number_of("SOTTO_TORTURE_SEED").unwrap_or(SEED);
-    let disk = std::env::var_os("SOTTO_TORTURE_DISK").map(|_| Disk::new());
+    let disk = std::env::var_os("SOTTO_TORTURE_DISK").map(|_| Arc::new(Disk::new()));
     let length = minutes.map_or(SHORT, |minutes| Duration::from_secs(60 * minutes));
     let cluster = std::env::var_os("SOTTO_TORTURE_CLUSTER").is_some();
-    let faults = plan(seed, length, Field { own_disk: disk.is_some(), cluster });
+    let faults =
+        plan(seed, length, Field { own_disk: disk.is_some(), slow_disk: Disk::may_be_slow(), cluster });
+    if disk.is_some() && !Disk::may_be_slow() {
+        say("torture: no slow disk: this kernel does not bound writes by device for all (cgroup v1, blkio)");
+    }
     say(&format!("torture: seed {seed}, {} faults", faults.len()));
     for Fault { after, kind, hold } in &faults {
         say(&format!("  after {after:?}: {kind}, for {hold:?}"));
@@ -100,10 +108,10 @@ async fn a_storm_of_faults_loses_nothing_and_repeats_nothing() {
     canary.prove();
 
     let outside = TempDir::with_prefix("sotto-carrier-").unwrap();
-    let parent = disk.as_ref().map_or_else(std::env::temp_dir, Disk::path);
+    let parent = disk.as_ref().map_or_else(std::env::temp_dir, |disk| disk.path());
     let routes = if cluster { Some(brokers::routes().await) } else { None };
     let mut torture = Torture::start_of(&parent, outside.path(), None, routes).await;
-    torture.filling = disk.is_some().then(|| parent.join("filling"));
+    torture.disk.clone_from(&disk);
     torture.storm(&faults).await;
     torture.heal().await;
     let mut cell = torture.judge(seed, minutes).await;
@@ -157,7 +165,7 @@ impl Torture {
             Some(routes) => Some(Brokers::of(&cell, routes).await),
             None => None,
         };
-        Self { cell, smsc: smsc.unwrap(), traffic, struck: Vec::new(), filling: None, brokers }
+        Self { cell, smsc: smsc.unwrap(), traffic, struck: Vec::new(), disk: None, brokers }
     }
 
     async fn storm(&mut self, faults: &[Fault]) {
@@ -246,11 +254,17 @@ impl Torture {
                 }
             }
             Kind::Broker(harm, stream) => self.harm(harm, stream).await,
-            Kind::FullDisk => {
-                let filling = self.filling.as_ref().unwrap();
-                fill(filling);
+            Kind::SlowDisk => {
+                let disk = self.disk.as_ref().unwrap();
+                disk.limit(Some(SLOW_WRITES));
                 sleep(hold).await;
-                fs::remove_file(filling).unwrap();
+                disk.limit(None);
+            }
+            Kind::FullDisk => {
+                let filling = self.disk.as_ref().unwrap().path().join("filling");
+                fill(&filling);
+                sleep(hold).await;
+                fs::remove_file(&filling).unwrap();
                 signal(self.cell.running("nats-server").await, "TERM");
             }
         }
@@ -270,7 +284,7 @@ impl Torture {
 
     /// No message is begun any more; all that was accepted is looked at.
     async fn judge(self, seed: u64, minutes: Option<u64>) -> Cell {
-        let Self { cell, smsc, traffic, struck, filling: _, brokers: _ } = self;
+        let Self { cell, smsc, traffic, struck, disk: _, brokers: _ } = self;
         let sent = traffic.finish().await;
         say(&format!("torture: {} messages accepted; waiting for their ends", sent.len()));
         honest(&cell, &sent).await;

@@ -20,6 +20,8 @@ const LED: [&str; 2] = ["VN_EVENTS", "VN_INTAKE"];
 pub(crate) struct Field {
     /// It lies on a disk of its own.
     pub(crate) own_disk: bool,
+    /// That disk can be made slow.
+    pub(crate) slow_disk: bool,
     /// It has three brokers.
     pub(crate) cluster: bool,
 }
@@ -74,13 +76,15 @@ pub(crate) enum Kind {
     Roll,
     /// The cell's disk is full to the last byte. Then there is room, and the broker is restarted, as its runbook says.
     FullDisk,
+    /// The cell's disk takes a few syncs a second.
+    SlowDisk,
     /// The broker that leads this stream comes to harm.
     Broker(Harm, &'static str),
 }
 
 impl Kind {
     /// One of each. A disk is filled only where the cell has one of its own, and one broker.
-    pub(crate) fn all(Field { own_disk, cluster }: Field) -> Vec<Self> {
+    pub(crate) fn all(Field { own_disk, slow_disk, cluster }: Field) -> Vec<Self> {
         let mut all = vec![
             Self::Terminate(BROKER),
             Self::Flush,
@@ -97,6 +101,7 @@ impl Kind {
         all.extend(PROCESSES.map(Self::Stop));
         all.extend(FAILPOINTS.map(Self::DieAt));
         all.extend(SERVICES.map(Self::Clock));
+        all.extend((own_disk && slow_disk).then_some(Self::SlowDisk));
         if cluster {
             let only = [Self::Terminate(BROKER), Self::Kill(BROKER), Self::Stop(BROKER)];
             all.retain(|kind| !only.contains(kind));
@@ -120,6 +125,8 @@ impl Kind {
             Self::KillCarrier => 2,
             // An answer that neither log nor Redis takes is kept by the connector, and goes with it if that dies meanwhile.
             Self::FullDisk => 1,
+            // A connector whose leases are not stored in time gives its binds up, with what is on the wire.
+            Self::SlowDisk => 1,
             // A connector that is at this broker may lose its leases before it finds another, and with them its binds.
             Self::Broker(..) => 1,
             Self::StopCarrier | Self::DropLinks | Self::Cut | Self::HalfOpen | Self::Slow | Self::Uneven => 1,
@@ -145,6 +152,7 @@ impl fmt::Display for Kind {
             Self::Clock(process) => write!(f, "clock of {process} jumps"),
             Self::Roll => f.write_str("restart all, one by one"),
             Self::FullDisk => f.write_str("full disk"),
+            Self::SlowDisk => f.write_str("slow disk"),
             Self::Broker(harm, led) => write!(f, "{harm} the leader of {led}"),
         }
     }
@@ -180,7 +188,8 @@ pub(crate) fn plan(seed: u64, length: Duration, field: Field) -> Vec<Fault> {
             | Kind::Slow
             | Kind::Uneven
             | Kind::Clock(_)
-            | Kind::FullDisk => hold,
+            | Kind::FullDisk
+            | Kind::SlowDisk => hold,
             Kind::Kill(_)
             | Kind::Terminate(_)
             | Kind::DieAt(_)
@@ -229,8 +238,10 @@ fn a_seed_is_a_plan_and_every_kind_comes() {
     assert_ne!(faults, plan(8, length, field));
     let kinds: BTreeSet<_> = faults.iter().map(|fault| fault.kind).collect();
     assert_eq!(kinds, Kind::all(field).into_iter().collect());
-    let own_disk = Field { own_disk: true, ..field };
-    assert!(plan(7, length, own_disk).iter().any(|fault| fault.kind == Kind::FullDisk));
+    let own_disk = Field { own_disk: true, slow_disk: true, ..field };
+    for kind in [Kind::FullDisk, Kind::SlowDisk] {
+        assert!(plan(7, length, own_disk).iter().any(|fault| fault.kind == kind), "{kind}");
+    }
     let cluster = Field { cluster: true, ..field };
     assert!(plan(7, length, cluster).iter().any(|fault| matches!(fault.kind, Kind::Broker(..))));
     // A shorter run is the beginning of a longer one.
