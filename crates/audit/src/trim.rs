@@ -39,7 +39,7 @@ const ACTS_KEPT: Duration = Duration::from_secs(8 * 24 * 3_600);
 /// How often it is looked whether something may go.
 const LOOK: Duration = Duration::from_secs(3_600);
 
-/// How long after a look that failed the next one is.
+/// How long after the start, or a look that failed, the next one is.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// How much longer than needed events are kept, so that each reading of [`LATE`] serves for a day.
@@ -100,7 +100,9 @@ impl<S: Shelf> Trimmer<S> {
 
     /// Looks every hour, and when somebody wants it, until a stop.
     pub async fn run(self, mut wanted: mpsc::Receiver<Wanted>, stop: Stop) {
-        let mut pause = Duration::ZERO;
+        // The streams may be made after us.
+        let mut pause = LOOK_AGAIN;
+        self.0.trimmed.set(true);
         loop {
             let asked = tokio::select! {
                 biased;
