@@ -106,9 +106,11 @@ pub trait Shelf: fmt::Debug + Send + Sync + 'static {
         through: u64,
     ) -> impl Future<Output = Result<Vec<StoredEvents>, EventsUnavailable>> + Send;
 
-    /// Stores events in CARRIED, those of one message in their order, and says where they are; none for no events.
+    /// Stores events in CARRIED, those of one message in their order, and says where they are; none for no events. What
+    /// lies there after sequence `after` is of an attempt that came to nothing, and goes first.
     fn carry(
         &self,
+        after: u64,
         events: Vec<Event>,
     ) -> impl Future<Output = Result<Option<EventRange>, EventsUnavailable>> + Send;
 

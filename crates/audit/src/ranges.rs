@@ -12,22 +12,22 @@ use crate::{
     ports::Disk,
 };
 
-/// The ranges after a sequence, in their order, a bundle of entries at a time.
+/// The ranges from a sequence on, in their order, a bundle of entries at a time.
 #[derive(Debug)]
 pub struct Ranges {
     disk: Arc<dyn Disk>,
     size: u64,
-    after: u64,
+    from: u64,
     bundles: Range<u64>,
     ready: VecDeque<EventRange>,
 }
 
 impl Ranges {
-    /// Those that `published` covers, after sequence `after`, of which the next one is in `bundle`.
+    /// Those that `published` covers, from the one on that holds sequence `from` and is in `bundle`.
     #[must_use]
-    pub fn new(disk: Arc<dyn Disk>, published: &Published, bundle: u64, after: u64) -> Self {
+    pub fn new(disk: Arc<dyn Disk>, published: &Published, bundle: u64, from: u64) -> Self {
         let size = published.checkpoint.size;
-        Self { disk, size, after, bundles: bundle..size.div_ceil(TILE_WIDTH), ready: VecDeque::new() }
+        Self { disk, size, from, bundles: bundle..size.div_ceil(TILE_WIDTH), ready: VecDeque::new() }
     }
 }
 
@@ -44,8 +44,8 @@ impl Iterator for Ranges {
                 Ok(ranges) => ranges,
                 Err(error) => return Some(Err(error)),
             };
-            let after = self.after;
-            self.ready.extend(ranges.into_iter().map(|(_, range)| range).filter(|range| range.first > after));
+            let from = self.from;
+            self.ready.extend(ranges.into_iter().map(|(_, range)| range).filter(|range| range.last >= from));
         }
     }
 }

@@ -46,7 +46,9 @@ pub use holdings::measure_streams;
 pub use leases::{Lease, LeaseKey, LeaseRecord, Leases};
 pub use publish::{PublishError, Publisher, PublisherConfig, Stored};
 pub use quarantine::{Quarantine, Quarantined};
-pub use read::{ConsumerState, ReadError, Reading, StoredBatch, StoredMessage, StreamReader, StreamState};
+pub use read::{
+    CARRIED, ConsumerState, ReadError, Reading, StoredBatch, StoredMessage, StreamReader, StreamState,
+};
 pub use register::{Entry, Register, RegisterError};
 pub use requests::{Answer, Request, Requests, RequestsError};
 pub use schedule::{SCHEDULED, Schedule, ScheduleError, second};

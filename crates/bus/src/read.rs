@@ -30,6 +30,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Answers that may break off before reading fails.
 const TRIES: u32 = 5;
 
+/// Sequence not found, or message not found: it is gone.
+const NO_SEQUENCE: u64 = 10_043;
+
+/// The stream with what is still needed of events that were trimmed, as the list writes it. A cell may be without it.
+pub const CARRIED: &str = "CARRIED";
+
 /// Every subject.
 const ALL: &str = ">";
 /// How long a copy that lags is given before it is asked again.
@@ -174,6 +180,15 @@ impl<B: prost::Message + Default> StreamReader<B> {
         let purged = self.bus.api(&api, &json!({ "seq": sequence })).await;
         purged.map_err(|source| ReadError::Api { stream: self.stream.clone(), source })?;
         Ok(())
+    }
+
+    /// Deletes one message, which need not be there. For the service that may.
+    pub async fn delete(&self, sequence: u64) -> Result<(), ReadError> {
+        let api = format!("STREAM.MSG.DELETE.{}", self.stream);
+        match self.bus.api(&api, &json!({ "seq": sequence, "no_erase": true })).await {
+            Ok(_) | Err(ApiError::Refused { code: NO_SEQUENCE, .. }) => Ok(()),
+            Err(source) => Err(ReadError::Api { stream: self.stream.clone(), source }),
+        }
     }
 
     /// How far `consumer` of this stream has come. For the service whose consumer it is.

@@ -152,11 +152,11 @@ impl Ledger {
 
     /// Closes what has ended and of which nothing more comes, as `is_over` knows: it is counted and not known any more.
     /// What must still be in a work stream stays, so that one that was lost is found for good.
-    pub fn close(&mut self, mut is_over: impl FnMut(&MessageId) -> bool) {
+    pub fn close(&mut self, mut is_over: impl FnMut(&Facts) -> bool) {
         let Self { messages, closed } = self;
-        messages.retain(|id, entry| {
+        messages.retain(|_, entry| {
             let Some(outcome) = entry.delivery.outcome() else { return true };
-            if entry.must_be_stored() || !is_over(id) {
+            if entry.must_be_stored() || !is_over(entry.delivery.facts()) {
                 return true;
             }
             *closed.ended.entry(outcome).or_default() += 1;

@@ -10,7 +10,7 @@ use sotto_proto::audit::v1::{
     GetRetentionResponse, InclusionProof, RunRetentionRequest, RunRetentionResponse,
     audit_service_server::AuditService,
 };
-use sotto_runtime::{grpc, tls::PeerService};
+use sotto_runtime::{grpc, telemetry::chain, tls::PeerService};
 use sotto_tlog::{
     Checkpoint, Frontier, Hash, Leaves, ReadError, TILE_WIDTH, TileNodes, consistency_path, inclusion_path,
     read_bundle, root, verify_consistency, verify_inclusion,
@@ -292,7 +292,7 @@ impl<E: Events, S: Shelf> AuditService for Api<E, S> {
         let trimmed = looked.map_err(|error| {
             let retry = matches!(error.class(), ErrorClass::Retry { .. });
             let code = if retry { Code::Unavailable } else { Code::FailedPrecondition };
-            self.refuse(code, "RETENTION_FAILED", error.to_string(), retry)
+            self.refuse(code, "RETENTION_FAILED", chain(&error), retry)
         })?;
         Ok(Response::new(RunRetentionResponse { batches: trimmed.batches, closed_through: trimmed.through }))
     }

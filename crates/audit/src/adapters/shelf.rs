@@ -1,7 +1,9 @@
 //! EVENTS, CARRIED and AUDIT on the broker, for the trim.
 
-use sotto_bus::{Bus, Publisher, PublisherConfig, ReadError, StoredMessage, StreamReader, Subject};
-use sotto_core::{Shards, Timestamp, delivery::Event};
+use std::collections::BTreeMap;
+
+use sotto_bus::{Bus, CARRIED, Publisher, PublisherConfig, ReadError, StoredMessage, StreamReader, Subject};
+use sotto_core::{ShardId, Shards, Timestamp, delivery::Event};
 use sotto_proto::{
     Batch as _, LogEvent,
     pipeline::v1::{AuditBatch, EventBatch},
@@ -16,6 +18,9 @@ use crate::{
 
 /// Batches that are read at a time.
 const AT_A_TIME: usize = 64;
+
+/// Events that are carried in one batch.
+const TOGETHER: usize = 1_000;
 
 /// The three streams.
 #[derive(Debug)]
@@ -50,7 +55,7 @@ impl BrokerShelf {
         let events = bus.topology().streams.iter().find(|stream| stream.name == "EVENTS");
         Ok(Self {
             events: StreamReader::new(bus, "EVENTS")?,
-            carried: StreamReader::new(bus, "CARRIED")?,
+            carried: StreamReader::new(bus, CARRIED)?,
             acts: StreamReader::new(bus, ACTS.0)?,
             publisher: Publisher::new(bus, PublisherConfig::default()),
             shards: bus.cell().shards,
@@ -100,29 +105,37 @@ impl Shelf for BrokerShelf {
         read(&self.events, from, through, AT_A_TIME).await
     }
 
-    async fn carry(&self, events: Vec<Event>) -> Result<Option<EventRange>, EventsUnavailable> {
-        if events.is_empty() {
+    async fn carry(&self, after: u64, events: Vec<Event>) -> Result<Option<EventRange>, EventsUnavailable> {
+        let held = self.carried.state().await.map_err(unavailable)?;
+        for sequence in held.first.max(after + 1)..=held.last {
+            self.carried.delete(sequence).await.map_err(unavailable)?;
+        }
+        let mut of_shards: BTreeMap<ShardId, Vec<LogEvent>> = BTreeMap::new();
+        let count = events.len();
+        for event in events {
+            of_shards.entry(self.shards.of(&event.message)).or_default().push(LogEvent::Delivery(event));
+        }
+        if count == 0 {
             return Ok(None);
         }
-        let before = self.carried.state().await.map_err(unavailable)?.last;
-        for shard in self.shards.iter() {
-            let mut of_shard = Vec::new();
-            for event in events.iter().filter(|event| self.shards.of(&event.message) == shard) {
-                of_shard.push(LogEvent::Delivery(event.clone()));
-            }
-            for some in of_shard.chunks(PublisherConfig::default().max_items) {
+        for (shard, mut events) in of_shards {
+            while !events.is_empty() {
+                let rest = events.split_off(events.len().min(TOGETHER));
                 let subject = Subject::Carried(shard);
-                self.publisher.publish_all(&subject, some.to_vec()).await.map_err(unavailable)?;
+                self.publisher.publish_all(&subject, events).await.map_err(unavailable)?;
+                events = rest;
             }
         }
-        let last = self.carried.state().await.map_err(unavailable)?.last;
-        let batches = self.carried(before + 1, last).await?;
-        let found = batches.iter().map(|batch| batch.events.len()).sum();
-        if found != events.len() {
-            return Err(unavailable(Incomplete { found, stored: events.len() }));
+        let (first, last) = (held.last + 1, self.carried.state().await.map_err(unavailable)?.last);
+        let (mut tree, mut found) = (Frontier::new(), 0);
+        for batch in self.carried(first, last).await? {
+            tree.push(batch.leaf);
+            found += batch.events.len();
         }
-        let tree: Frontier = batches.iter().map(|batch| batch.leaf).collect();
-        Ok(Some(EventRange { first: before + 1, last, root: tree.root(), batches: tree.size() }))
+        if found != count {
+            return Err(unavailable(Incomplete { found, stored: count }));
+        }
+        Ok(Some(EventRange { first, last, root: tree.root(), batches: tree.size() }))
     }
 
     async fn carried(&self, first: u64, last: u64) -> Result<Vec<StoredEvents>, EventsUnavailable> {
@@ -140,7 +153,7 @@ impl Shelf for BrokerShelf {
         let (mut keep, mut end) = (held.first, logged + 1);
         while keep < end {
             let middle = keep + (end - keep) / 2;
-            let stored = self.acts.read_stored(middle, logged).next_message().await.map_err(unavailable)?;
+            let stored = self.acts.read(middle, middle).next_message().await.map_err(unavailable)?;
             match stored.filter(|stored| stored.stored_at < before) {
                 Some(old) => keep = old.sequence + 1,
                 None => end = middle,

@@ -8,7 +8,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use sotto_core::{
-    AccountId, MessageId, Timestamp,
+    AccountId, Facts, MessageId, Timestamp,
     delivery::{Event, EventKind},
     ledger::{Ledger, Sums},
 };
@@ -109,14 +109,17 @@ pub struct Fold {
     events: HashMap<MessageId, Vec<Event>>,
     /// How many messages the ledger may have until it lets some go.
     until: usize,
+    /// A message whose time ends later goes on, even if it has ended: one that was cancelled lies where it waits until
+    /// then, and something comes of it once more.
+    ends_by: Timestamp,
 }
 
 impl Fold {
-    /// Goes on from an earlier cut.
+    /// Goes on from an earlier cut. What happens to messages until `ends_by` was told to the survey.
     #[must_use]
-    pub fn new(survey: Survey, sums: Sums, carried: Vec<Event>) -> Self {
+    pub fn new(survey: Survey, sums: Sums, carried: Vec<Event>, ends_by: Timestamp) -> Self {
         let ledger = Ledger::resume(sums, &carried);
-        let mut fold = Self { survey, ledger, events: HashMap::new(), until: AT_ONCE };
+        let mut fold = Self { survey, ledger, events: HashMap::new(), until: AT_ONCE, ends_by };
         for event in carried {
             fold.survey.known(&event);
             fold.note(event);
@@ -153,8 +156,12 @@ impl Fold {
 
     /// Lets those go that are over with this range.
     pub fn let_go(&mut self, range: u32) {
-        let Self { survey, ledger, events, .. } = self;
-        ledger.close(|message| survey.last.get(message).is_none_or(|last| *last <= range));
+        let Self { survey, ledger, events, ends_by, .. } = self;
+        let is_over = |facts: &Facts| {
+            let ends = facts.send_at.map_or(facts.expires_at, |at| at.max(facts.expires_at));
+            ends <= *ends_by && survey.last.get(&facts.message).is_none_or(|last| *last <= range)
+        };
+        ledger.close(is_over);
         events.retain(|message, _| ledger.knows(message));
     }
 

@@ -92,7 +92,8 @@ impl Shelf for TestShelf {
         Ok(some.map(|(sequence, (at, bytes))| stored(*sequence, *at, bytes)).collect())
     }
 
-    async fn carry(&self, events: Vec<Event>) -> Result<Option<EventRange>, EventsUnavailable> {
+    async fn carry(&self, after: u64, events: Vec<Event>) -> Result<Option<EventRange>, EventsUnavailable> {
+        self.carried.lock().unwrap().retain(|sequence, _| *sequence <= after);
         if events.is_empty() {
             return Ok(None);
         }

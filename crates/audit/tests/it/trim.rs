@@ -7,7 +7,6 @@ use std::{
 };
 
 use proptest::prelude::*;
-use prost::Message as _;
 use sotto_audit::{
     domain::{ClosingBalance, EventRange, Fold, Survey},
     error::TrimError,
@@ -26,7 +25,7 @@ use sotto_core::{
     work::AttemptEnd,
 };
 use sotto_metrics::Metrics;
-use sotto_proto::{Batch as _, LogEvent, pipeline::v1::EventBatch};
+use sotto_proto::LogEvent;
 use sotto_runtime::Readiness;
 use sotto_tlog::{CHECKPOINT_PATH, Frontier, Hash, Source as _};
 use tokio::{sync::mpsc, task::JoinSet};
@@ -112,7 +111,7 @@ fn close(ranges: &[&[Event]], beyond: &[Event], sums: Sums, carried: Vec<Event>)
         range.iter().for_each(|event| survey.take(number, event).unwrap());
     }
     beyond.iter().for_each(|event| survey.beyond(event));
-    let mut fold = Fold::new(survey, sums, carried);
+    let mut fold = Fold::new(survey, sums, carried, BEGIN.plus(DAY));
     for (number, range) in (1..).zip(ranges) {
         range.iter().for_each(|event| fold.take(event.clone()));
         // As it does when it holds many.
@@ -160,6 +159,17 @@ struct Running {
 impl Running {
     /// Goes on with what is on the disk.
     fn start(disk: &Arc<ModelDisk>, shelf: &Arc<TestShelf>, ranges: Vec<EventRange>, most: usize) -> Self {
+        Self::start_on(30, disk, shelf, ranges, most)
+    }
+
+    /// The same, on a day after the first.
+    fn start_on(
+        day: u32,
+        disk: &Arc<ModelDisk>,
+        shelf: &Arc<TestShelf>,
+        ranges: Vec<EventRange>,
+        most: usize,
+    ) -> Self {
         let begun = disk.read(CHECKPOINT_PATH).unwrap().is_some();
         let signer = if begun { TestSigner::begun(1) } else { TestSigner::new(1) };
         let log = Log::open(Arc::<ModelDisk>::clone(disk), signer, 64).unwrap();
@@ -178,7 +188,7 @@ impl Running {
             }
         });
         let clock = Arc::new(ManualClock::default());
-        clock.set(BEGIN.plus(DAY * 30));
+        clock.set(BEGIN.plus(DAY * day));
         let trimmer = Trimmer::new(Parts {
             shelf: Arc::clone(shelf),
             view: Arc::clone(&view),
@@ -375,21 +385,51 @@ async fn what_was_altered_is_not_closed() {
 }
 
 #[tokio::test]
-async fn what_is_carried_is_what_the_balance_names() {
+async fn nothing_goes_over_a_set_or_a_log_that_the_balance_does_not_speak_of() {
     let (shelf, ranges, _) = month();
     let disk = Arc::new(ModelDisk::default());
-    let running = Running::start(&disk, &shelf, ranges, 4);
-    running.run().await.unwrap();
+    // The balance is in the log, and nothing was taken away yet.
+    shelf.left.store(1, Ordering::SeqCst);
+    let running = Running::start(&disk, &shelf, ranges.clone(), 1_000);
+    assert!(matches!(running.run().await, Err(TrimError::Events(_))));
     let named = running.balance().carried.unwrap();
-    shelf.carried.lock().unwrap().insert(named.first, Vec::new());
-    // Ten days later there is more to close.
-    for day in 30..40_u32 {
-        let bytes = EventBatch::from_items(&[]).encode_to_vec();
-        shelf.events.lock().unwrap().insert(u64::from(day) + 1, (BEGIN.plus(DAY * day), bytes));
-    }
-    shelf.last.lock().unwrap().0 = 40;
-    running.clock.set(BEGIN.plus(DAY * 40));
+    running.stop().await;
+    shelf.left.store(usize::MAX, Ordering::SeqCst);
+    // A broker that was put back: its CARRIED is another one.
+    let right = shelf.carried.lock().unwrap().insert(named.first, Vec::new()).unwrap();
+    let running = Running::start(&disk, &shelf, ranges.clone(), 1_000);
     assert!(matches!(running.run().await, Err(TrimError::CarriedAltered { .. })));
+    assert_eq!(shelf.sequences().len(), 30);
+    running.stop().await;
+    // One that was made anew: its EVENTS are.
+    shelf.carried.lock().unwrap().insert(named.first, right);
+    let wrong = shelf.events.lock().unwrap().get(&1).unwrap().1.clone();
+    let right = std::mem::replace(&mut shelf.events.lock().unwrap().get_mut(&18).unwrap().1, wrong);
+    let running = Running::start(&disk, &shelf, ranges.clone(), 1_000);
+    assert!(matches!(running.run().await, Err(TrimError::Altered { first: 17, last: 18 })));
+    assert_eq!(shelf.sequences().len(), 30);
+    running.stop().await;
+    shelf.events.lock().unwrap().get_mut(&18).unwrap().1 = right;
+    let running = Running::start(&disk, &shelf, ranges, 1_000);
+    assert_eq!(running.run().await.unwrap(), Trimmed { batches: 18, through: 18 });
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_waits_for_its_time_goes_on_though_it_was_cancelled() {
+    let mut scheduled = facts(7);
+    let at = BEGIN.plus(DAY * 29);
+    (scheduled.send_at, scheduled.expires_at) = (Some(at), at.plus(DAY));
+    let mut days: Vec<Vec<LogEvent>> = vec![Vec::new(); 30];
+    days[1].push(LogEvent::Delivery(event(7, EventKind::Accepted(Box::new(scheduled)))));
+    days[2].push(LogEvent::Delivery(event(7, EventKind::Cancelled)));
+    let (shelf, ranges) = TestShelf::new(&days);
+    let running = Running::start(&Arc::new(ModelDisk::default()), &shelf, ranges, 1_000);
+    assert_eq!(running.run().await.unwrap().through, 18);
+    let balance = running.balance();
+    assert_eq!((balance.sums.closed(), balance.carried.unwrap().batches), (0, 1));
+    let left = check(&running.view, &shelf).await;
+    assert_eq!(left.balance().ended, BTreeMap::from([(Outcome::Cancelled, 1)]));
     running.stop().await;
 }
 
@@ -397,10 +437,12 @@ async fn what_is_carried_is_what_the_balance_names() {
 async fn a_clock_that_jumps_takes_nothing_away_and_a_full_stream_keeps_less() {
     let (shelf, ranges, all) = month();
     let disk = Arc::new(ModelDisk::default());
-    let running = Running::start(&disk, &shelf, ranges, 1_000);
-    running.clock.set(BEGIN.plus(DAY * 9));
+    // The cell's clocks jump together, and events confirm the wrong time.
+    let running = Running::start_on(9, &disk, &shelf, ranges.clone(), 1_000);
+    running.clock.set(BEGIN.plus(DAY * 30));
     assert_eq!(running.run().await.unwrap().batches, 0);
-    running.clock.set(BEGIN.plus(DAY * 4_000));
+    running.stop().await;
+    let running = Running::start_on(4_000, &disk, &shelf, ranges, 1_000);
     assert_eq!(running.run().await.unwrap().through, 18);
     // Three quarters full: eight days are kept instead of ten.
     *shelf.max_bytes.lock().unwrap() = 10;
@@ -415,10 +457,12 @@ async fn a_clock_that_jumps_takes_nothing_away_and_a_full_stream_keeps_less() {
 async fn a_day_is_closed_together() {
     let (shelf, ranges, _) = month();
     let disk = Arc::new(ModelDisk::default());
-    let running = Running::start(&disk, &shelf, ranges, 1_000);
-    running.clock.set(BEGIN.plus(DAY * 10).plus(Duration::from_secs(60)));
+    let minutes = Duration::from_secs(60);
+    let running = Running::start_on(10, &disk, &shelf, ranges.clone(), 1_000);
+    running.clock.set(BEGIN.plus(DAY * 10).plus(minutes));
     assert_eq!(running.trimmer.look(DAY).await.unwrap().batches, 0);
-    running.clock.set(BEGIN.plus(DAY * 12));
+    running.stop().await;
+    let running = Running::start_on(12, &disk, &shelf, ranges, 1_000);
     assert_eq!(running.trimmer.look(DAY).await.unwrap().batches, 2);
     running.stop().await;
 }

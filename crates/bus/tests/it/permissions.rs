@@ -20,8 +20,8 @@ const MAY_PUBLISH: &[(Service, &[&str])] = &[
 
 /// Who reads which streams by direct get, and who pulls from which.
 const MAY_READ: &[(Service, &[&str])] = &[
-    (Service::Ingress, &["INTAKE", "SCHEDULED", "EVENTS", "CONTROL"]),
-    (Service::Carrier, &["INTAKE", "WAITING", "EVENTS", "LEASES", "CONTROL"]),
+    (Service::Ingress, &["INTAKE", "SCHEDULED", "EVENTS", "CARRIED", "CONTROL"]),
+    (Service::Carrier, &["INTAKE", "WAITING", "EVENTS", "CARRIED", "LEASES", "CONTROL"]),
     (Service::Privacy, &["INDEX"]),
     (Service::Audit, &["EVENTS", "CARRIED", "AUDIT"]),
     (
@@ -153,7 +153,8 @@ fn publish_matrix(service: Service) -> Vec<(String, bool)> {
         for api in ["STREAM.DELETE", "STREAM.MSG.GET", "STREAM.SNAPSHOT"] {
             matrix.push((format!("$JS.API.{api}.VN_{stream}"), false));
         }
-        let moves = *stream == "SCHEDULED" && service == Service::Ingress;
+        let moves = (*stream == "SCHEDULED" && service == Service::Ingress)
+            || (*stream == "CARRIED" && service == Service::Audit);
         matrix.push((format!("$JS.API.STREAM.MSG.DELETE.VN_{stream}"), moves));
         matrix.push((format!("$JS.API.CONSUMER.CREATE.VN_{stream}.x"), provisions));
         matrix.push((format!("$JS.API.CONSUMER.DELETE.VN_{stream}.x"), false));

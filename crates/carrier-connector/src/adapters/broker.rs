@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::{
-    FutureExt as _,
+    FutureExt as _, StreamExt as _,
     future::{BoxFuture, try_join_all},
     stream,
 };
 use sotto_bus::{
-    Act as BusAct, AuditCategory, AuditTrail, Bus, PublishError, Publisher, PublisherConfig, ReadError,
-    StreamReader, Subject,
+    Act as BusAct, AuditCategory, AuditTrail, Bus, CARRIED, PublishError, Publisher, PublisherConfig,
+    ReadError, Reading, StreamReader, Subject, topology::is_there,
 };
 use sotto_core::{
     AccountId, Classified, Facts, Lane, MessageId, Shards, TenantId, Timestamp, delivery::EventKind,
@@ -159,36 +159,52 @@ impl Log for Broker {
 
     fn history(&self) -> BoxFuture<'_, Result<History, LogError>> {
         async {
-            let reader: StreamReader<EventBatch> =
-                StreamReader::new(&self.bus, "EVENTS").map_err(failed("events"))?;
-            let state = reader.state().await.map_err(failed("events"))?;
-            let reading = reader.read_stored(state.first.max(1), state.last);
-            let history: History = Box::pin(stream::try_unfold(reading, async |mut reading| {
-                let next = match reading.next().await {
-                    Ok(next) => next,
-                    // One that nobody can read says nothing to anybody; the ledger check tells of it.
-                    Err(error @ ReadError::Malformed { .. }) => {
-                        tracing::error!(%error, "a batch of events is skipped");
-                        return Ok(Some((Vec::new(), reading)));
-                    }
-                    Err(error) => return Err(failed("events")(error)),
-                };
-                let Some(stored) = next else { return Ok(None) };
-                let mut events = Vec::new();
-                for event in stored.batch.into_items() {
-                    match event {
-                        Ok(event) => events.push(event),
-                        Err(error) => {
-                            tracing::error!(sequence = stored.sequence, %error, "an event is skipped");
-                        }
-                    }
-                }
-                Ok(Some((events, reading)))
-            }));
+            // What was trimmed and is still needed is older than all of EVENTS, or is there too.
+            let mut readings = Vec::new();
+            if is_there(&self.bus, CARRIED).await.map_err(failed("carried events"))? {
+                readings.push(self.reading(CARRIED).await?);
+            }
+            readings.push(self.reading("EVENTS").await?);
+            let history: History = Box::pin(stream::iter(readings).flat_map(batches));
             Ok(history)
         }
         .boxed()
     }
+}
+
+impl Broker {
+    /// A stream of events from its beginning to where it ends now.
+    async fn reading(&self, of: &str) -> Result<Reading<EventBatch>, LogError> {
+        let reader: StreamReader<EventBatch> = StreamReader::new(&self.bus, of).map_err(failed("events"))?;
+        let state = reader.state().await.map_err(failed("events"))?;
+        Ok(reader.read_stored(state.first.max(1), state.last))
+    }
+}
+
+/// What each batch says.
+fn batches(reading: Reading<EventBatch>) -> History {
+    Box::pin(stream::try_unfold(reading, async |mut reading| {
+        let next = match reading.next().await {
+            Ok(next) => next,
+            // One that nobody can read says nothing to anybody; the ledger check tells of it.
+            Err(error @ ReadError::Malformed { .. }) => {
+                tracing::error!(%error, "a batch of events is skipped");
+                return Ok(Some((Vec::new(), reading)));
+            }
+            Err(error) => return Err(failed("events")(error)),
+        };
+        let Some(stored) = next else { return Ok(None) };
+        let mut events = Vec::new();
+        for event in stored.batch.into_items() {
+            match event {
+                Ok(event) => events.push(event),
+                Err(error) => {
+                    tracing::error!(sequence = stored.sequence, %error, "an event is skipped");
+                }
+            }
+        }
+        Ok(Some((events, reading)))
+    }))
 }
 
 /// What waits in WAITING.

@@ -148,8 +148,9 @@ async fn read_once(bus: &Bus, dir: &CellDir) -> Result<Option<Found>, CliError> 
     stored.extend(at_work);
     let state = events.reader.state().await.map_err(cannot_read)?;
     let cut = Cut { events: state.last, intake: at_intake };
-    let Beginning { ledger: mut folded, through, entry, orphans, unreadable: unreadable_closed } =
-        beginning::find(bus, dir, &state).await?;
+    let Some(beginning) = beginning::find(bus, dir, &state).await? else { return Ok(None) };
+    let Beginning { ledger: mut folded, through, entry, orphans, unreadable: unreadable_closed, stored_s } =
+        beginning;
     // Events are folded over what intake has, in the log's order.
     let mut receipts = Receipts::default();
     read_events(&events, through + 1, cut.events, &mut folded, &mut receipts, &mut unreadable).await?;
@@ -186,7 +187,9 @@ async fn read_once(bus: &Bus, dir: &CellDir) -> Result<Option<Found>, CliError> 
         }
     }
     // What was kept aside before anybody told an event of it was accepted all the same.
-    aside.facts.iter().for_each(|facts| folded.accept(facts));
+    // One from before the cut that nothing more was told of is in the sums: what is kept aside stays when its events go.
+    let after_cut = |facts: &&Facts| facts.accepted_at.unix_seconds() > stored_s;
+    aside.facts.iter().filter(after_cut).for_each(|facts| folded.accept(facts));
     let quarantined =
         aside.messages.into_iter().filter(|id| folded.outcome(*id).is_none()).collect::<BTreeSet<_>>();
     let quarantined = quarantined.intersection(&folded.must_be_stored()).copied().collect();

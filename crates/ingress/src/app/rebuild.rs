@@ -1,7 +1,7 @@
 //! Restores Redis from the log (INV-9): by itself when a shard turns out to be unready, or when an operator asks.
 //!
 //! First what waits for its time (SCHEDULED), then what is accepted and not yet routed (INTAKE), then what happened
-//! (EVENTS): a message moves from each to the next, so none is missed. The projection of a shard waits meanwhile; what comes later follows in its order.
+//! (CARRIED, of messages whose events were trimmed, and EVENTS): a message moves from each to the next, so none is missed. The projection of a shard waits meanwhile; what comes later follows in its order.
 //!
 //! The log is read in windows: each is folded into what Redis holds by then and written, so that memory is bounded
 //! however long the log is. How far it is stands in Redis too. One process at a time rebuilds a shard; another takes over when it
@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use sotto_bus::{Bus, ReadError, SCHEDULED, StreamReader, Subject};
+use sotto_bus::{
+    Bus, CARRIED, ReadError, SCHEDULED, StreamReader, Subject,
+    topology::{SetupError, is_there},
+};
 use sotto_core::{Classified, ErrorClass, MessageId, ShardId, delivery::Event};
 use sotto_proto::{
     Batch as _, LogEvent,
@@ -43,6 +46,9 @@ pub enum RebuildError {
     /// The log cannot be read.
     #[error("the log cannot be read")]
     Read(#[source] ReadError),
+    /// It is not known whether there are carried events.
+    #[error("the stream of carried events cannot be looked for")]
+    Carried(#[source] SetupError),
     /// Redis cannot be written.
     #[error("Redis cannot be written")]
     Store(#[source] StoreError),
@@ -58,6 +64,7 @@ impl Classified for RebuildError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::Read(error) => error.class(),
+            Self::Carried(error) => error.class(),
             Self::Store(error) => error.class(),
             Self::LostAgain | Self::Busy(_) => ErrorClass::Retry { after: LOOK_EVERY },
         }
@@ -197,6 +204,7 @@ impl Rebuilder {
         let reading = async {
             self.read_accepted(SCHEDULED, &mut image, tell).await?;
             self.read_accepted("INTAKE", &mut image, tell).await?;
+            self.read_carried(&mut image, tell).await?;
             self.read_events(&mut image, tell).await?;
             image.write().await
         };
@@ -248,6 +256,26 @@ impl Rebuilder {
             let items = batch.batch.into_items().into_iter().flatten();
             let accepted = items.map(|delivery| acceptance(&delivery.item.facts));
             image.take(shard, 0, accepted, tell).await?;
+        }
+        Ok(())
+    }
+
+    /// Events that were trimmed, of messages that go on. All of them are older than those in EVENTS, or are there too.
+    async fn read_carried(
+        &self,
+        image: &mut Image<'_>,
+        tell: &(dyn Fn(Progress) + Sync),
+    ) -> Result<(), RebuildError> {
+        if !is_there(&self.bus, CARRIED).await.map_err(RebuildError::Carried)? {
+            return Ok(());
+        }
+        let reader = StreamReader::<EventBatch>::new(&self.bus, CARRIED).map_err(RebuildError::Read)?;
+        let state = reader.state().await.map_err(RebuildError::Read)?;
+        let mut reading = reader.read_stored(state.first, state.last);
+        while let Some(batch) = next(&mut reading).await? {
+            let Some(Subject::Carried(shard)) = batch.subject else { continue };
+            let events = batch.batch.into_items().into_iter().flatten().filter_map(about_a_message);
+            image.take(shard, 0, events, tell).await?;
         }
         Ok(())
     }
