@@ -325,6 +325,64 @@ async fn privacy_may_die_at_every_step_of_a_rotation_and_of_a_destruction() {
     cell.stop().await;
 }
 
+/// The key that took the place of this one.
+fn successor(bucket: &str) -> String {
+    match bucket.split_once('.') {
+        Some((first, number)) => format!("{first}.{}", number.parse::<u32>().unwrap() + 1),
+        None => format!("{bucket}.2"),
+    }
+}
+
+/// Every ten seconds another key seals, while messages pass and privacy dies: not one fails, and the log says that nobody asked
+/// for it.
+#[tokio::test]
+async fn keys_are_replaced_by_schedule_under_load_without_a_failure() {
+    let mut cell = Cell::start_with(async |root| {
+        let path = root.join("config/privacy.toml");
+        let mut config = fs::read_to_string(&path).unwrap();
+        config.push_str("\n[rotation]\notp = \"10 s\"\n");
+        fs::write(path, config).unwrap();
+        Some(carrier_with(root, 500, "", &json!({})).await)
+    })
+    .await;
+    let (mut ids, mut n, mut killed) = (Vec::new(), 0, false);
+    let superseded = loop {
+        ids.extend(Load::start(&cell, n..n + 20).await.finish().await);
+        n += 20;
+        let superseded = in_state(&cell, "superseded").await;
+        if superseded.len() >= 3 {
+            break superseded;
+        }
+        if superseded.len() == 1 && !killed {
+            cell.kill("privacy").await;
+            killed = true;
+        }
+        assert!(n < 20_000, "nothing is replaced");
+    };
+    assert!(killed);
+    let last = Load::start(&cell, n..n + 20).await.finish().await;
+    ids.extend(last);
+    assert_eq!(ended_by_their_key(&cell, &ids).await, 0);
+    let keys = cell.json(["keys", "list"]).await;
+    let rotates = |key: &&Value| key["state"] == "current" && key["next"]["act"] == "rotate";
+    assert!(keys.iter().any(|key| rotates(&key)), "{keys:?}");
+    for bucket in &superseded {
+        let object = format!("{bucket},by={}", successor(bucket));
+        let act = ["audit", "act", "bucket.superseded", "--actor", "schedule", "--object", &object];
+        let told = cell.json(act).await;
+        assert_eq!(told[0]["object"].as_str(), Some(object.as_str()), "{told:?}");
+    }
+    let ledger = eventually_ok(BOUND, "the ledger", async || {
+        let told = cell.ledger().await;
+        if told["balanced"] == true && told["delivered"] == ids.len() { Ok(told) } else { Err(told) }
+    })
+    .await;
+    assert_eq!(ledger["accepted"], json!(ids.len()), "{ledger}");
+    let (got, twice) = (cell.count("parts").await, cell.count("duplicates").await);
+    assert_eq!((got, twice), (u64::try_from(ids.len()).unwrap(), 0));
+    cell.stop().await;
+}
+
 /// The attacker has every backup from before the deletion, every secret, and the keystore as it is now; and runs the cell with
 /// it, which would send what it can read.
 #[tokio::test]

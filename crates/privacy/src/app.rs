@@ -2,11 +2,13 @@
 
 mod ahead;
 mod index;
+mod opening;
 mod operator;
 mod receipts;
+mod rotation;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -22,6 +24,7 @@ use sotto_runtime::failpoint;
 use tokio::time::Instant;
 
 pub use index::{Asked, FoundHere, IndexKeys, MOST_PSEUDONYMS, PseudonymKey};
+pub use opening::{MAX_WRAPS, Opened, Refusal};
 pub use operator::{Ended, Inventory, KeyFacts, KeyState};
 
 use crate::{
@@ -33,8 +36,9 @@ use crate::{
         policy::Policy,
         rate::{Bound, Rates},
         retention::{Retention, Span},
+        rotation::Rotation,
         steady::{Now, Steady},
-        tally::{Batch, Deed, Outcome, Tally, Use},
+        tally::{Deed, Outcome, Tally, Use},
     },
     error::KeyError,
     metrics::PrivacyMetrics,
@@ -46,9 +50,6 @@ const MAKER: &str = "ingress";
 
 /// The service whose certificate may have them opened, and keys made for messages from handsets.
 const OPENER: &str = "carrier";
-
-/// Most wraps of one request.
-pub const MAX_WRAPS: usize = 256;
 
 /// Destructions of so long ago are told again at a start: a crash, or a broker that was away, may have kept them from the
 /// audit log. A broker that is away for longer leaves a gap that somebody has seen.
@@ -63,6 +64,8 @@ pub struct Deps {
     pub retention: Retention,
     /// The same as told to operators, with its bounds.
     pub rules: Vec<Rule>,
+    /// How long one key seals.
+    pub rotation: Rotation,
     /// Who may open whose messages.
     pub policy: Policy,
     /// How fast.
@@ -111,28 +114,6 @@ pub struct InboundKey {
     pub seal_until: Timestamp,
 }
 
-/// Why one wrap is not opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// The bucket is dead: what it guarded is deleted.
-    Destroyed,
-    /// The account may not carry this tenant's messages.
-    NotAllowed,
-    /// The wrap is malformed or belongs elsewhere.
-    Invalid,
-    /// The bucket was never made here.
-    UnknownBucket,
-}
-
-/// What came of one wrap.
-#[derive(Debug)]
-pub struct Opened {
-    /// The key in clear, or why not.
-    pub result: Result<AeadKey, Refusal>,
-    /// When the bucket dies, if the wrap names one.
-    pub dies_at: Option<Timestamp>,
-}
-
 /// The key service without its wire. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Keys(Arc<Inner>);
@@ -150,6 +131,8 @@ struct Inner {
     burial: Mutex<()>,
     /// Buckets that ended before their time; none: to be looked up.
     ended: Mutex<Option<Arc<Ended>>>,
+    /// When a rotation by schedule failed last; none: it did not since the last that was done.
+    not_rotated: Mutex<Option<Instant>>,
 }
 
 impl Keys {
@@ -166,6 +149,7 @@ impl Keys {
             reported: Mutex::new(Instant::now()),
             burial: Mutex::default(),
             ended: Mutex::default(),
+            not_rotated: Mutex::default(),
         }))
     }
 
@@ -254,42 +238,6 @@ impl Keys {
         tokio::task::spawn_blocking(make).await.map_err(KeyError::Blocking)?
     }
 
-    /// Opens wraps for an account, in the order given; what does not parse as a wrap is `None`.
-    ///
-    /// # Errors
-    /// [`KeyError`], for the request as a whole.
-    pub async fn open(
-        &self,
-        caller: &'static str,
-        account: AccountId,
-        wraps: Vec<Option<KeyWrap>>,
-    ) -> Result<Vec<Opened>, KeyError> {
-        let opener = Opener { caller, account };
-        let asked = u64::try_from(wraps.len()).unwrap_or(u64::MAX);
-        let result = self.try_open(&opener, wraps).await;
-        if let Err(error) = &result {
-            self.0.count(opener.used(None, outcome_of(error)), asked);
-        }
-        result
-    }
-
-    async fn try_open(&self, opener: &Opener, wraps: Vec<Option<KeyWrap>>) -> Result<Vec<Opened>, KeyError> {
-        if opener.caller != OPENER {
-            return Err(KeyError::NotThisService);
-        }
-        if wraps.is_empty() || wraps.len() > MAX_WRAPS {
-            return Err(KeyError::Field { field: "wraps", problem: "must be 1 to 256" });
-        }
-        let keys = u32::try_from(wraps.len()).unwrap_or(u32::MAX);
-        let since = self.0.started.elapsed();
-        let taken = lock(&self.0.rates).take(&opener.account, keys, since);
-        taken.map_err(|retry_after| KeyError::TooMany { retry_after })?;
-        let inner = Arc::clone(&self.0);
-        let opener = opener.clone();
-        let open = move || inner.open_all(&opener, wraps);
-        tokio::task::spawn_blocking(open).await.map_err(KeyError::Blocking)?
-    }
-
     /// Counts a request that was refused before it could be read.
     pub fn refused_unread(&self, caller: &'static str, deed: Deed, outcome: Outcome) {
         self.0.count(Use { caller, deed, tenant: None, outcome }, 1);
@@ -346,20 +294,6 @@ struct Made {
     key: AeadKey,
     bucket: String,
     wrapped: bytes::Bytes,
-}
-
-/// Who wants wraps opened.
-#[derive(Clone)]
-struct Opener {
-    caller: &'static str,
-    account: AccountId,
-}
-
-impl Opener {
-    fn used(&self, tenant: Option<TenantId>, outcome: Outcome) -> Use {
-        let deed = Deed::Open { account: Some(self.account.clone()) };
-        Use { caller: self.caller, deed, tenant, outcome }
-    }
 }
 
 impl Inner {
@@ -460,73 +394,6 @@ impl Inner {
         Ok((name, bytes::Bytes::copy_from_slice(&wrapped)))
     }
 
-    fn open_all(&self, opener: &Opener, wraps: Vec<Option<KeyWrap>>) -> Result<Vec<Opened>, KeyError> {
-        let mut counts = Batch::default();
-        // A request often names one dead bucket many times.
-        let mut dead: HashMap<Place, Refusal> = HashMap::new();
-        let mut opened = Vec::with_capacity(wraps.len());
-        for wrap in wraps {
-            let one = match &wrap {
-                Some(wrap) => self.open_one(&opener.account, wrap, &mut dead)?,
-                None => Opened { result: Err(Refusal::Invalid), dies_at: None },
-            };
-            let outcome = one.result.as_ref().map_or_else(|refusal| refusal.outcome(), |_| Outcome::Ok);
-            counts.add(opener.used(wrap.map(|wrap| wrap.tenant), outcome));
-            opened.push(one);
-        }
-        for (one, keys) in counts {
-            self.count(one, keys);
-        }
-        Ok(opened)
-    }
-
-    /// Every check, on every wrap. The tenant that the policy judges is the one that the wrap's tag proves.
-    fn open_one(
-        &self,
-        account: &AccountId,
-        wrap: &KeyWrap,
-        dead: &mut HashMap<Place, Refusal>,
-    ) -> Result<Opened, KeyError> {
-        let refused = |refusal, dies_at| Ok(Opened { result: Err(refusal), dies_at });
-        if !self.deps.policy.allows(account, &wrap.tenant) {
-            return refused(Refusal::NotAllowed, None);
-        }
-        let fits = |place: &Place| {
-            place.bucket.contents() == Contents::Messages(wrap.class) && place.is_for(&wrap.tenant)
-        };
-        let place = match wrap.bucket.parse::<Place>() {
-            Ok(place) if fits(&place) => place,
-            Ok(_) | Err(_) => return refused(Refusal::Invalid, None),
-        };
-        let dies_at = Some(place.bucket.dies_at());
-        let now = self.now().at;
-        if place.bucket.is_dead(now) {
-            // Its key may still be in the file: the next sweep is seconds away. Nothing opens with it any more.
-            let refusal = match dead.get(&place) {
-                Some(refusal) => *refusal,
-                None => self.refusal_of_dead(&place, now)?,
-            };
-            dead.insert(place, refusal);
-            return refused(refusal, dies_at);
-        }
-        let result = match self.deps.keys.unwrap_session_key(&self.binding(wrap), &wrap.wrapped) {
-            Ok(key) => Ok(key),
-            Err(KeystoreError::BucketDestroyed) => Err(Refusal::Destroyed),
-            Err(KeystoreError::BucketUnknown) => Err(Refusal::UnknownBucket),
-            Err(KeystoreError::Unwrap(_)) => Err(Refusal::Invalid),
-            Err(error) => return Err(KeyError::Keystore(error)),
-        };
-        Ok(Opened { result, dies_at })
-    }
-
-    fn refusal_of_dead(&self, place: &Place, now: Timestamp) -> Result<Refusal, KeyError> {
-        match self.bury(&place.to_string(), now) {
-            Ok(_) => Ok(Refusal::Destroyed),
-            Err(KeystoreError::BucketUnknown) => Ok(Refusal::UnknownBucket),
-            Err(error) => Err(KeyError::Keystore(error)),
-        }
-    }
-
     fn sweep(&self) -> Result<usize, KeyError> {
         // Also when nothing is due: a token that came back is found again, and one that is away is told.
         self.deps.keys.check().map_err(KeyError::Keystore)?;
@@ -563,27 +430,6 @@ impl Inner {
         }
         Ok(was_alive)
     }
-
-    fn binding<'a>(&'a self, wrap: &'a KeyWrap) -> WrapBinding<'a> {
-        WrapBinding {
-            cell: self.deps.cell.as_str(),
-            tenant: wrap.tenant.as_str(),
-            class: wrap.class.name(),
-            bucket: &wrap.bucket,
-            key_id: &wrap.key_id,
-        }
-    }
-}
-
-impl Refusal {
-    const fn outcome(self) -> Outcome {
-        match self {
-            Self::Destroyed => Outcome::Destroyed,
-            Self::NotAllowed => Outcome::NotAllowed,
-            Self::Invalid => Outcome::Invalid,
-            Self::UnknownBucket => Outcome::UnknownBucket,
-        }
-    }
 }
 
 fn outcome_of(error: &KeyError) -> Outcome {
@@ -598,7 +444,8 @@ fn outcome_of(error: &KeyError) -> Outcome {
         | KeyError::Crypto(_)
         | KeyError::Blocking(_)
         | KeyError::Clock { .. }
-        | KeyError::Spent => Outcome::Failed,
+        | KeyError::Spent
+        | KeyError::NotRotated => Outcome::Failed,
     }
 }
 

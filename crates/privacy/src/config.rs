@@ -4,7 +4,7 @@ use std::{collections::HashSet, net::SocketAddr, path::PathBuf, str::FromStr, ti
 
 use serde::Deserialize;
 use sotto_bus::NatsConfig;
-use sotto_core::TenantId;
+use sotto_core::{MessageClass, TenantId};
 use sotto_crypto::sign::PublicKey;
 use sotto_keystore::TokenSettings;
 use sotto_runtime::{
@@ -19,11 +19,13 @@ use crate::{
     app::MAX_WRAPS,
     domain::{
         approval::Person,
+        bucket::Contents,
         limits::{self, LIMITS, Limits},
         place::LONGEST_OWNER,
         policy::{Allowed, Policy, Rule},
         rate::Bound,
         retention::Retention,
+        rotation::{self, Rotation},
     },
 };
 
@@ -50,6 +52,8 @@ pub struct Config {
     pub keystore: KeystoreConfig,
     /// `[retention]`
     pub retention: RetentionConfig,
+    /// `[rotation]`
+    pub rotation: RotationConfig,
     /// `[session]`
     pub session: SessionConfig,
     /// `[destruction]`
@@ -124,6 +128,23 @@ pub struct RetentionConfig {
     pub index: ConfigDuration,
     /// Submit timeout and skew on top.
     pub submit_margin: ConfigDuration,
+}
+
+/// How long one key seals before another takes its place.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RotationConfig {
+    /// Of one-time codes.
+    pub otp: ConfigDuration,
+    /// Of service notices.
+    pub transactional: ConfigDuration,
+    /// Of advertising.
+    pub promotional: ConfigDuration,
+    /// Of invitations.
+    pub ad_invite: ConfigDuration,
+    /// Of messages from handsets.
+    pub inbound: ConfigDuration,
+    /// Of the index.
+    pub index: ConfigDuration,
 }
 
 /// Who has bucket keys of their own.
@@ -231,6 +252,18 @@ impl Config {
         }
     }
 
+    /// The schedule of keys as the domain knows it.
+    pub const fn rotation(&self) -> Rotation {
+        Rotation {
+            otp: self.rotation.otp.get(),
+            transactional: self.rotation.transactional.get(),
+            promotional: self.rotation.promotional.get(),
+            ad_invite: self.rotation.ad_invite.get(),
+            inbound: self.rotation.inbound.get(),
+            index: self.rotation.index.get(),
+        }
+    }
+
     /// The bound as the domain knows it.
     pub const fn bound(&self) -> Bound {
         Bound { per_second: self.rate.per_second, burst: self.rate.burst }
@@ -294,6 +327,7 @@ impl Validate for Config {
         }
         self.keystore.validate(&at.key("keystore"), errors);
         self.retention.validate(&at.key("retention"), errors);
+        self.rotation.validate(&self.retention(), &at.key("rotation"), errors);
         let session = Duration::from_secs(10)..=Duration::from_secs(300);
         errors.duration_in(&at.key("session"), "lifetime", self.session.lifetime, session);
         let sweep = Duration::from_millis(500)..=Duration::from_secs(60);
@@ -337,6 +371,22 @@ impl Validate for RetentionConfig {
             if let Some(limit) = limits.of(class) {
                 errors.duration_in(at, key, value, limit.least..=limit.most);
             }
+        }
+    }
+}
+
+impl RotationConfig {
+    /// How long messages are kept bounds how often their keys may be replaced.
+    fn validate(&self, retention: &Retention, at: &KeyPath, errors: &mut ConfigErrors) {
+        for (key, contents, value) in [
+            ("otp", MessageClass::Otp.into(), self.otp),
+            ("transactional", MessageClass::Transactional.into(), self.transactional),
+            ("promotional", MessageClass::Promotional.into(), self.promotional),
+            ("ad_invite", MessageClass::AdInvite.into(), self.ad_invite),
+            ("inbound", Contents::Inbound, self.inbound),
+            ("index", Contents::Index, self.index),
+        ] {
+            errors.duration_in(at, key, value, rotation::bounds(contents, retention));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The pure decisions: which bucket, how far ahead, who may open what, how often, who may end a key, and what is told of it.
+//! The pure decisions: which bucket, how far ahead, for how long one key seals, who may open what, how often, who may end a key, and what is told of it.
 
 pub mod approval;
 pub mod bucket;
@@ -7,5 +7,6 @@ pub mod place;
 pub mod policy;
 pub mod rate;
 pub mod retention;
+pub mod rotation;
 pub mod steady;
 pub mod tally;

@@ -106,6 +106,11 @@ pub enum KeyError {
     /// So many keys took one another's place that no name is left until the bucket's time is over.
     #[error("the bucket was given too many keys: it has no other until its time is over")]
     Spent,
+    /// Keys sealed for as long as the schedule allows, and could not be given successors a moment ago.
+    #[error(
+        "keys seal for longer than the schedule allows: their successors are tried again within a minute"
+    )]
+    NotRotated,
     /// The index cannot be read.
     #[error("the index cannot be read")]
     Index(#[source] IndexError),
@@ -128,7 +133,7 @@ impl Classified for KeyError {
             Self::TooMany { retry_after } => ErrorClass::Retry { after: *retry_after },
             Self::Keystore(e) => keystore_class(e),
             Self::Index(e) => e.class(),
-            Self::Clock { .. } | Self::Spent => ErrorClass::Retry { after: LATER },
+            Self::Clock { .. } | Self::Spent | Self::NotRotated => ErrorClass::Retry { after: LATER },
             Self::Crypto(_) => ErrorClass::Bug,
             Self::Blocking(e) if e.is_cancelled() => ErrorClass::Retry { after: LATER },
             Self::Blocking(_) => ErrorClass::Bug,

@@ -18,7 +18,7 @@ pub struct AuditEntry {
     pub at: Timestamp,
     /// What was done (`bucket.destroyed`).
     pub action: &'static str,
-    /// The service that had it done.
+    /// The service that had it done; `schedule` when nobody did.
     pub actor: &'static str,
     /// The tenant concerned; none for the cell itself.
     pub tenant: Option<TenantId>,

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::TryFutureExt as _;
 use sotto_keystore::{
     BucketKeystore, Keystore, KeystoreError, Pkcs11Buckets, SoftBuckets, Token, UnlockSecret,
 };
@@ -101,6 +100,7 @@ pub async fn serve(
         cell: config.cell.id.clone(),
         retention: config.retention(),
         rules: config.rules(),
+        rotation: config.rotation(),
         policy: config.policy(),
         bound: config.bound(),
         own_keys: config.own_keys(),
@@ -136,8 +136,8 @@ pub async fn serve(
     context.tasks.spawn_critical("key file", kept);
     let maker = keys.clone();
     let ahead = spare.condition("keys_ahead");
-    let ahead = ahead.watch(every, context.stop.clone(), move || maker.clone().make_ahead().map_ok(drop));
-    context.tasks.spawn_critical("keys made ahead", ahead);
+    let ahead = ahead.watch(every, context.stop.clone(), move || maker.clone().renew());
+    context.tasks.spawn_critical("keys made ahead and rotated", ahead);
     context.tasks.spawn_critical("minute report", report_each_minute(keys.clone(), context.stop.clone()));
     listening.set(true);
     let (service, admin) = (KeyServer::service(keys.clone()), AdminServer::service(keys.clone()));

@@ -188,6 +188,7 @@ fn tell(key: &KeyFacts, now: Timestamp, output: &Output) -> Result<(), CliError>
     let made = key.made_at.map(from_wire_time);
     let dies = key.dies_at.map(from_wire_time);
     let gone = key.destroyed_at.map(from_wire_time);
+    let rotates = key.rotates_at.map(from_wire_time);
     let text = |time: Option<Timestamp>| time.map(|time| time.to_string());
     let (state, tone) = match key.state() {
         KeyState::Current => ("current", Tone::Good),
@@ -197,17 +198,24 @@ fn tell(key: &KeyFacts, now: Timestamp, output: &Output) -> Result<(), CliError>
     };
     let end = gone.unwrap_or(now);
     let age = made.map(|made| end.since(made).as_secs()).unwrap_or_default();
-    let next = if gone.is_some() { None } else { text(dies) };
+    let (rotates, ends) = if gone.is_some() { (None, None) } else { (text(rotates), text(dies)) };
+    // It rotates only if that is before its end.
+    let next = match (&rotates, &ends) {
+        (Some(at), _) => Some(("rotate", at)),
+        (None, Some(at)) => Some(("destroy", at)),
+        (None, None) => None,
+    };
     output.json(&serde_json::json!({
         "bucket": key.bucket, "state": state, "made_at": text(made), "dies_at": text(dies),
         "destroyed_at": text(gone), "age_seconds": age, "session_keys_at_most": key.wraps_at_most,
         "generation": (key.generation > 0).then_some(key.generation),
-        "next": next.as_ref().map(|at| serde_json::json!({ "act": "destroy", "at": at })),
+        "next": next.map(|(act, at)| serde_json::json!({ "act": act, "at": at })),
     }))?;
-    let comes = match (gone, next) {
-        (Some(at), _) => format!("destroyed {at}, generation {}", key.generation),
-        (None, Some(at)) => format!("dies {at}"),
-        (None, None) => String::new(),
+    let comes = match (gone, rotates, ends) {
+        (Some(at), _, _) => format!("destroyed {at}, generation {}", key.generation),
+        (None, Some(at), Some(ends)) => format!("rotates {at}, dies {ends}"),
+        (None, None, Some(at)) => format!("dies {at}"),
+        (None, _, None) => String::new(),
     };
     let made = text(made).unwrap_or_default();
     let state = output.tone(tone, &format!("{state:10}"));

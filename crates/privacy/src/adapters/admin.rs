@@ -119,5 +119,6 @@ fn facts(key: KeyFacts) -> wire::KeyFacts {
         destroyed_at,
         wraps_at_most: key.wraps_at_most,
         generation,
+        rotates_at: key.rotates_at.map(to_wire_time),
     }
 }

@@ -315,7 +315,8 @@ pub(super) fn status(error: &KeyError) -> Status {
         | KeyError::Crypto(_)
         | KeyError::Blocking(_)
         | KeyError::Clock { .. }
-        | KeyError::Spent => failed(error),
+        | KeyError::Spent
+        | KeyError::NotRotated => failed(error),
     }
 }
 

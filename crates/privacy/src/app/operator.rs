@@ -1,9 +1,9 @@
-//! What people do with the keys of buckets: look, replace, destroy; and what other processes hear of it.
+//! What people do with the keys of buckets: look, destroy; and what other processes hear of it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use sotto_core::Timestamp;
-use sotto_keystore::{BucketInfo, Destruction, Fate, KeystoreError};
+use sotto_keystore::{BucketInfo, Destruction, Fate};
 use sotto_runtime::failpoint;
 use tokio::time::timeout;
 
@@ -11,7 +11,6 @@ use super::{Inner, Keys, MAKER, OPENER, TELL_AGAIN, lock};
 use crate::{
     domain::{
         approval::{self, Approved, Signed},
-        bucket::{Bucket, Contents},
         limits::Rule,
         place::Place,
         tally::{Deed, Outcome},
@@ -21,7 +20,7 @@ use crate::{
 };
 
 /// Whose certificate may look at keys and end them.
-const OPERATOR: &str = "operator";
+pub(super) const OPERATOR: &str = "operator";
 
 /// How long what people do to keys waits until the audit log has it. A key that leaked does not live on because the broker
 /// is away.
@@ -59,6 +58,8 @@ pub struct KeyFacts {
     pub dies_at: Timestamp,
     /// No more session keys than this hang on it.
     pub wraps_at_most: u64,
+    /// When it gets a successor by schedule; none: not before it dies, or not while nothing hangs on it.
+    pub rotates_at: Option<Timestamp>,
 }
 
 /// What there is.
@@ -77,20 +78,6 @@ pub struct Ended {
     pub destroyed: Vec<String>,
     /// Nothing is sealed with them any more.
     pub superseded: Vec<String>,
-}
-
-/// A key that takes another's place.
-struct Succession {
-    of: String,
-    by: String,
-    /// The time of both.
-    bucket: Bucket,
-}
-
-impl fmt::Display for Succession {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{},by={}", self.of, self.by)
-    }
 }
 
 impl Keys {
@@ -118,22 +105,6 @@ impl Keys {
     /// Submit timeout and skew, which come on top.
     pub fn submit_margin(&self) -> Duration {
         self.0.deps.retention.submit_margin
-    }
-
-    /// Gives every living bucket of these contents (none: of all) another key; returns the new ones.
-    ///
-    /// # Errors
-    /// [`KeyError::NotThisService`], [`KeyError::Keystore`].
-    pub async fn rotate(
-        &self,
-        caller: &'static str,
-        contents: Option<Contents>,
-    ) -> Result<Vec<KeyFacts>, KeyError> {
-        self.only(caller, &[OPERATOR])?;
-        let successors = self.blocking(move |inner| inner.announce(contents)).await?;
-        self.told().await;
-        failpoint("privacy.announced");
-        self.blocking(move |inner| inner.make_successors(&successors)).await
     }
 
     /// Destroys the keys that an approved act names; those that are destroyed already stay so.
@@ -164,7 +135,7 @@ impl Keys {
     }
 
     /// Waits until the audit log has what was told, or has been away for too long.
-    async fn told(&self) {
+    pub(super) async fn told(&self) {
         if timeout(TOLD, self.0.deps.audit.stored()).await.is_err() {
             tracing::warn!(
                 "the audit log has not taken what is done to keys now: it is done, and told when the broker is back"
@@ -172,7 +143,7 @@ impl Keys {
         }
     }
 
-    fn only(&self, caller: &'static str, callers: &[&str]) -> Result<(), KeyError> {
+    pub(super) fn only(&self, caller: &'static str, callers: &[&str]) -> Result<(), KeyError> {
         if callers.contains(&caller) {
             return Ok(());
         }
@@ -204,18 +175,21 @@ impl Inner {
         Ok(keys)
     }
 
-    fn facts(&self, living: &BucketInfo) -> KeyFacts {
-        let superseded = living.bucket.parse().is_ok_and(|place| self.is_superseded(&place));
+    pub(super) fn facts(&self, living: &BucketInfo) -> KeyFacts {
+        let place = living.bucket.parse::<Place>().ok();
+        let superseded = place.as_ref().is_some_and(|place| self.is_superseded(place));
+        let now = self.now().at;
         KeyFacts {
             bucket: living.bucket.clone(),
             state: if superseded { KeyState::Superseded } else { KeyState::Current },
             made_at: Timestamp::from_unix_millis(living.created_at_ms),
             dies_at: Timestamp::from_unix_millis(living.dies_at_ms),
             wraps_at_most: living.wraps_at_most,
+            rotates_at: place.and_then(|place| self.rotates_at(living, &place, now)),
         }
     }
 
-    fn is_superseded(&self, place: &Place) -> bool {
+    pub(super) fn is_superseded(&self, place: &Place) -> bool {
         place.next().is_some_and(|next| self.deps.keys.fate(&next.to_string()) != Fate::Unknown)
     }
 
@@ -230,65 +204,13 @@ impl Inner {
         }
     }
 
-    /// Tells which key takes which one's place, before it does: what is done without a word would not be known of if the
-    /// process died between the two.
-    fn announce(&self, contents: Option<Contents>) -> Result<Vec<Succession>, KeyError> {
-        let now = self.now().at;
-        // Keys of the index follow from the bucket of one day; nothing is sealed into those of days before.
-        let in_use = self.deps.retention.index_span(now).map_err(KeyError::Span)?.bucket;
-        let is_closed = |bucket: Bucket| bucket.contents() == Contents::Index && bucket < in_use;
-        let mut all = Vec::new();
-        for living in self.deps.keys.buckets().map_err(KeyError::Keystore)? {
-            let Ok(place) = living.bucket.parse::<Place>() else { continue };
-            let bucket = place.bucket;
-            let wanted = contents.is_none_or(|contents| bucket.contents() == contents);
-            if !wanted || is_closed(bucket) || bucket.is_dead(now) || self.is_superseded(&place) {
-                continue;
-            }
-            let next = place.next().ok_or(KeyError::Spent)?;
-            all.push(Succession { of: living.bucket, by: next.to_string(), bucket: next.bucket });
-        }
-        for one in &all {
-            self.tell_act("bucket.superseded", &one.to_string());
-        }
-        Ok(all)
-    }
-
-    fn make_successors(&self, all: &[Succession]) -> Result<Vec<KeyFacts>, KeyError> {
-        let mut made = Vec::new();
-        for (done, one) in all.iter().enumerate() {
-            if one.bucket.is_dead(self.now().at) {
-                // Its time came while it was told.
-                self.tell_of("bucket.superseded", &one.to_string(), "not_done");
-                continue;
-            }
-            match self.make_successor(one) {
-                Ok(info) => made.push(self.facts(&info)),
-                Err(error) => {
-                    let left = all.iter().skip(done);
-                    left.for_each(|left| self.tell_of("bucket.superseded", &left.to_string(), "not_done"));
-                    return Err(KeyError::Keystore(error));
-                }
-            }
-            failpoint("privacy.superseded");
-        }
-        Ok(made)
-    }
-
-    fn make_successor(&self, one: &Succession) -> Result<BucketInfo, KeystoreError> {
-        let info = self.create(&one.by, one.bucket, self.now().at)?;
-        *lock(&self.ended) = None;
-        tracing::info!(bucket = one.by, "another key seals from now on");
-        Ok(info)
-    }
-
     /// Judges an act and tells who approved what is still to be done, before it is done: what is destroyed without a word of
     /// why would look like a fault.
     fn approve(&self, act: &str, signed: &[Signed]) -> Result<Approved, KeyError> {
         let now = self.now().at;
         let judged = approval::judge(&self.deps.people, &self.deps.cell, act, signed, now);
         let approved = judged.map_err(|error| {
-            self.tell_refusal();
+            self.tell_of("bucket.destruction_approved", OPERATOR, "act", "not_approved");
             KeyError::Approval(error)
         })?;
         let Approved { act, by } = &approved;
@@ -299,7 +221,8 @@ impl Inner {
         }
         let by = by.join("+");
         for bucket in act.buckets().iter().filter(|bucket| self.deps.keys.fate(bucket) == Fate::Living) {
-            self.tell_act("bucket.destruction_approved", &format!("{bucket},act={},by={by}", act.id()));
+            let object = format!("{bucket},act={},by={by}", act.id());
+            self.tell_of("bucket.destruction_approved", OPERATOR, &object, "ok");
         }
         Ok(approved)
     }
@@ -347,19 +270,17 @@ impl Inner {
         Ok(Ended { destroyed: early.map(|gone| gone.bucket).collect(), superseded: superseded.collect() })
     }
 
-    fn tell_act(&self, action: &'static str, object: &str) {
-        self.tell_of(action, object, "ok");
-    }
-
-    fn tell_refusal(&self) {
-        self.tell_of("bucket.destruction_approved", "act", "not_approved");
-    }
-
-    fn tell_of(&self, action: &'static str, object: &str, outcome: &'static str) {
+    pub(super) fn tell_of(
+        &self,
+        action: &'static str,
+        actor: &'static str,
+        object: &str,
+        outcome: &'static str,
+    ) {
         self.deps.audit.tell(AuditEntry {
             at: self.deps.clock.now(),
             action,
-            actor: OPERATOR,
+            actor,
             tenant: None,
             object: object.to_owned(),
             outcome,
@@ -377,5 +298,6 @@ fn of_destroyed(gone: &Destruction) -> KeyFacts {
         made_at: Timestamp::from_unix_millis(gone.created_at_ms),
         dies_at: Timestamp::from_unix_millis(gone.dies_at_ms),
         wraps_at_most: gone.wraps_at_most,
+        rotates_at: None,
     }
 }

@@ -68,6 +68,20 @@ impl Retention {
         waiting.saturating_add(self.submit_margin)
     }
 
+    /// The longest that a bucket of these contents lives, from the making of its key on: of what is scheduled as late as may be,
+    /// or made ahead of its use. It dies on a whole hour or day.
+    pub fn longest_life(&self, contents: Contents) -> Duration {
+        let kept = match contents {
+            Contents::Messages(class @ MessageClass::Otp) => self.furthest(class),
+            Contents::Messages(
+                class @ (MessageClass::Transactional | MessageClass::Promotional | MessageClass::AdInvite),
+            ) => self.furthest(class) + Facts::MAX_AHEAD + self.submit_margin,
+            Contents::Inbound => self.inbound,
+            Contents::Index => self.index + self.session,
+        };
+        kept + 2 * contents.grain()
+    }
+
     /// The bucket of what is made at this time and kept as long as its contents are, and is not scheduled; none beyond the
     /// year 9999.
     pub fn latest(&self, contents: Contents, at: Timestamp) -> Option<Bucket> {

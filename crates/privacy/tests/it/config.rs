@@ -62,6 +62,18 @@ fn every_range_is_checked() {
         ("retention.index = '59 s'", "retention.index"),
         ("retention.submit_margin = '9 s'", "retention.submit_margin"),
         ("retention.submit_margin = '16 m'", "retention.submit_margin"),
+        ("rotation.otp = '9 s'", "rotation.otp"),
+        ("rotation.transactional = '59 m'", "rotation.transactional"),
+        ("rotation.promotional = '91 d'", "rotation.promotional"),
+        ("rotation.ad_invite = '1 s'", "rotation.ad_invite"),
+        ("rotation.inbound = '59 m'", "rotation.inbound"),
+        ("rotation.index = '5 h'", "rotation.index"),
+        // So many keys would take a bucket's names before it dies.
+        ("rotation.otp = '10 s'\nretention.limits = 'technical'\nretention.otp = '24 h'", "rotation.otp"),
+        (
+            "rotation.promotional = '1 h'\nretention.limits = 'technical'\nretention.promotional = '30 d'",
+            "rotation.promotional",
+        ),
         ("session.lifetime = '301 s'", "session.lifetime"),
         ("session.lifetime = '9 s'", "session.lifetime"),
         ("destruction.sweep_every = '61 s'", "destruction.sweep_every"),

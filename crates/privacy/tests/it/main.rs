@@ -10,5 +10,6 @@ mod hsm;
 mod index;
 mod operator;
 mod receipts;
+mod rotation;
 mod wire;
 mod world;

@@ -290,6 +290,7 @@ async fn the_inventory_says_of_each_key_how_it_stands() {
         made_at: NOW,
         dies_at: made.dies_at,
         wraps_at_most: 5,
+        rotates_at: Some(NOW.plus(20 * MINUTE)),
     };
     assert_eq!(otp, facts);
     world.clock.set(made.dies_at);

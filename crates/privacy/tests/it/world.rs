@@ -13,7 +13,7 @@ use std::{
 use futures::future::BoxFuture;
 use sotto_core::{AccountId, ManualClock, MessageClass, TenantId, Timestamp, work::KeyWrap};
 use sotto_crypto::sign::SigningKey;
-use sotto_keystore::{Keystore, SoftBuckets, UnlockSecret};
+use sotto_keystore::{Keystore, KeystoreError, SoftBuckets, UnlockSecret};
 use sotto_metrics::Metrics;
 use sotto_privacy::{
     adapters::receipts::in_file,
@@ -23,6 +23,7 @@ use sotto_privacy::{
         policy::{Allowed, Policy, Rule},
         rate::Bound,
         retention::Retention,
+        rotation::Rotation,
     },
     error::KeyError,
     metrics::PrivacyMetrics,
@@ -46,6 +47,15 @@ pub(crate) const RETENTION: Retention = Retention {
     index: Duration::from_secs(90 * 86_400),
     submit_margin: Duration::from_secs(120),
     session: Duration::from_secs(300),
+};
+
+pub(crate) const ROTATION: Rotation = Rotation {
+    otp: Duration::from_secs(1_200),
+    transactional: Duration::from_secs(7 * 86_400),
+    promotional: Duration::from_secs(7 * 86_400),
+    ad_invite: Duration::from_secs(7 * 86_400),
+    inbound: Duration::from_secs(7 * 86_400),
+    index: Duration::from_secs(6 * 3_600),
 };
 
 /// People of whom two may approve, by their keys' seeds.
@@ -82,8 +92,18 @@ impl Told {
 
     /// `action object outcome` of everything told since the last look.
     pub(crate) fn take(&self) -> Vec<String> {
+        self.taken(|_| true)
+    }
+
+    /// The same, of what this one did.
+    pub(crate) fn by(&self, actor: &str) -> Vec<String> {
+        self.taken(|one| one.actor == actor)
+    }
+
+    fn taken(&self, wanted: impl Fn(&AuditEntry) -> bool) -> Vec<String> {
         let told = std::mem::take(&mut *self.entries.lock().unwrap());
-        told.into_iter().map(|one| format!("{} {} {}", one.action, one.object, one.outcome)).collect()
+        let told = told.into_iter().filter(wanted);
+        told.map(|one| format!("{} {} {}", one.action, one.object, one.outcome)).collect()
     }
 }
 
@@ -168,8 +188,11 @@ impl World {
 
     /// The key file as a process opens it.
     pub(crate) fn buckets(&self) -> SoftBuckets {
-        SoftBuckets::open(&self.buckets_file(), UnlockSecret::read(&self.secret_file()).unwrap(), "privacy")
-            .unwrap()
+        self.try_buckets().unwrap()
+    }
+
+    pub(crate) fn try_buckets(&self) -> Result<SoftBuckets, KeystoreError> {
+        SoftBuckets::open(&self.buckets_file(), UnlockSecret::read(&self.secret_file())?, "privacy")
     }
 
     /// The key that signs receipts.
@@ -189,6 +212,7 @@ impl World {
             cell: cell.parse().unwrap(),
             retention: RETENTION,
             rules: Vec::new(),
+            rotation: ROTATION,
             policy: Policy::new(rules),
             bound,
             own_keys: HashSet::from([tenant("bank")]),
