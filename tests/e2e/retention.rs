@@ -4,15 +4,17 @@
 use std::{
     fs,
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use serde_json::Value;
 use sotto_bus::{Service, StreamReader};
+use sotto_core::{Clock as _, SystemClock};
 use sotto_proto::pipeline::v1::EventBatch;
 use sotto_testkit::{eventually, eventually_ok};
 
 use crate::{
-    cell::{BOUND, Cell, slow_carrier, text},
+    cell::{BOUND, Cell, SENDER, number, slow_carrier, text},
     load::{Load, settled},
     quarantine::bus,
 };
@@ -123,5 +125,45 @@ async fn old_events_go_and_every_message_is_still_accounted_for() {
     })
     .await;
     assert!(refused.contains("are not those that the log committed to"), "{refused}");
+    cell.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancellation_outlives_its_events_and_redis() {
+    let mut cell = Cell::start().await;
+    let times = cell.root().join("run/times");
+    fs::create_dir_all(&times).unwrap();
+    fs::write(times.join("events"), "1000").unwrap();
+    // It lies on the schedule until then, and would be sent.
+    let at = SystemClock.now().plus(Duration::from_secs(20 * 86_400)).to_string();
+    let to = number(1);
+    let wanted =
+        ["send", "--client", "shop", "--from", SENDER, "--class", "transactional", "--text", "Hen gap"];
+    let sent = cell.json(wanted.into_iter().chain(["--to", &to, "--at", &at])).await.pop().unwrap();
+    let id = sent["message_id"].as_str().unwrap();
+    cell.run(["message", "cancel", id, "--client", "shop"]).await;
+    let (_, more) = closed_beyond(&cell, last_event(&cell).await, 1_000).await;
+    let ledger = cell.ledger().await;
+    let counted =
+        (count(&ledger, "accepted"), count(&ledger, "cancelled"), count(&ledger, "closed_messages"));
+    assert_eq!(counted.0, u64::from(more) + 1, "{ledger}");
+    assert_eq!(counted.1, 1, "{ledger}");
+    assert!(counted.2 <= u64::from(more), "{ledger}");
+
+    assert_eq!(cell.redis(&["FLUSHALL"]).await, "OK");
+    eventually(BOUND, "the message to be known as cancelled", || async {
+        let shown = cell.try_run(["message", "show", id, "--client", "shop", "--json"]).await;
+        let shown = serde_json::from_slice::<Value>(&shown.stdout).unwrap_or_default();
+        shown["state"] == "cancelled"
+    })
+    .await;
+    // And by those who would send it.
+    let pattern = format!("sotto:carrier:*:sent:{id}");
+    eventually(BOUND, "its mark", || async {
+        let key = cell.redis(&["--scan", "--pattern", &pattern]).await;
+        !key.is_empty() && cell.redis(&["GET", &key]).await == "x"
+    })
+    .await;
+    assert_eq!(cell.ledger().await["cancelled"], 1);
     cell.stop().await;
 }
