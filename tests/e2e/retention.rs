@@ -57,6 +57,8 @@ async fn old_events_go_and_every_message_is_still_accounted_for() {
     fs::create_dir_all(&times).unwrap();
     // Seconds instead of months.
     fs::write(times.join("events"), "1000").unwrap();
+    // Before the first event too.
+    assert_eq!(cell.ledger().await["accepted"], 0);
     let plan = cell.json(["retention", "plan"]).await;
     let events = plan.iter().find(|line| line["stream"] == "EVENTS").unwrap();
     assert_eq!((&events["kept_seconds"], &events["closed_through"]), (&(90 * 86_400).into(), &0.into()));

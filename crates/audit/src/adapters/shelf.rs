@@ -70,6 +70,10 @@ async fn read(
     through: u64,
     most: usize,
 ) -> Result<Vec<StoredEvents>, EventsUnavailable> {
+    // Nothing was ever stored, or nothing is left.
+    if through < from.max(1) {
+        return Ok(Vec::new());
+    }
     // Both are known to be stored, so a broker that lags is asked again.
     let mut reading = reader.read_stored(from, through);
     let mut batches = Vec::new();

@@ -39,6 +39,10 @@ pub(super) async fn find(
     held: &StreamState,
 ) -> Result<Option<Beginning>, CliError> {
     let StreamState { messages, first, last, .. } = *held;
+    // Nothing was ever stored.
+    if last == 0 {
+        return Ok(Some(Beginning::default()));
+    }
     if messages != (last + 1).saturating_sub(first) {
         let problem = format!("the log holds {messages} of the batches of events {first} to {last}");
         return Err(CliError::new(problem).fix(PURGED));
