@@ -206,6 +206,8 @@ impl Rebuilder {
             self.read_accepted("INTAKE", &mut image, tell).await?;
             self.read_carried(&mut image, tell).await?;
             self.read_events(&mut image, tell).await?;
+            // What was accepted meanwhile is known to whoever took it, who may die before it is written.
+            self.read_accepted("INTAKE", &mut image, tell).await?;
             image.write().await
         };
         tokio::select! {
