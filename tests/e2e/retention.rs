@@ -87,7 +87,7 @@ async fn old_events_go_and_every_message_is_still_accounted_for() {
     sent += 5;
     assert_eq!(settled(&cell, &open, false).await, 0);
     let mut from = 2_000;
-    for place in ["audit.carried", "audit.closed", "audit.trimmed"] {
+    for place in ["audit.carried", "audit.closed", "audit.forgotten"] {
         let armed = cell.root().join("run/failpoints").join(place);
         fs::create_dir_all(armed.parent().unwrap()).unwrap();
         let beyond = last_event(&cell).await;

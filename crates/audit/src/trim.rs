@@ -203,7 +203,7 @@ impl<S: Shelf> Trimmer<S> {
                 self.read_range(&range, |_| Ok(())).await?;
             }
             shelf.forget(carried.map(|range| range.first)).await?;
-            failpoint("audit.trimmed");
+            failpoint("audit.forgotten");
             shelf.trim(through + 1).await?;
         }
         Ok(left)

@@ -108,6 +108,7 @@ async fn plan(dir: &CellDir, now: Timestamp, output: &Output) -> Result<(), CliE
                 continue;
             }
             _ if stream.name == "CARRIED" => "until the next closing balance".to_owned(),
+            _ if stream.name == "AUDIT" => "8 days after it is in the audit log".to_owned(),
             (Some(seconds), _) => format!("{seconds} s"),
             (None, Retention::WorkQueue) => "until it is done".to_owned(),
             (None, Retention::Latest) => "the latest word on each".to_owned(),
