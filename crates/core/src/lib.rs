@@ -4,6 +4,7 @@
 //! parameter, so every decision made here can be replayed. What is personal (numbers, senders, bodies) lives in
 //! types whose `Debug` and `Display` print nothing of it.
 
+pub mod abuse;
 pub mod approval;
 pub mod cancel;
 pub mod carriers;

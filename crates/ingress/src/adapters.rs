@@ -8,6 +8,7 @@ pub mod index;
 pub mod keys;
 pub mod measured;
 pub mod publishers;
+pub mod recipients;
 pub mod room;
 pub mod store;
 pub mod subjects;

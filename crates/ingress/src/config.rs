@@ -55,6 +55,8 @@ pub struct Config {
     pub validity: ValidityConfig,
     /// `[rate]`
     pub rate: RateConfig,
+    /// `[recipients]`
+    pub recipients: RecipientsConfig,
     /// `[load]`
     pub load: LoadConfig,
     /// `[publishers]`
@@ -176,6 +178,25 @@ pub struct RateConfig {
     pub reads_burst: u32,
 }
 
+/// What a number may get.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RecipientsConfig {
+    /// One-time codes in a day from all tenants; 0: not counted.
+    pub codes_per_day: u32,
+    /// What becomes of those above it.
+    pub above: Above,
+}
+
+/// What becomes of one-time codes above what a number may get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Above {
+    /// They are counted.
+    Watch,
+    /// They are refused.
+    Refuse,
+}
+
 /// What one process carries.
 #[derive(Clone, Debug, Deserialize)]
 pub struct LoadConfig {
@@ -294,6 +315,7 @@ impl Validate for Config {
         self.privacy.validate(&at.key("privacy"), errors);
         self.validity.validate(&at.key("validity"), errors);
         self.rate.validate(&at.key("rate"), errors);
+        self.recipients.validate(&at.key("recipients"), errors);
         self.load.validate(&at.key("load"), errors);
         self.publishers.validate(&at.key("publishers"), errors);
         self.projection.validate(&at.key("projection"), errors);
@@ -392,6 +414,12 @@ impl Validate for RateConfig {
         errors.in_range(at, "alone", self.alone, 1..=100, "per cent");
         errors.in_range(at, "reads_per_second", self.reads_per_second, 1..=1_000_000, "questions a second");
         errors.in_range(at, "reads_burst", self.reads_burst, 1..=1_000_000, "questions");
+    }
+}
+
+impl Validate for RecipientsConfig {
+    fn validate(&self, at: &KeyPath, errors: &mut ConfigErrors) {
+        errors.in_range(at, "codes_per_day", self.codes_per_day, 0..=1_000, "codes");
     }
 }
 

@@ -23,6 +23,12 @@ pub enum Refusal {
         /// How long.
         after: Duration,
     },
+    /// The number has got as many codes today as it may.
+    #[error(
+        "this number has got as many one-time codes today as this cell sends to one, from all its clients together; it gets \
+         more after midnight (UTC)"
+    )]
+    RecipientFull,
     /// The process has too much under way.
     #[error("too much is under way here: try again")]
     Overloaded,
@@ -48,7 +54,7 @@ pub enum Refusal {
 impl Classified for Refusal {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::Invalid(_) | Self::KeyReused => ErrorClass::Reject,
+            Self::Invalid(_) | Self::KeyReused | Self::RecipientFull => ErrorClass::Reject,
             Self::TooFast { after } | Self::Unavailable { after, .. } => ErrorClass::Retry { after: *after },
             Self::Overloaded | Self::InDoubt => ErrorClass::Retry { after: Duration::from_secs(1) },
             Self::Internal => ErrorClass::Bug,

@@ -5,7 +5,11 @@ use std::time::Duration;
 use sotto_core::{Lane, MessageClass};
 use sotto_metrics::{About, Age, Counter, Described, Each, Gauge, Histogram, Metrics, TIMES, WAITS, label};
 
-use crate::{app::intake::Accepted, error::Refusal, ports::KeyError};
+use crate::{
+    app::intake::Accepted,
+    error::Refusal,
+    ports::{Counted, KeyError},
+};
 
 label! {
     /// Why a message was not accepted.
@@ -16,6 +20,8 @@ label! {
         KeyReused = "key_reused",
         /// The tenant's rate.
         TooFast = "too_fast",
+        /// The number has got as many codes today as it may.
+        RecipientFull = "recipient_full",
         /// Too much under way here.
         Overloaded = "overloaded",
         /// Something is away, or an operator stopped it.
@@ -33,6 +39,7 @@ impl From<&Refusal> for Reason {
             Refusal::Invalid(_) => Self::Invalid,
             Refusal::KeyReused => Self::KeyReused,
             Refusal::TooFast { .. } => Self::TooFast,
+            Refusal::RecipientFull => Self::RecipientFull,
             Refusal::Overloaded => Self::Overloaded,
             Refusal::Unavailable { .. } => Self::Unavailable,
             Refusal::InDoubt => Self::InDoubt,
@@ -64,6 +71,28 @@ impl From<KeyError> for KeyFound {
     }
 }
 
+label! {
+    /// Whether a one-time code was one of those that its number may get.
+    pub enum Count("result") {
+        /// It was.
+        Within = "within",
+        /// It was one more.
+        Above = "above",
+        /// Nobody could count.
+        Uncounted = "uncounted",
+    }
+}
+
+impl From<Counted> for Count {
+    fn from(counted: Counted) -> Self {
+        match counted {
+            Counted::Within => Self::Within,
+            Counted::Above => Self::Above,
+            Counted::Not => Self::Uncounted,
+        }
+    }
+}
+
 /// The instruments. Clones share them.
 #[derive(Clone, Debug)]
 pub struct IngressMetrics {
@@ -74,6 +103,8 @@ pub struct IngressMetrics {
     accepted_in: Each<MessageClass, Histogram>,
     /// Session keys, by where they came from.
     pub keys: Each<KeyFound, Counter>,
+    /// One-time codes, by whether their number may get them; without `[recipients]` none.
+    pub recipients: Each<Count, Counter>,
     /// When privacy last said which keys ended.
     pub revocations: Age,
     /// Messages under way.
@@ -103,6 +134,7 @@ impl IngressMetrics {
             refused: metrics.counters(REFUSED),
             accepted_in: metrics.each(|metrics| metrics.times(ACCEPTED_IN, TIMES)),
             keys: metrics.counters(KEYS),
+            recipients: metrics.counters(RECIPIENTS),
             revocations: metrics.age(REVOCATIONS),
             under_way: metrics.gauge(UNDER_WAY),
             most_under_way: metrics.gauge(MOST_UNDER_WAY),
@@ -159,6 +191,12 @@ const KEYS: About = About {
     name: "sotto_ingress_session_keys_total",
     what: "Session keys looked for, by result: `held` is a hit of the cache, `fetched` a miss that privacy answered",
     worry: "`unavailable`: privacy is away; `refused`: retention or permissions",
+};
+const RECIPIENTS: About = About {
+    name: "sotto_ingress_recipients_total",
+    what: "One-time codes by what their number has got on this day from all tenants together: `within` `recipients.codes_per_day`, `above` it \
+           (refused, or only counted), `uncounted` without Redis or privacy's key; nothing while it is 0",
+    worry: "`above`: somebody floods a number, or uses one for many accounts; `uncounted`: nobody is protected",
 };
 const REVOCATIONS: About = About {
     name: "sotto_ingress_revocation_age_seconds",

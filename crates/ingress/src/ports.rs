@@ -73,6 +73,23 @@ pub trait Index: Debug + Send + Sync {
     fn enter<'a>(&'a self, shard: ShardId, facts: &'a Facts, number: &'a E164) -> BoxFuture<'a, ()>;
 }
 
+/// Whether a number has got too much today.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// It has not.
+    Within,
+    /// It has.
+    Above,
+    /// Nobody can count now.
+    Not,
+}
+
+/// What a number gets in a day from all tenants of the cell together.
+pub trait Recipients: Debug + Send + Sync {
+    /// Counts a message; asked twice of one it says the same.
+    fn count<'a>(&'a self, number: &'a E164, message: &'a MessageId) -> BoxFuture<'a, Counted>;
+}
+
 /// The key that makes a tenant's pseudonyms in a bucket.
 #[derive(Debug)]
 pub struct PseudonymKey {

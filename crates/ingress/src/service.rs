@@ -1,6 +1,8 @@
 //! The process: connects, serves, folds, sweeps, rebuilds.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+mod held;
+
+use std::{sync::Arc, time::Duration};
 
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -14,7 +16,6 @@ use sotto_core::{
     carriers::{CarriersFile, RouteTable},
 };
 use sotto_keystore::{Keystore, MacHome, Pkcs11Keystore, SoftKeystore, Token, UnlockSecret};
-use sotto_metrics::Age;
 use sotto_proto::message::v1::message_service_server::MessageServiceServer;
 use sotto_runtime::{
     Condition, Context, Readiness, Service, Stop,
@@ -28,15 +29,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic_health::ServingStatus;
 
+use self::held::HeldKeys;
 use crate::{
     adapters::{
         audit::{AuditTrail, Category, SUM_OVER},
         broker::BrokerLog,
         grpc::{Acts, Bounds, Load, Messages, Operations},
         index::{self, NumberIndex},
-        keys::{SessionKeys, WIPE_EVERY},
+        keys::SessionKeys,
         measured::{self, MeasuredProjection},
         publishers::{self, INTAKE_RING, Publishers},
+        recipients::RecipientCount,
         room::Rooms,
         store::{Answers, Store, StoreOptions, Terms},
         subjects::SubjectClient,
@@ -44,7 +47,7 @@ use crate::{
     },
     app::{
         cancel::Canceller,
-        intake::{Deps, IDEMPOTENCY_RING, Intake},
+        intake::{Ceiling, Deps, IDEMPOTENCY_RING, Intake},
         list::Lister,
         projection::{self, Folder, Projection},
         rebuild::Rebuilder,
@@ -53,7 +56,7 @@ use crate::{
         sweep::Sweeper,
         watch::Source,
     },
-    config::{Config, DEFAULT_TOML, KeystoreConfig},
+    config::{Above, Config, DEFAULT_TOML, KeystoreConfig},
     domain::token::Expected,
     error::IngressError,
     metrics::{IngressMetrics, Reason},
@@ -182,6 +185,16 @@ impl Parts {
             audit: self.trail.clone(),
             whole: spare.condition("index"),
         });
+        let recipients = config.recipients.codes_per_day;
+        let recipients = (recipients > 0).then(|| {
+            let (clock, tasks) = (Arc::clone(&context.clock), context.tasks.clone());
+            RecipientCount::new(store.clone(), subjects.clone(), clock, tasks, recipients)
+        });
+        let held = HeldKeys { sessions: keys.clone(), index: index.clone(), recipients: recipients.clone() };
+        let ceiling = recipients.map(|recipients| Ceiling {
+            recipients: Arc::new(recipients),
+            refuses: config.recipients.above == Above::Refuse,
+        });
         let (heard, following) = ControlRegister::new(&self.bus).follow();
         let intake = Intake::new(Deps {
             cell: config.cell.id.clone(),
@@ -194,6 +207,7 @@ impl Parts {
             claims: Arc::new(store.clone()),
             records: Arc::new(store.clone()),
             gate: Arc::new(store.clone()),
+            ceiling,
             heard,
             restored: config.restored.cell(),
             routes: self.routes()?,
@@ -258,11 +272,8 @@ impl Parts {
             });
         };
         until_stop("identity's keys", Box::pin(async move { tokens.keep_fresh(refresh, keys_known).await }));
-        until_stop(
-            "ended keys",
-            Box::pin(forget_ended(keys.clone(), index.clone(), metrics.revocations.clone())),
-        );
-        until_stop("session keys", Box::pin(wipe(keys, index.clone())));
+        until_stop("ended keys", Box::pin(held.clone().forget_ended(metrics.revocations.clone())));
+        until_stop("session keys", Box::pin(held.wipe()));
         context.tasks.spawn_background("index", {
             let stop = stop.clone();
             async move {
@@ -506,32 +517,6 @@ async fn watch_bus(bus: Bus, ready: Condition, stop: Stop) {
         tokio::select! {
             changed = state.changed() => if changed.is_err() { return },
             () = stop.requested() => return,
-        }
-    }
-}
-
-async fn wipe(keys: SessionKeys, index: NumberIndex) {
-    let mut tick = tokio::time::interval(WIPE_EVERY);
-    loop {
-        tick.tick().await;
-        keys.wipe();
-        index.forget(&HashSet::new());
-    }
-}
-
-async fn forget_ended(keys: SessionKeys, index: NumberIndex, heard: Age) {
-    let mut tick = tokio::time::interval(WIPE_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        match keys.forget_ended().await {
-            Ok(ended) => {
-                heard.now();
-                index.forget(&ended);
-            }
-            Err(error) => {
-                tracing::debug!(error = chain(&error), "privacy does not say which keys ended");
-            }
         }
     }
 }

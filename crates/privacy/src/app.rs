@@ -1,5 +1,6 @@
 //! The service's work: policy and clock decide, the keystore acts, everything is counted.
 
+mod abuse;
 mod ahead;
 mod index;
 mod opening;
@@ -23,6 +24,7 @@ use sotto_keystore::{BucketInfo, BucketKeystore, Keystore, KeystoreError};
 use sotto_runtime::failpoint;
 use tokio::time::Instant;
 
+pub use abuse::AbuseKey;
 pub use index::{Asked, FoundHere, IndexKeys, MOST_PSEUDONYMS, PseudonymKey};
 pub use opening::{MAX_WRAPS, Opened, Refusal};
 pub use operator::{Ended, Inventory, KeyFacts, KeyState};
@@ -365,7 +367,9 @@ impl Inner {
             Contents::Messages(_) | Contents::Inbound => {
                 self.deps.keys.create_bucket(name, dies_at_ms, now_ms)
             }
-            Contents::Index => self.deps.keys.create_deriving_bucket(name, dies_at_ms, now_ms),
+            Contents::Index | Contents::Abuse => {
+                self.deps.keys.create_deriving_bucket(name, dies_at_ms, now_ms)
+            }
         }
     }
 

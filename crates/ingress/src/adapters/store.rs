@@ -8,6 +8,7 @@ mod begin;
 mod credit;
 mod index;
 mod missed;
+mod recipients;
 mod record;
 mod save;
 mod scripts;
@@ -267,6 +268,8 @@ fn evicts(memory: &str) -> bool {
 
 /// Names of keys.
 mod key {
+    use sotto_core::index::Pseudonym;
+
     use super::{MessageId, ShardId, TenantId};
 
     pub(super) fn ready(shard: ShardId) -> String {
@@ -295,6 +298,12 @@ mod key {
     }
     pub(super) fn folded(shard: ShardId) -> String {
         format!("sotto:ingress:{{s{shard}}}:folded")
+    }
+    pub(super) fn recipient(number: &Pseudonym) -> String {
+        let [first, ..] = number.0;
+        let name = u128::from_be_bytes(number.0);
+        // Over the nodes of a cluster.
+        format!("sotto:ingress:{{n{first:02x}}}:codes:{name:032x}")
     }
     pub(super) fn pace(tenant: &TenantId) -> String {
         format!("sotto:ingress:{{{tenant}}}:pace")

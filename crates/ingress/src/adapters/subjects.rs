@@ -12,8 +12,9 @@ use sotto_crypto::{CryptoError, MacKey, Zeroizing, hpke::OpeningKey};
 use sotto_proto::{
     from_wire_time,
     privacy::v1::{
-        BucketPseudonym, CreateIndexKeyRequest, FindSubjectRequest, IndexedMessage, ListPseudonymKeysRequest,
-        SealedKeys, key_service_client::KeyServiceClient, subject_service_client::SubjectServiceClient,
+        BucketPseudonym, CreateAbuseKeyRequest, CreateIndexKeyRequest, FindSubjectRequest, IndexedMessage,
+        ListPseudonymKeysRequest, SealedKeys, key_service_client::KeyServiceClient,
+        subject_service_client::SubjectServiceClient,
     },
 };
 use sotto_runtime::{grpc::TraceCalls, telemetry::chain};
@@ -53,6 +54,19 @@ pub struct IndexKeys {
     pub seal_until: Timestamp,
 }
 
+/// What makes what stands for numbers to the whole cell on one day.
+#[derive(Debug)]
+pub struct AbuseKey {
+    /// The key.
+    pub key: Zeroizing<[u8; 32]>,
+    /// Its bucket.
+    pub bucket: String,
+    /// Use it no longer.
+    pub use_until: Timestamp,
+    /// The end of the day.
+    pub dies_at: Timestamp,
+}
+
 impl SubjectClient {
     /// Asks on this channel for single answers, each of which takes at most `timeout`, and on `reading` for parts of the index.
     pub fn new(channel: Channel, reading: Channel, timeout: Duration) -> Self {
@@ -87,6 +101,28 @@ impl SubjectClient {
                 sealing: Zeroizing::new(*sealing),
                 pseudonyms: Zeroizing::new(*pseudonyms),
                 seal_until: from_wire_time(answer.seal_until?),
+            })
+        };
+        read().ok_or_else(senseless)
+    }
+
+    /// The key of the day.
+    ///
+    /// # Errors
+    /// [`KeyError::Unavailable`], [`KeyError::Refused`]; also of a privacy of the version before, which has none.
+    pub async fn abuse_key(&self) -> Result<AbuseKey, KeyError> {
+        let reply = reply()?;
+        let request = CreateAbuseKeyRequest { reply_key: public(&reply) };
+        let mut client = self.keys.clone();
+        let answer = answered(self.timeout, client.create_abuse_key(request)).await?;
+        let read = || {
+            let keys = open(&reply, answer.sealed.as_ref()?).ok()?;
+            let [key] = keys.as_slice() else { return None };
+            Some(AbuseKey {
+                key: Zeroizing::new(*key),
+                bucket: answer.bucket.clone(),
+                use_until: from_wire_time(answer.use_until?),
+                dies_at: from_wire_time(answer.dies_at?),
             })
         };
         read().ok_or_else(senseless)

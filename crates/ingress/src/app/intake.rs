@@ -1,5 +1,6 @@
 //! From a request to an accepted message.
 
+mod ceiling;
 mod refusals;
 
 use std::{
@@ -44,6 +45,8 @@ use crate::{
     ports::{Claimed, Claims, Found, Gate, Index, KeySource, Log, Records, Session, StoreError},
 };
 
+pub use ceiling::Ceiling;
+
 /// The ring of the keystore that makes ids and content tags.
 pub const IDEMPOTENCY_RING: &str = "idempotency";
 
@@ -79,6 +82,8 @@ pub struct Deps {
     pub records: Arc<dyn Records>,
     /// The pace of tenants.
     pub gate: Arc<dyn Gate>,
+    /// What a number may get in a day; none: nobody counts.
+    pub ceiling: Option<Ceiling>,
     /// What operators hold back.
     pub heard: watch::Receiver<Heard>,
     /// That the cell was put back from a backup.
@@ -363,6 +368,7 @@ impl Intake {
         times: (Timestamp, Timestamp),
     ) -> Result<Accepted, Refusal> {
         let deps = &self.0.deps;
+        self.within_ceiling(request, &id).await?;
         let facts = facts(tenant, request, id, keyed.as_ref().map(|keyed| keyed.content), times);
         let delivery = self.seal(&facts, request).await?;
         failpoint("ingress.claimed");

@@ -33,10 +33,11 @@ use sotto_proto::{
     message::v1::MessageClass as WireClass,
     pipeline::v1 as pipeline,
     privacy::v1::{
-        CreateInboundKeyRequest, CreateInboundKeyResponse, CreateIndexKeyRequest, CreateIndexKeyResponse,
-        CreateSessionKeyRequest, CreateSessionKeyResponse, FindSubjectRequest, FindSubjectResponse,
-        ListEndedBucketsRequest, ListEndedBucketsResponse, ListPseudonymKeysRequest,
-        ListPseudonymKeysResponse, SealedKeys, UnwrapKeysRequest, UnwrapKeysResponse,
+        CreateAbuseKeyRequest, CreateAbuseKeyResponse, CreateInboundKeyRequest, CreateInboundKeyResponse,
+        CreateIndexKeyRequest, CreateIndexKeyResponse, CreateSessionKeyRequest, CreateSessionKeyResponse,
+        FindSubjectRequest, FindSubjectResponse, ListEndedBucketsRequest, ListEndedBucketsResponse,
+        ListPseudonymKeysRequest, ListPseudonymKeysResponse, SealedKeys, UnwrapKeysRequest,
+        UnwrapKeysResponse,
         key_service_server::{KeyService, KeyServiceServer},
         subject_service_server::{SubjectService, SubjectServiceServer},
     },
@@ -317,6 +318,8 @@ pub(crate) struct FakePrivacy {
     pub(crate) ended: Arc<Mutex<ListEndedBucketsResponse>>,
     /// Whether it gives no keys for the index.
     pub(crate) indexless: Arc<AtomicBool>,
+    /// How many keys of the day it has had.
+    pub(crate) abuse: Arc<AtomicU32>,
     /// What it was asked to find, and what it says.
     pub(crate) asked: Arc<Mutex<Vec<FindSubjectRequest>>>,
     pub(crate) found: Arc<Mutex<FindSubjectResponse>>,
@@ -326,6 +329,21 @@ pub(crate) struct FakePrivacy {
 pub(crate) const SEALING: [u8; 32] = [3; 32];
 pub(crate) const PSEUDONYMS: [[u8; 32]; 2] = [[4; 32], [5; 32]];
 pub(crate) const INDEX: [&str; 2] = ["index/2027-02-27", "index/2027-02-26"];
+
+/// The day's bucket, and the one that takes its place.
+pub(crate) const ABUSE: [&str; 2] = ["abuse/2026-11-30", "abuse/2026-11-30.2"];
+
+impl FakePrivacy {
+    /// The end of the fake's day.
+    pub(crate) fn abuse_dies_at(&self) -> Timestamp {
+        death(WireClass::Transactional, SystemClock.now().plus(Duration::from_secs(86_400)))
+    }
+
+    /// The key of the day is another one from now on.
+    pub(crate) fn new_abuse_key(&self) {
+        self.abuse.fetch_add(1, Ordering::SeqCst);
+    }
+}
 
 fn sealed_for(reply_key: &[u8], keys: &[[u8; 32]]) -> SealedKeys {
     let sealed = SealingKey::from_bytes(reply_key.try_into().unwrap()).seal_keys(keys).unwrap();
@@ -415,6 +433,25 @@ impl KeyService for FakePrivacy {
             bucket: INDEX[0].to_owned(),
             seal_until: Some(to_wire_time(SystemClock.now().plus(Duration::from_secs(300)))),
             sealed: Some(sealed_for(&request.get_ref().reply_key, &[SEALING, PSEUDONYMS[0]])),
+        }))
+    }
+
+    async fn create_abuse_key(
+        &self,
+        request: Request<CreateAbuseKeyRequest>,
+    ) -> Result<Response<CreateAbuseKeyResponse>, Status> {
+        if self.indexless.load(Ordering::SeqCst) {
+            return Err(Status::unimplemented("of the version before"));
+        }
+        let number = self.abuse.load(Ordering::SeqCst);
+        Ok(Response::new(CreateAbuseKeyResponse {
+            bucket: ABUSE[usize::try_from(number).unwrap()].to_owned(),
+            use_until: Some(to_wire_time(SystemClock.now().plus(Duration::from_secs(300)))),
+            dies_at: Some(to_wire_time(self.abuse_dies_at())),
+            sealed: Some(sealed_for(
+                &request.get_ref().reply_key,
+                &[[u8::try_from(number).unwrap() + 6; 32]],
+            )),
         }))
     }
 

@@ -365,6 +365,7 @@ impl World {
             claims: self.redis.clone(),
             records: self.redis.clone(),
             gate: self.gate.clone(),
+            ceiling: None,
             heard: self.heard.subscribe(),
             restored: *self.restored.lock().unwrap(),
             routes: None,

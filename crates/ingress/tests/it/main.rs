@@ -14,6 +14,7 @@ mod outages;
 mod projection;
 mod publishers;
 mod rebuild;
+mod recipients;
 mod store;
 mod streams;
 mod tokens;

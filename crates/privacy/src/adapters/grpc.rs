@@ -13,9 +13,10 @@ use sotto_proto::{
     message::v1 as message,
     pipeline::v1 as pipeline,
     privacy::v1::{
-        CreateInboundKeyRequest, CreateInboundKeyResponse, CreateIndexKeyRequest, CreateIndexKeyResponse,
-        CreateSessionKeyRequest, CreateSessionKeyResponse, ListEndedBucketsRequest, ListEndedBucketsResponse,
-        SealedKeys, UnwrapKeysRequest, UnwrapKeysResponse, UnwrapRefusal, UnwrappedKey,
+        CreateAbuseKeyRequest, CreateAbuseKeyResponse, CreateInboundKeyRequest, CreateInboundKeyResponse,
+        CreateIndexKeyRequest, CreateIndexKeyResponse, CreateSessionKeyRequest, CreateSessionKeyResponse,
+        ListEndedBucketsRequest, ListEndedBucketsResponse, SealedKeys, UnwrapKeysRequest, UnwrapKeysResponse,
+        UnwrapRefusal, UnwrappedKey,
         key_service_server::{KeyService, KeyServiceServer},
         unwrapped_key,
     },
@@ -160,6 +161,25 @@ impl KeyService for KeyServer {
             bucket: made.key.bucket,
             seal_until: Some(to_wire_time(made.seal_until)),
             sealed: sealed.map_err(|error| status(&error))?,
+        }))
+    }
+
+    async fn create_abuse_key(
+        &self,
+        request: Request<CreateAbuseKeyRequest>,
+    ) -> Result<Response<CreateAbuseKeyResponse>, Status> {
+        let caller = peer_service(&request)?.name();
+        let reply = Reply::needed(&request.into_inner().reply_key).map_err(|error| {
+            self.0.refused_unread(caller, Deed::Make { contents: Contents::Abuse }, Outcome::Invalid);
+            status(&error)
+        })?;
+        let made = self.0.make_abuse(caller).await.map_err(|error| status(&error))?;
+        let sealed = reply.all(std::iter::once(&made.key)).map_err(|error| status(&error))?;
+        Ok(Response::new(CreateAbuseKeyResponse {
+            bucket: made.bucket,
+            use_until: Some(to_wire_time(made.use_until)),
+            dies_at: Some(to_wire_time(made.dies_at)),
+            sealed,
         }))
     }
 

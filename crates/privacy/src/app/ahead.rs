@@ -53,7 +53,12 @@ impl Inner {
             let place: Place = bucket.bucket.parse().ok()?;
             let contents = place.bucket.contents();
             // Nothing hangs on keys of the index: they are used where messages are sealed.
-            let used = if contents == Contents::Index { wrapped } else { bucket.wraps_at_most > 0 };
+            let used = match contents {
+                Contents::Index => wrapped,
+                // Only what counts messages by number asks for one; without it they are taken uncounted.
+                Contents::Abuse => false,
+                Contents::Messages(_) | Contents::Inbound => bucket.wraps_at_most > 0,
+            };
             used.then_some((contents, place.owner))
         });
         Ok(used.collect())

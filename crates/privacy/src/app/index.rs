@@ -255,7 +255,12 @@ impl Inner {
         self.derived(&key.bucket, SEALING_KEY, &fields)
     }
 
-    fn derived(&self, bucket: &str, purpose: &str, fields: &[&[u8]]) -> Result<AeadKey, KeystoreError> {
+    pub(super) fn derived(
+        &self,
+        bucket: &str,
+        purpose: &str,
+        fields: &[&[u8]],
+    ) -> Result<AeadKey, KeystoreError> {
         let key: Zeroizing<[u8; 32]> = self.deps.keys.derive_key(bucket, purpose, fields)?;
         Ok(AeadKey::from_bytes(*key))
     }

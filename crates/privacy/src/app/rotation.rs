@@ -142,6 +142,8 @@ impl Inner {
                 .retention
                 .index_span(now)
                 .is_ok_and(|span| span.bucket.dies_at() == bucket.dies_at()),
+            // It dies with its day.
+            Contents::Abuse => false,
             Contents::Messages(_) | Contents::Inbound => living.wraps_at_most > 0,
         };
         // One whose names are used up has none.

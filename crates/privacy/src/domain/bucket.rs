@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use jiff::{civil, tz::TimeZone};
-use sotto_core::{MessageClass, Timestamp, inbound, index};
+use sotto_core::{MessageClass, Timestamp, abuse, inbound, index};
 
 const HOUR_S: u32 = 3_600;
 const DAY_S: u32 = 24 * HOUR_S;
@@ -20,6 +20,8 @@ pub enum Contents {
     Inbound,
     /// Entries of the index. Its keys follow from that of the bucket, and are not wrapped.
     Index,
+    /// What stands for numbers to the whole cell, for one day. Its key follows from that of the bucket, and is not wrapped.
+    Abuse,
 }
 
 impl Contents {
@@ -29,6 +31,7 @@ impl Contents {
             Self::Messages(class) => class.name(),
             Self::Inbound => inbound::CLASS,
             Self::Index => index::CLASS,
+            Self::Abuse => abuse::CLASS,
         }
     }
 
@@ -45,7 +48,8 @@ impl Contents {
                 MessageClass::Transactional | MessageClass::Promotional | MessageClass::AdInvite,
             )
             | Self::Inbound
-            | Self::Index => DAY_S,
+            | Self::Index
+            | Self::Abuse => DAY_S,
         }
     }
 
@@ -54,6 +58,7 @@ impl Contents {
         match name {
             inbound::CLASS => Some(Self::Inbound),
             index::CLASS => Some(Self::Index),
+            abuse::CLASS => Some(Self::Abuse),
             class => class.parse().ok().map(Self::Messages),
         }
     }
@@ -176,8 +181,8 @@ mod tests {
     const LAST_NAMED: i64 = 253_402_214_400_000;
 
     fn class() -> impl Strategy<Value = Contents> {
-        let all =
-            MessageClass::ALL.into_iter().map(Contents::Messages).chain([Contents::Inbound, Contents::Index]);
+        let others = [Contents::Inbound, Contents::Index, Contents::Abuse];
+        let all = MessageClass::ALL.into_iter().map(Contents::Messages).chain(others);
         proptest::sample::select(all.collect::<Vec<_>>())
     }
 
@@ -187,6 +192,7 @@ mod tests {
         let name = |class: MessageClass| Bucket::covering(class, at).unwrap().to_string();
         assert_eq!(Bucket::covering(Contents::Inbound, at).unwrap().to_string(), "inbound/2026-11-25");
         assert_eq!(Bucket::covering(Contents::Index, at).unwrap().to_string(), "index/2026-11-25");
+        assert_eq!(Bucket::covering(Contents::Abuse, at).unwrap().to_string(), "abuse/2026-11-25");
         assert_eq!(name(MessageClass::Otp), "otp/2026-11-24T05");
         assert_eq!(name(MessageClass::Transactional), "transactional/2026-11-25");
         assert_eq!(name(MessageClass::Promotional), "promotional/2026-11-25");

@@ -78,6 +78,7 @@ impl Retention {
             ) => self.furthest(class) + Facts::MAX_AHEAD + self.submit_margin,
             Contents::Inbound => self.inbound,
             Contents::Index => self.index + self.session,
+            Contents::Abuse => LEAST_NEED,
         };
         kept + 2 * contents.grain()
     }
@@ -89,6 +90,7 @@ impl Retention {
             Contents::Messages(class) => Bucket::covering(class, at.plus(self.furthest(class))),
             Contents::Inbound => self.inbound_span(at).ok().map(|span| span.bucket),
             Contents::Index => self.index_span(at).ok().map(|span| span.bucket),
+            Contents::Abuse => self.abuse_span(at).ok().map(|span| span.bucket),
         }
     }
 
@@ -129,6 +131,15 @@ impl Retention {
     pub fn index_span(&self, now: Timestamp) -> Result<Span, SpanError> {
         let bucket = Bucket::covering(Contents::Index, now.plus(self.index + self.session));
         bucket.map(|bucket| self.seals(bucket, now)).ok_or(SpanError::TooFar { max: self.index })
+    }
+
+    /// The same for the key of what stands for numbers to the whole cell: it is of one day (UTC), and gone with it.
+    ///
+    /// # Errors
+    /// [`SpanError::TooFar`], beyond the year 9999.
+    pub fn abuse_span(&self, now: Timestamp) -> Result<Span, SpanError> {
+        let bucket = Bucket::covering(Contents::Abuse, now.plus(LEAST_NEED));
+        bucket.map(|bucket| self.seals(bucket, now)).ok_or(SpanError::TooFar { max: LEAST_NEED })
     }
 
     fn seals(&self, bucket: Bucket, now: Timestamp) -> Span {
@@ -213,6 +224,20 @@ mod tests {
             assert!(span.bucket.dies_at().since(span.seal_until) >= RETENTION.index);
             assert!(span.bucket.dies_at().since(now) < RETENTION.index + day + RETENTION.session);
         }
+    }
+
+    #[test]
+    fn what_stands_for_a_number_to_the_whole_cell_is_of_one_day() {
+        let day = 86_400_000;
+        let midnight = 1_795_478_400_000;
+        for ms in [0, 1, day / 2, day - 5_001, day - 5_000] {
+            let span = RETENTION.abuse_span(Timestamp::from_unix_millis(midnight + ms)).unwrap();
+            assert_eq!(span.bucket.dies_at().unix_millis(), midnight + day, "{ms}");
+            assert!(span.seal_until < span.bucket.dies_at());
+        }
+        // Of use to nobody any more: that of the next day.
+        let span = RETENTION.abuse_span(Timestamp::from_unix_millis(midnight + day - 4_999)).unwrap();
+        assert_eq!(span.bucket.dies_at().unix_millis(), midnight + 2 * day);
     }
 
     #[test]

@@ -41,6 +41,8 @@ impl Rotation {
             Contents::Messages(MessageClass::AdInvite) => self.ad_invite,
             Contents::Inbound => self.inbound,
             Contents::Index => self.index,
+            // Its bucket is of one day.
+            Contents::Abuse => LONGEST,
         }
     }
 
@@ -61,7 +63,7 @@ pub fn bounds(contents: Contents, retention: &Retention) -> RangeInclusive<Durat
             MessageClass::Transactional | MessageClass::Promotional | MessageClass::AdInvite,
         )
         | Contents::Inbound => Duration::from_secs(3600),
-        Contents::Index => Duration::from_secs(6 * 3600),
+        Contents::Index | Contents::Abuse => Duration::from_secs(6 * 3600),
     };
     let share = retention.longest_life(contents) / MOST_BY_SCHEDULE;
     // In whole seconds, up: it is told to people.

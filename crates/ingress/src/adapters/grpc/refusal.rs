@@ -20,7 +20,7 @@ fn code(refused: &Refusal) -> Code {
     match refused {
         Refusal::Invalid(_) => Code::InvalidArgument,
         Refusal::KeyReused => Code::AlreadyExists,
-        Refusal::TooFast { .. } | Refusal::Overloaded => Code::ResourceExhausted,
+        Refusal::TooFast { .. } | Refusal::Overloaded | Refusal::RecipientFull => Code::ResourceExhausted,
         Refusal::Unavailable { .. } | Refusal::InDoubt => Code::Unavailable,
         Refusal::Internal => Code::Internal,
     }
@@ -43,6 +43,9 @@ pub(super) fn status(refused: &Refusal) -> Status {
     if let Some(after) = retry_after(refused.class()) {
         details.set_retry_info(Some(after));
     }
+    if matches!(refused, Refusal::RecipientFull) {
+        details.set_error_info("RECIPIENT_LIMIT", "sotto", std::collections::HashMap::new());
+    }
     Status::with_error_details(code(refused), refused.to_string(), details)
 }
 
@@ -58,6 +61,7 @@ pub(in crate::adapters) fn error(refused: &Refusal) -> SendError {
             })
             .collect(),
         Refusal::KeyReused
+        | Refusal::RecipientFull
         | Refusal::TooFast { .. }
         | Refusal::Overloaded
         | Refusal::Unavailable { .. }

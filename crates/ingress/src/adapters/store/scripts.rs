@@ -206,6 +206,16 @@ if not ready(KEYS[1]) then return false end
 return redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
 ";
 
+/// a number's messages; one more, how many there may be, the end of the day. Whether it is one of so many.
+const COUNT: &str = "
+if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 1 then return 1 end
+local there = redis.call('SCARD', KEYS[1])
+if there >= tonumber(ARGV[2]) then return 0 end
+redis.call('SADD', KEYS[1], ARGV[1])
+if there == 0 then redis.call('PEXPIREAT', KEYS[1], ARGV[3]) end
+return 1
+";
+
 /// the mark; the connectors' marker of the shard, what the mark says of a cancelled message, milliseconds to keep. 1
 /// cancelled, 0 handed to a carrier, nil if not ready. The marker is no declared key, since that would need the right to
 /// write it; it shares the hash tag of the mark.
@@ -247,6 +257,7 @@ pub(super) struct Scripts {
     pub(super) list: Script,
     pub(super) cancel: Script,
     pub(super) pace: Script,
+    pub(super) count: Script,
 }
 
 impl Scripts {
@@ -268,6 +279,7 @@ impl Scripts {
             list: script(&[READY, LIST]),
             cancel: script(&[READY, CANCEL]),
             pace: script(&[PACE]),
+            count: script(&[COUNT]),
         }
     }
 }
