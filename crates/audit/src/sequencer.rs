@@ -8,7 +8,7 @@ use sotto_tlog::Frontier;
 use tokio::{
     sync::{mpsc, oneshot},
     task::spawn_blocking,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
@@ -25,6 +25,9 @@ pub const MAX_BATCHES: usize = 256;
 
 /// How long the read of a range may take before the turn goes on without it.
 const READ_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same once a stop is asked for: the broker may be gone already, and what is not read now is read at the next start.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long after the end of an interval acts are still waited for: batches that were delivered together come from
 /// tasks of their own, and one that is overtaken by the next would show as a gap first.
@@ -104,7 +107,7 @@ impl<E: Events> Sequencer<E> {
         loop {
             let deadline = Instant::now() + self.parts.interval;
             let (told, ended) = self.gather(deadline, &stop).await;
-            let behind = self.turn(told).await?;
+            let behind = self.turn(told, &stop).await?;
             if ended {
                 return Ok(());
             }
@@ -148,7 +151,7 @@ impl<E: Events> Sequencer<E> {
     }
 
     /// One growth or more; says whether events are still behind.
-    async fn turn(&mut self, told: Vec<Told>) -> Result<bool, LogError> {
+    async fn turn(&mut self, told: Vec<Told>, stop: &Stop) -> Result<bool, LogError> {
         let (mut acts, mut waiting) = (Vec::new(), Vec::new());
         for told in told {
             acts.extend(told.acts);
@@ -164,7 +167,7 @@ impl<E: Events> Sequencer<E> {
             self.grow(Growth { acts, ..Growth::default() }).await?;
             acts = rest;
         }
-        let ranges = self.ranges().await;
+        let ranges = self.ranges(stop).await;
         let behind = ranges.len() == MAX_RANGES;
         self.grow(Growth { acts, ranges, ..Growth::default() }).await?;
         let unjustified = self.unjustified();
@@ -213,7 +216,7 @@ impl<E: Events> Sequencer<E> {
         // Acts that came meanwhile take part: neither starves the other.
         while !stop.is_requested() {
             let (told, ended) = self.gather(Instant::now(), stop).await;
-            if !self.turn(told).await? || ended {
+            if !self.turn(told, stop).await? || ended {
                 return Ok(());
             }
         }
@@ -222,18 +225,23 @@ impl<E: Events> Sequencer<E> {
 
     /// The ranges that follow what is committed, as many as a growth takes. When the stream cannot be read the log
     /// grows by acts alone.
-    async fn ranges(&self) -> Vec<EventRange> {
+    async fn ranges(&self, stop: &Stop) -> Vec<EventRange> {
         let mut ranges = Vec::new();
         let mut through = self.through;
         while ranges.len() < MAX_RANGES {
             let read = self.parts.events.leaves(through + 1, u64::MAX, MAX_BATCHES);
-            let leaves = match timeout(READ_PATIENCE, read).await {
-                Ok(Ok(leaves)) => leaves,
-                Ok(Err(error)) => {
+            let read = tokio::select! {
+                biased;
+                read = read => Some(read),
+                () = out_of_patience(stop) => None,
+            };
+            let leaves = match read {
+                Some(Ok(leaves)) => leaves,
+                Some(Err(error)) => {
                     self.events_are_out(Some(&error));
                     return ranges;
                 }
-                Err(_) => {
+                None => {
                     self.events_are_out(None);
                     return ranges;
                 }
@@ -318,6 +326,18 @@ impl<E: Events> Sequencer<E> {
             }
             ErrorClass::Reject | ErrorClass::Poison | ErrorClass::Bug => Err(error),
         }
+    }
+}
+
+/// Until a read has taken too long.
+async fn out_of_patience(stop: &Stop) {
+    let stopping = async {
+        stop.requested().await;
+        sleep(LAST_PATIENCE).await;
+    };
+    tokio::select! {
+        () = sleep(READ_PATIENCE) => {}
+        () = stopping => {}
     }
 }
 

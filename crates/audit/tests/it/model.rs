@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -209,12 +209,19 @@ impl Signer for TestSigner {
 pub(crate) struct TestEvents {
     pub(crate) batches: Mutex<BTreeMap<u64, Vec<u8>>>,
     pub(crate) away: AtomicBool,
+    /// Whether it does not answer, as a broker that is gone, and how often it was asked meanwhile.
+    pub(crate) silent: AtomicBool,
+    pub(crate) unanswered: AtomicUsize,
 }
 
 impl Events for TestEvents {
     async fn leaves(&self, from: u64, through: u64, max: usize) -> Result<Vec<EventLeaf>, EventsUnavailable> {
         if self.away.load(Ordering::SeqCst) {
             return Err(EventsUnavailable("away".into()));
+        }
+        if self.silent.load(Ordering::SeqCst) {
+            self.unanswered.fetch_add(1, Ordering::SeqCst);
+            std::future::pending::<()>().await;
         }
         let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         let range = batches.range(from..=through).take(max);

@@ -114,6 +114,22 @@ async fn an_act_is_answered_when_its_checkpoint_stands() {
     assert_eq!(entries, [one, two, gap, five]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_a_broker_that_is_gone() {
+    let running = Running::start(Arc::default(), events(3)).await;
+    running.logged(vec![act("identity/1", 1)]).await;
+    running.events.silent.store(true, Ordering::SeqCst);
+    let events = Arc::clone(&running.events);
+    until(|| events.unanswered.load(Ordering::SeqCst) > 0).await;
+    let answer = running.tell(vec![act("identity/1", 2)]).await;
+    let begun = tokio::time::Instant::now();
+    let entries = running.stop().await;
+    // Less than one read waits for otherwise, on a clock that only moves while nobody does anything; and the act is logged.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    answer.await.unwrap();
+    assert!(entries.contains(&Entry::Act(act("identity/1", 2))));
+}
+
 #[tokio::test]
 async fn openings_that_nobody_announced_are_told_once_over_a_start() {
     let keys = |producer, sequence, action: &str, object: &str| Act {
