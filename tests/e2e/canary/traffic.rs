@@ -1,6 +1,6 @@
 //! Messages with markers, by every way into the cell and to every end.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -34,6 +34,9 @@ pub(super) const PLANT: &str = "plant";
 
 /// Messages of the short form; `SOTTO_CANARIES` at build time makes it long (`make canaries MESSAGES=10000`).
 const FEWEST: u32 = 200;
+
+/// How long each may take a cell of unoptimised programs, on top of what all wait for.
+const EACH: Duration = Duration::from_millis(100);
 
 /// How many are sent at once.
 const CONCURRENT: usize = 8;
@@ -74,7 +77,7 @@ pub(super) async fn carriers(root: &Path) -> Carriers {
     let file = root.join("own-carriers.toml");
     write_durably(&file, &format!("{}{}{route}", account("first"), account("second")));
     let ingress = root.join("config/ingress.toml");
-    let waiver = "\n[publishers]\nclear_until = { waived = \"2999-01-01T00:00:00Z\" }\n";
+    let waiver = "\n[publishers]\nclear_until = { waived = \"2999-01-01T00:00:00Z\" }\n\n[recipients]\ncodes_per_day = 1000\n";
     std::fs::write(&ingress, std::fs::read_to_string(&ingress).unwrap() + waiver).unwrap();
     Carriers::with_simulator(file, process, admin)
 }
@@ -121,7 +124,8 @@ pub(super) async fn pass_every_feature(cell: &Cell, look: impl AsyncFn()) {
     refused(cell, &token).await;
     called_back_and_later(cell, &token).await;
     // Everything but the message of next month comes to an end, or is in doubt.
-    eventually(BOUND * 5, "nothing to wait", async || cell.ledger().await["waiting"] == 1).await;
+    let bound = BOUND * 5 + EACH * messages();
+    eventually(bound, "nothing to wait", async || cell.ledger().await["waiting"] == 1).await;
     let told = cell.ledger().await;
     assert_eq!(told["balanced"], true, "{told}");
     assert!(told["in_flight"].as_u64() > Some(0), "some are in doubt: {told}");

@@ -51,7 +51,7 @@ const SETTLED: Duration = Duration::from_secs(120);
 
 /// Messages in doubt, and those whose receipt died with the carrier, are closed a minute after their submit, or when
 /// their validity is over. A longer run waits for that.
-const CLOSED: Duration = Duration::from_secs(300);
+const CLOSED: Duration = Duration::from_secs(480);
 
 /// What a slow disk takes in a second: five syncs or so.
 const SLOW_WRITES: u32 = 20;

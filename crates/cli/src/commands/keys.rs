@@ -34,7 +34,7 @@ pub(crate) enum Keys {
     },
     /// Give living keys successors: what is sealed from now on hangs on them, what hangs on the old ones still opens
     Rotate {
-        /// Of this class (otp, transactional, promotional, ad-invite, inbound, index); default: of all
+        /// Of this class (otp, transactional, promotional, ad-invite, inbound, index, abuse); default: of all
         #[arg(long, default_value = "")]
         class: String,
     },

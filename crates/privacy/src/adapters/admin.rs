@@ -68,7 +68,7 @@ impl KeyAdminService for AdminServer {
         let caller = peer_service(&request)?.name();
         let RotateKeysRequest { class } = request.into_inner();
         let contents = (!class.is_empty()).then(|| {
-            let problem = "must be otp, transactional, promotional, ad-invite or inbound, or empty for all";
+            let problem = "must be otp, transactional, promotional, ad-invite, inbound, index or abuse, or empty for all";
             Contents::from_name(&class).ok_or_else(|| refused("class", problem))
         });
         let made = self.0.rotate(caller, contents.transpose()?).await.map_err(|error| status(&error))?;
