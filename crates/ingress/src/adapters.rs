@@ -6,6 +6,7 @@ pub mod broker;
 pub mod grpc;
 pub mod index;
 pub mod keys;
+mod lent;
 pub mod measured;
 pub mod publishers;
 pub mod recipients;

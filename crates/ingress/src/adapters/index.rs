@@ -15,7 +15,7 @@ use std::{
 use futures::future::BoxFuture;
 use sotto_bus::{Bus, PublishError, Publisher, PublisherConfig, Subject, topology};
 use sotto_core::{
-    Clock, Facts, ShardId, TenantId, Timestamp,
+    Clock, Facts, ShardId, TenantId,
     index::{CLASS, IndexEntry, IndexKey, Indexed},
     number::E164,
 };
@@ -31,6 +31,7 @@ use crate::{
     adapters::{
         audit::{AuditTrail, Category},
         breaker::Breaker,
+        lent::{Held, Lent, Wear},
         subjects::{IndexKeys, SubjectClient},
     },
     domain::pseudonym::pseudonym,
@@ -52,9 +53,6 @@ const REST: Duration = Duration::from_secs(5);
 /// How often a stream that is missing is looked for.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// No key is used longer than this, whatever privacy says.
-const LONGEST: Duration = Duration::from_secs(300);
-
 /// The index of the cell. Clones share everything.
 #[derive(Clone)]
 pub struct NumberIndex(Arc<Inner>);
@@ -72,7 +70,7 @@ struct Inner {
     there: AtomicBool,
     breaker: Breaker,
     gap: Mutex<Option<Gap>>,
-    slots: Mutex<HashMap<TenantId, Arc<Slot>>>,
+    keys: Mutex<HashMap<TenantId, Arc<Lent<TenantKeys>>>>,
 }
 
 impl fmt::Debug for NumberIndex {
@@ -88,31 +86,19 @@ struct Gap {
 }
 
 /// The keys of one tenant.
-#[derive(Default)]
-struct Slot {
-    held: Mutex<Option<Arc<Held>>>,
-    /// One request at a time.
-    fetching: tokio::sync::Mutex<()>,
-}
-
-struct Held {
+struct TenantKeys {
     key: Arc<IndexKey>,
     sealer: Sealer,
     pseudonyms: MacKey,
-    seal_until: Timestamp,
-    fetched: Instant,
-    life: Duration,
-    renewing: AtomicBool,
 }
 
-impl Held {
-    /// By the wall clock, and by the one that nobody sets.
-    fn seals(&self, now: Timestamp) -> bool {
-        now < self.seal_until && self.fetched.elapsed() < self.life && self.sealer.remaining() > 0
+impl Wear for TenantKeys {
+    fn is_spent(&self) -> bool {
+        self.sealer.remaining() == 0
     }
 
-    fn is_old(&self) -> bool {
-        self.fetched.elapsed() >= self.life * 4 / 5 || self.sealer.remaining() < MAX_SEALS / 5
+    fn is_worn(&self) -> bool {
+        self.sealer.remaining() < MAX_SEALS / 5
     }
 }
 
@@ -177,7 +163,7 @@ impl NumberIndex {
             there: AtomicBool::new(false),
             breaker: Breaker::new(REST),
             gap: Mutex::default(),
-            slots: Mutex::default(),
+            keys: Mutex::default(),
         }))
     }
 
@@ -206,13 +192,12 @@ impl NumberIndex {
         }
     }
 
-    /// Forgets keys whose time is over, and those of buckets that ended: their memory is wiped.
+    /// Forgets keys whose time is over, and those of buckets that ended.
     pub fn forget(&self, ended: &HashSet<String>) {
         let now = self.0.clock.now();
-        lock(&self.0.slots).retain(|_, slot| {
-            let mut held = lock(&slot.held);
-            held.take_if(|held| !held.seals(now) || ended.contains(&held.key.bucket));
-            held.is_some() || Arc::strong_count(slot) > 1
+        lock(&self.0.keys).retain(|_, keys| {
+            let left = keys.forget(now, |held| ended.contains(&held.key.bucket));
+            left || Arc::strong_count(keys) > 1
         });
     }
 
@@ -234,58 +219,16 @@ impl NumberIndex {
     }
 
     /// Keys that seal now.
-    async fn held(&self, tenant: &TenantId) -> Result<Arc<Held>, KeyError> {
-        let slot = Arc::clone(lock(&self.0.slots).entry(tenant.clone()).or_default());
-        if let Some(held) = self.usable(&slot) {
-            if held.is_old() && !held.renewing.swap(true, Ordering::AcqRel) {
-                self.renew(slot, Arc::clone(&held), tenant.clone());
-            }
-            return Ok(held);
-        }
-        let _one = slot.fetching.lock().await;
-        match self.usable(&slot) {
-            Some(held) => Ok(held),
-            None => self.fetch(&slot, tenant).await,
-        }
-    }
-
-    fn usable(&self, slot: &Slot) -> Option<Arc<Held>> {
-        let now = self.0.clock.now();
-        lock(&slot.held).as_ref().filter(|held| held.seals(now)).map(Arc::clone)
-    }
-
-    /// Fetches the next keys while the old ones still seal.
-    fn renew(&self, slot: Arc<Slot>, held: Arc<Held>, tenant: TenantId) {
-        let index = self.clone();
-        self.0.tasks.spawn_background("index key", async move {
-            let fetched = {
-                let _one = slot.fetching.lock().await;
-                index.fetch(&slot, &tenant).await
-            };
-            if fetched.is_err() {
-                // The next message tries again. Nobody waits for this pause.
-                tokio::time::sleep(REST).await;
-                held.renewing.store(false, Ordering::Release);
-            }
-        });
-    }
-
-    async fn fetch(&self, slot: &Slot, tenant: &TenantId) -> Result<Arc<Held>, KeyError> {
-        let fetched = Instant::now();
-        let IndexKeys { key, sealing, pseudonyms, seal_until } = self.0.client.index_keys(tenant).await?;
-        let now = self.0.clock.now();
-        let seal_until = seal_until.min(now.plus(LONGEST));
-        let held = Arc::new(Held {
-            sealer: Sealer::new(key.key_id, AeadKey::from_bytes(*sealing), MAX_SEALS),
-            pseudonyms: MacKey::from_bytes(*pseudonyms),
-            key: Arc::new(key),
-            seal_until,
-            fetched,
-            life: seal_until.since(now),
-            renewing: AtomicBool::new(false),
-        });
-        *lock(&slot.held) = Some(Arc::clone(&held));
-        Ok(held)
+    async fn held(&self, tenant: &TenantId) -> Result<Arc<Held<TenantKeys>>, KeyError> {
+        let keys = Arc::clone(lock(&self.0.keys).entry(tenant.clone()).or_default());
+        let (client, tenant) = (self.0.client.clone(), tenant.clone());
+        let fetch = || async move {
+            let IndexKeys { key, sealing, pseudonyms, seal_until } = client.index_keys(&tenant).await?;
+            let sealer = Sealer::new(key.key_id, AeadKey::from_bytes(*sealing), MAX_SEALS);
+            let pseudonyms = MacKey::from_bytes(*pseudonyms);
+            Ok((TenantKeys { key: Arc::new(key), sealer, pseudonyms }, seal_until))
+        };
+        keys.get(&self.0.clock, &self.0.tasks, fetch).await
     }
 
     /// A message has no entry; why, if that was just found out.
