@@ -105,5 +105,35 @@ grep -q "cell vn is there" <<<"$(compose logs --no-color init)" || die "init did
 wait_for 60 "the ledger as it was" ended "$all" 10
 grep -q delivered <<<"$(sotto message show "$id_shown" --client shop)" || die "the first message is not known any more"
 
+say "the machine is lost: put back on another one, it is held until somebody lets it go"
+compose stop -t 45 >"$work/stop.log" 2>&1
+deploy/compose/backup.sh take "$work/kept" "$work/apart"
+! deploy/compose/backup.sh put "$work/kept" "$work/apart" 2>"$work/refused.log" || die "a cell was put over another one"
+grep -q "there is a cell" "$work/refused.log" || die "$(cat "$work/refused.log")"
+# What opens the cell is in the one folder alone.
+! for archive in "$work"/kept/*.tar; do tar -tf "$archive"; done | grep -E 'secrets|\.key$|\.seed$|buckets' || die "what opens it is beside it"
+clean
+deploy/compose/backup.sh put "$work/kept" "$work/apart"
+compose up -d >"$work/back.log" 2>&1
+all_healthy
+grep -q "put back from a backup" <<<"$(sotto doctor || true)" || die "doctor does not say that the cell is held"
+! sotto send --client shop --from ACMEBANK --class otp --to +84912345679 --text no 2>"$work/refused.log" || die "it takes messages while it is held"
+[ "$(count parts)" -eq 0 ] || die "something was sent by itself"
+sotto release --reason "a lost machine"
+taken() { sotto --json send --client shop --from ACMEBANK --class otp --to +84912345679 --text "Your code is 482914" >"$work/taken" 2>&1; }
+wait_for 60 "messages to be taken again" taken
+id=$(field message_id <"$work/taken")
+grep -q delivered <<<"$(sotto message show "$id" --client shop --wait 30)" || die "a message after the restoration was not delivered"
+# What was in doubt at the backup ends as unknown, and nothing is sent twice.
+known() {
+  sotto --json ledger check >"$work/ledger" 2>"$work/ledger.log" &&
+    [ "$(field accepted <"$work/ledger")" -eq $((all + 1)) ] && [ "$(field waiting <"$work/ledger")" -eq 0 ]
+}
+wait_for 60 "the ledger as it was, and one" known
+grep -q delivered <<<"$(sotto message show "$id_shown" --client shop)" || die "the first message is not known any more"
+[ "$(count parts)" -eq 1 ] || die "more was sent than the one message"
+sotto audit verify
+sotto doctor
+
 say "down"
 down

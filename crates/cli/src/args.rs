@@ -111,7 +111,8 @@ pub(crate) enum Command {
         /// The folder that `sotto backup --secrets` wrote
         #[arg(long, value_name = "FOLDER", conflicts_with = "in_place")]
         secrets: Option<PathBuf>,
-        /// The cell's folder and stores were put back by other means: only hold it
+        /// The cell's folder and stores were put back by other means: hold it, and make a file of keys that die on time if
+        /// none has survived
         #[arg(long)]
         in_place: bool,
     },

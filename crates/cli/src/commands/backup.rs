@@ -104,20 +104,10 @@ pub(crate) fn restore(
     // Last what makes a folder a cell, and before it what holds the cell.
     manifest.put_back(folder, secrets, dir, |path| path != "cell.toml")?;
     hold(dir, now)?;
-    let kept_keys = dir.path(BUCKETS).exists();
-    if !kept_keys {
-        let secret = UnlockSecret::read(&dir.path("secrets/unlock-privacy"));
-        let made = secret.and_then(|secret| SoftBuckets::create(&dir.path(BUCKETS), secret, "privacy"));
-        made.map_err(|error| CliError::caused_by("the file of bucket keys could not be made", &error))?;
-    }
+    let keys = keys_that_die(dir)?;
     manifest.put_back(folder, secrets, dir, |path| path == "cell.toml")?;
     fs::File::open(dir.root()).and_then(|root| root.sync_all()).map_err(at(dir.root()))?;
-    tell_restored(dir, &manifest.cell, Some(manifest.made_at), now, output)?;
-    if !kept_keys {
-        output
-            .line("its keys that die on time are gone: no message in it can be opened and sent any more")?;
-    }
-    Ok(())
+    tell_restored(dir, &manifest.cell, Some(manifest.made_at), keys, now, output)
 }
 
 /// `sotto restore --in-place`: the folder and the stores were put back by other means.
@@ -129,18 +119,44 @@ pub(crate) fn restore_in_place(dir: &CellDir, clock: &dyn Clock, output: &Output
     };
     let now = clock.now();
     hold(dir, now)?;
-    tell_restored(dir, &cell.id, None, now, output)
+    let keys = if hsm::keeps_buckets(dir) { Keys::Survived } else { keys_that_die(dir)? };
+    tell_restored(dir, &cell.id, None, keys, now, output)
+}
+
+/// What became of the keys that die on time, which are in no backup.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    Survived,
+    MadeAnew,
+}
+
+/// Makes a file for them where none has survived. In containers the cell's folder has a link to where privacy keeps it.
+fn keys_that_die(dir: &CellDir) -> Result<Keys, CliError> {
+    let file = dir.path(BUCKETS);
+    if file.exists() {
+        return Ok(Keys::Survived);
+    }
+    let file = fs::read_link(&file).unwrap_or(file);
+    if let Some(folder) = file.parent() {
+        files::folder_of_owner(folder)?;
+    }
+    let secret = UnlockSecret::read(&dir.path("secrets/unlock-privacy"));
+    let made = secret.and_then(|secret| SoftBuckets::create(&file, secret, "privacy"));
+    made.map_err(|error| CliError::caused_by("the file of bucket keys could not be made", &error))?;
+    Ok(Keys::MadeAnew)
 }
 
 fn tell_restored(
     dir: &CellDir,
     cell: &CellId,
     made_at: Option<Timestamp>,
+    keys: Keys,
     now: Timestamp,
     output: &Output,
 ) -> Result<(), CliError> {
     output.json(&serde_json::json!({
         "cell": cell, "restored_at": now.to_string(), "made_at": made_at.map(|at| at.to_string()), "held": true,
+        "keys_survived": keys == Keys::Survived,
     }))?;
     output.line(format!("the cell {cell} is back in {}, as of {now}", dir.root().display()))?;
     if let Some(made_at) = made_at {
@@ -149,8 +165,12 @@ fn tell_restored(
         ))?;
     }
     output.line("it is held: nothing is taken and nothing is sent until you say so, also after a restart")?;
+    if keys == Keys::MadeAnew {
+        output
+            .line("its keys that die on time are gone: no message in it can be opened and sent any more")?;
+    }
     output
-        .line("next: sotto up; sotto doctor; then sotto release (docs/OPERATIONS.md, \"Backup and restore\")")
+        .line("next: start it; sotto doctor; then sotto release (docs/OPERATIONS.md, \"Backup and restore\")")
 }
 
 /// `sotto release`

@@ -88,6 +88,29 @@ fn nobody_gets_the_secrets_of_others() {
 }
 
 #[test]
+fn a_cell_is_put_back_without_the_keys_that_die_on_time_which_no_backup_has() {
+    let made = Made::new();
+    let keys = made.share("privacy/keystore/buckets.sks");
+    let before = fs::read(&keys).unwrap();
+    let back = || {
+        let clock = ManualClock::new(Timestamp::from_unix_seconds(1_795_000_100));
+        crate::commands::backup::restore_in_place(&made.cell(), &clock, &Output::new(true, true))
+    };
+    // Those that have survived stay.
+    back().unwrap();
+    assert_eq!(fs::read(&keys).unwrap(), before);
+    fs::remove_dir_all(made.share("privacy")).unwrap();
+    back().unwrap();
+    made.again().unwrap();
+    assert_ne!(fs::read(&keys).unwrap(), before);
+    assert_eq!(fs::metadata(&keys).unwrap().permissions().mode() & 0o777, 0o600);
+    for service in ["routing", "carrier", "ingress"] {
+        let told = made.share(service).join(format!("config/{service}.toml"));
+        assert!(fs::read_to_string(told).unwrap().contains("[restored]"), "{service} does not hold");
+    }
+}
+
+#[test]
 fn a_second_run_brings_what_changed_and_leaves_what_is_a_processs_own() {
     let made = Made::new();
     let (clients, keystore) =
