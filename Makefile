@@ -85,7 +85,7 @@ bench-compare: ## the same, beside another revision on this machine (BASE=main)
 mutants: ## what of a crate can be changed without a test that notices (CRATE=sotto-crypto ARGS="--shard 0/4")
 	@deploy/tools/mutants.sh "$${CRATE:-sotto-crypto}" $(ARGS)
 
-alerts: setup build ## fire alerts on a running cell by a real Prometheus, and end each as its runbook says
+alerts: setup build ## fire alerts on a running cell by a real Prometheus, and end each as its runbook says (needs root, loop devices, cgroup v1)
 	cargo nextest run --workspace --locked --profile alerts
 
 power-loss: setup build ## cut the power of a broker's and of a whole cell's disk (needs root and loop devices)

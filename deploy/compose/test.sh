@@ -90,6 +90,20 @@ wait_for 60 "nine targets to be up again" all_up
 sotto doctor
 sotto audit verify
 
+say "a service is gone: Prometheus says so, and what the runbook says brings it back"
+alert='query?query=ALERTS%7Balertname=%22SottoServiceGone%22,alertstate=%22firing%22%7D'
+gone() { grep -q '"process":"audit"' <<<"$(prometheus "$alert")"; }
+over() { grep -q '"result":\[\]' <<<"$(prometheus "$alert")"; }
+over || die "SottoServiceGone fires while all are there"
+compose stop -t 45 audit >"$work/gone.log" 2>&1
+wait_for 300 "SottoServiceGone to fire" gone
+commands=$(sed -n '/^```sh SottoServiceGone$/,/^```$/p' docs/runbooks/not-listening.md | sed '1d;$d;s/SERVICE/audit/')
+[ -n "$commands" ] || die "the runbook has no commands for SottoServiceGone"
+echo "$commands"
+eval "${commands//docker compose/compose}" >"$work/runbook.log" 2>&1
+wait_for 120 "SottoServiceGone to be over" over
+wait_for 60 "nine targets to be up once more" all_up
+
 say "stopped and started again, it is the same cell, of one replica each"
 docker rm -f "$runner" >/dev/null
 compose --profile telemetry rm -s -f prometheus >"$work/prometheus.log" 2>&1

@@ -48,6 +48,7 @@ pub use publish::{PublishError, Publisher, PublisherConfig, Stored};
 pub use quarantine::{Quarantine, Quarantined};
 pub use read::{
     CARRIED, ConsumerState, ReadError, Reading, StoredBatch, StoredMessage, StreamReader, StreamState,
+    Subjects,
 };
 pub use register::{Entry, Register, RegisterError};
 pub use requests::{Answer, Request, Requests, RequestsError};

@@ -98,6 +98,15 @@ pub struct StreamState {
     pub bytes: u64,
 }
 
+/// What the subjects of a stream hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subjects {
+    /// Messages of each that has any. Subjects that are not this cell's are left out.
+    pub messages: BTreeMap<Subject, u64>,
+    /// What each may hold, as the broker has it; none: as much as the stream.
+    pub most: Option<u64>,
+}
+
 /// How far a consumer has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConsumerState {
@@ -203,8 +212,8 @@ impl<B: prost::Message + Default> StreamReader<B> {
         })
     }
 
-    /// The subjects that have messages in the stream, and how many. Subjects that are not this cell's are left out.
-    pub async fn subjects(&self) -> Result<BTreeMap<Subject, u64>, ReadError> {
+    /// The subjects that have messages in the stream, how many, and how many they may have.
+    pub async fn subjects(&self) -> Result<Subjects, ReadError> {
         let api = format!("STREAM.INFO.{}", self.stream);
         let info = self.bus.api(&api, &json!({ "subjects_filter": ">" })).await;
         let info = info.map_err(|source| ReadError::Api { stream: self.stream.clone(), source })?;
@@ -213,7 +222,9 @@ impl<B: prost::Message + Default> StreamReader<B> {
         let read = |(subject, count): (&String, &Value)| {
             Some((Subject::parse(&cell.id, cell.shards, subject)?, count.as_u64()?))
         };
-        Ok(held.into_iter().flatten().filter_map(read).collect())
+        // -1: no bound.
+        let most = info.pointer("/config/max_msgs_per_subject").and_then(Value::as_u64);
+        Ok(Subjects { messages: held.into_iter().flatten().filter_map(read).collect(), most })
     }
 
     /// The oldest message on a subject, if there is one and it can be read.

@@ -150,6 +150,8 @@ impl CarrierMetrics {
 pub(crate) struct AccountMetrics {
     /// Parts, by how their submit ended.
     pub(crate) parts: Each<End, Counter>,
+    /// Seconds of the pauses that the carrier asked for.
+    pub(crate) slowed: Counter,
     /// From the last byte of a message's parts to each answer.
     pub(crate) answered_in: Histogram,
     /// Answers that came after their part was given up.
@@ -172,6 +174,7 @@ pub(crate) struct AccountMetrics {
 #[derive(Clone, Debug)]
 struct QueueMetrics {
     batches: Gauge,
+    fill: Gauge,
     oldest: Gauge,
 }
 
@@ -179,6 +182,7 @@ impl AccountMetrics {
     fn new(metrics: &Metrics) -> Self {
         Self {
             parts: metrics.counters(PARTS),
+            slowed: metrics.counter(SLOWED),
             answered_in: metrics.times(ANSWERED_IN, TIMES),
             late: metrics.counter(LATE),
             keys: metrics.counters(KEYS),
@@ -189,6 +193,7 @@ impl AccountMetrics {
             binds: metrics.counter(BINDS),
             queues: metrics.each(|metrics| QueueMetrics {
                 batches: metrics.gauge(BATCHES),
+                fill: metrics.gauge(FILL),
                 oldest: metrics.gauge(OLDEST),
             }),
         }
@@ -210,6 +215,7 @@ pub(crate) async fn measure_queues(accounts: Vec<Arc<Account>>, queues: Arc<Wait
             for queue in waiting {
                 let metrics = account.metrics.queues.of(queue.lane);
                 metrics.batches.set_count(queue.batches);
+                metrics.fill.set(share(queue.batches, subjects.most));
                 let age = queue.oldest.map(|oldest| account.shared.clock.now().since(oldest));
                 metrics.oldest.set_seconds(age.unwrap_or_default());
             }
@@ -220,6 +226,11 @@ pub(crate) async fn measure_queues(accounts: Vec<Arc<Account>>, queues: Arc<Wait
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
 fn count(number: usize) -> f64 {
     number as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+fn share(batches: u64, most: Option<u64>) -> f64 {
+    most.map_or(0.0, |most| batches as f64 / most.max(1) as f64)
 }
 
 const REVOCATIONS: About = About {
@@ -270,7 +281,12 @@ const BOUND_BY: About = About {
 const PARTS: About = About {
     name: "sotto_carrier_parts_total",
     what: "Parts by how their submit ended; `no_response`: written and never answered, which becomes unknown",
-    worry: "`no_response`: any; `elsewhere`, `final`: a share above the usual; `throttled`: a rate above 1",
+    worry: "`no_response`: any; `elsewhere`, `final`: a share above the usual; `throttled`: see `sotto_carrier_slowed_seconds_total`",
+};
+const SLOWED: About = About {
+    name: "sotto_carrier_slowed_seconds_total",
+    what: "Seconds for which the carrier's wish to slow down held everything in this replica; a pause counts when it begins",
+    worry: "A rate above 0.05: a twentieth of the time. The carrier takes less than `tps` says",
 };
 const ANSWERED_IN: About = About {
     name: "sotto_carrier_answer_seconds",
@@ -299,7 +315,7 @@ const SAID: About = About {
 };
 const WAITING_RECEIPTS: About = About {
     name: "sotto_carrier_receipts_waiting",
-    what: "Parked receipts whose part may still turn up",
+    what: "Receipts whose part did not turn up within a minute, and still may within the hour",
     worry: "Grows: ids do not match (`message_id_in_receipt`)",
 };
 const ASIDE: About = About {
@@ -320,7 +336,12 @@ const BINDS: About = About {
 const BATCHES: About = About {
     name: "sotto_carrier_queue_batches",
     what: "Batches that wait for the account; by lane, looked at every 10 seconds; every replica tells the same",
-    worry: "7,000 of the 10,000 that fit: then routing cannot move messages there",
+    worry: "Grows for long",
+};
+const FILL: About = About {
+    name: "sotto_carrier_queue_fill_ratio",
+    what: "Batches that wait for the account of those that its queue may hold; by lane; at 1 it refuses, and routing cannot move messages there",
+    worry: "Above 0.7",
 };
 const OLDEST: About = About {
     name: "sotto_carrier_queue_oldest_seconds",

@@ -267,7 +267,7 @@ async fn connect(
 async fn refuse_stranded(bus: &Bus, carriers: &CarriersFile) -> Result<(), CarrierError> {
     let reader: StreamReader<WorkBatch> = StreamReader::new(bus, "WAITING").map_err(CarrierError::Waiting)?;
     let subjects = reader.subjects().await.map_err(CarrierError::Waiting)?;
-    let stranded = stranded(subjects.into_keys(), carriers);
+    let stranded = stranded(subjects.messages.into_keys(), carriers);
     if stranded.is_empty() { Ok(()) } else { Err(CarrierError::Stranded(stranded)) }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{
     ffi::OsStr,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -36,9 +37,17 @@ impl Disk {
     /// # Panics
     /// When it cannot be made or mounted.
     pub fn new() -> Self {
+        Self::of(2 << 30)
+    }
+
+    /// The same of so many bytes, 16 MiB or more.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn of(bytes: u64) -> Self {
         let disk = Self { folder: must("a temporary folder", TempDir::with_prefix("sotto-disk-")) };
         let image = must("the disk's file", std::fs::File::create(disk.image()));
-        must("the disk's size", image.set_len(2 << 30));
+        must("the disk's size", image.set_len(bytes));
         must("the mount point", std::fs::create_dir(disk.path()));
         run("mkfs.ext4", ["-q".as_ref(), "-F".as_ref(), disk.image().as_os_str()]);
         disk.power_on();
@@ -76,6 +85,22 @@ impl Disk {
             let rule = format!("{device} {}", writes.unwrap_or(0));
             must("a bound on the disk's writes", std::fs::write(THROTTLE, rule));
         }
+    }
+
+    /// Writes a file until there is no room for a byte, and leaves it there.
+    ///
+    /// # Panics
+    /// When the file cannot be made.
+    pub fn fill(&self) -> PathBuf {
+        let path = self.path().join("filling");
+        let mut file = must("a file", std::fs::File::create(&path));
+        let mut piece = vec![0x5A; 1 << 20];
+        while !piece.is_empty() {
+            if file.write_all(&piece).and_then(|()| file.sync_all()).is_err() {
+                piece.truncate(piece.len() / 2);
+            }
+        }
+        path
     }
 
     /// Its device as the kernel names it, `major:minor`; none while its power is cut (proc_pid_mountinfo(5)).

@@ -37,7 +37,7 @@ pub(crate) async fn provoke(world: &World) {
 /// The code that is held waits for too long.
 pub(crate) async fn queue_grows_old(world: &World) {
     world.fire(&["SottoQueueOld"]).await;
-    world.resolve(&["SottoQueueOld"], &[("ACCOUNT", "slow".to_owned())]).await;
+    world.resolve(&["SottoQueueOld"], &[world.account()]).await;
 }
 
 /// What is to be looked at is looked at, and an hour later they are over.

@@ -2,22 +2,20 @@
 
 use std::fs;
 
-use sotto_bus::{Service, Topology, topology::apply};
+use sotto_bus::topology::Stream;
 use sotto_testkit::process::signal;
 
 use super::{World, services::sending};
-use crate::{cell::BOUND, quarantine::bus};
 
 /// Somebody has lowered the bounds of two streams to less than a batch: neither takes anything more, and one holds much already.
 pub(crate) async fn full(world: &World) {
     let alerts = ["SottoStreamFilling", "SottoStreamFull", "SottoRefusesMessages"];
-    let bus = bus(&world.cell, Service::Provisioner).await;
-    let mut lowered = Topology::embedded().unwrap();
-    for stream in lowered.streams.iter_mut().filter(|it| ["INTAKE", "EVENTS"].contains(&it.name.as_str())) {
-        stream.max_bytes = 100;
-    }
-    apply(&bus, &lowered, &[]).await.unwrap();
-    assert!(bus.close(BOUND).await);
+    let lower = |stream: &mut Stream| {
+        if ["INTAKE", "EVENTS"].contains(&stream.name.as_str()) {
+            stream.max_bytes = 100;
+        }
+    };
+    world.rebound(lower).await;
     sending(world, world.fire(&alerts)).await;
     sending(world, world.resolve(&alerts, &[world.carriers()])).await;
 }

@@ -1,22 +1,37 @@
 //! Processes that stand still, that begin again and again, that may open too few files.
 
-use std::{cell::Cell as Count, fs, process::Command, time::Duration};
+use std::{cell::Cell as Count, convert::Infallible, fs, process::Command, time::Duration};
 
+use futures::future::join_all;
 use sotto_proto::message::v1::{MessageClass, SendRequest};
 use sotto_testkit::process::{freeze, signal};
 
 use super::World;
 use crate::{cell::with_token, load::otp};
 
-/// How long a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Who sends one message after the other, each once and whatever becomes of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Sending {
+    /// What.
+    pub(crate) class: MessageClass,
+    /// Clients that do so at the same time.
+    pub(crate) clients: usize,
+    /// The pause between two messages of a client.
+    pub(crate) pause: Duration,
+    /// How long a client waits for an answer.
+    pub(crate) patience: Duration,
+}
 
-/// The pause between two messages of a client.
-const PAUSE: Duration = Duration::from_millis(50);
+impl Default for Sending {
+    fn default() -> Self {
+        let [pause, patience] = [50, 2_000].map(Duration::from_millis);
+        Self { class: MessageClass::Otp, clients: 1, pause, patience }
+    }
+}
 
-/// Does something while a client sends one message after the other, each once and whatever becomes of it.
+/// Does something while a client sends.
 pub(crate) async fn sending<T>(world: &World, work: impl Future<Output = T>) -> T {
-    sending_of(world, MessageClass::Otp, PAUSE, work).await
+    sending_of(world, Sending::default(), work).await
 }
 
 thread_local! {
@@ -24,27 +39,27 @@ thread_local! {
     static NEXT: Count<u32> = const { Count::new(1_000) };
 }
 
-/// The same with messages of a class, and another pause.
-pub(crate) async fn sending_of<T>(
-    world: &World,
-    class: MessageClass,
-    pause: Duration,
-    work: impl Future<Output = T>,
-) -> T {
+/// The same of other clients.
+pub(crate) async fn sending_of<T>(world: &World, sending: Sending, work: impl Future<Output = T>) -> T {
     let token = world.cell.token("shop").await;
-    let send = async {
-        loop {
-            let number = NEXT.replace(NEXT.get() + 1);
-            let mut request: SendRequest = otp(number);
-            request.message.as_mut().unwrap().class = class.into();
-            let mut client = world.cell.messages();
-            let _refused = tokio::time::timeout(PATIENCE, client.send(with_token(request, &token))).await;
-            tokio::time::sleep(pause).await;
-        }
-    };
     tokio::select! {
         done = work => done,
-        () = send => unreachable!("it sends until the work is done"),
+        _never = join_all((0..sending.clients).map(|_| send(world, sending, &token))) => {
+            unreachable!("they send until the work is done")
+        }
+    }
+}
+
+/// One client.
+async fn send(world: &World, sending: Sending, token: &str) -> Infallible {
+    loop {
+        let number = NEXT.replace(NEXT.get() + 1);
+        let mut request: SendRequest = otp(number);
+        request.message.as_mut().unwrap().class = sending.class.into();
+        let mut client = world.cell.messages();
+        let sent = client.send(with_token(request, token));
+        let _refused = tokio::time::timeout(sending.patience, sent).await;
+        tokio::time::sleep(sending.pause).await;
     }
 }
 
@@ -53,6 +68,14 @@ pub(crate) async fn redis_stands_still(world: &World) {
     let alerts = ["SottoRedisLost", "SottoNotReady"];
     world.fire(&alerts).await;
     world.resolve(&alerts, &[world.pid("redis-server")]).await;
+    world.cell.wait_until_ready().await;
+}
+
+/// Its deadlines are looked at every second, and it is told when that was two minutes ago.
+pub(crate) async fn redis_is_away_for_long(world: &World) {
+    freeze(world.cell.pid("redis-server")).await;
+    world.fire(&["SottoDeadlinesWait"]).await;
+    world.resolve(&["SottoDeadlinesWait"], &[world.pid("redis-server")]).await;
     world.cell.wait_until_ready().await;
 }
 
@@ -73,7 +96,7 @@ pub(crate) async fn audit_stands_still(world: &World) {
 /// Ingress has no key of this class of messages yet, and gets none.
 pub(crate) async fn privacy_away(world: &World) {
     freeze(world.cell.pid("privacy")).await;
-    sending_of(world, MessageClass::Promotional, PAUSE, async {
+    sending_of(world, Sending { class: MessageClass::Promotional, ..Sending::default() }, async {
         world.fire(&["SottoPrivacyAway"]).await;
         world.resolve(&["SottoPrivacyAway"], &[world.pid("privacy")]).await;
     })

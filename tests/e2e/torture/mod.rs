@@ -31,7 +31,6 @@ use tokio::time::{Instant, sleep, timeout};
 use self::{
     brokers::Brokers,
     plan::{FAILPOINTS, Fault, Field, Kind, plan},
-    power::fill,
     report::{Report, Struck},
     smsc::{Smsc, WINDOW, repeated},
     traffic::{Sent, Traffic, WORD},
@@ -261,8 +260,7 @@ impl Torture {
                 disk.limit(None);
             }
             Kind::FullDisk => {
-                let filling = self.disk.as_ref().unwrap().path().join("filling");
-                fill(&filling);
+                let filling = self.disk.as_ref().unwrap().fill();
                 sleep(hold).await;
                 fs::remove_file(&filling).unwrap();
                 signal(self.cell.running("nats-server").await, "TERM");

@@ -4,7 +4,7 @@
 //! Needs root and loop devices: `make power-loss`. That such a cut loses what is not synced is shown by
 //! `crates/bus/tests/it/power.rs`.
 
-use std::{fs, io::Write as _, path::Path};
+use std::fs;
 
 use sotto_testkit::{Disk, eventually};
 use tempfile::TempDir;
@@ -47,26 +47,14 @@ async fn a_cell_whose_power_fails_keeps_what_it_said() {
     }
 }
 
-/// Writes to the disk until nothing fits any more.
-pub(super) fn fill(path: &Path) {
-    let mut file = fs::File::create(path).unwrap();
-    let mut piece = vec![0x5A; 1 << 20];
-    while !piece.is_empty() {
-        if file.write_all(&piece).and_then(|()| file.sync_all()).is_err() {
-            piece.truncate(piece.len() / 2);
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_cell_whose_disk_was_full_loses_nothing_and_goes_on_with_a_restarted_broker() {
     let disk = Disk::new();
     let outside = TempDir::with_prefix("sotto-carrier-").unwrap();
     let mut torture = Torture::start(&disk.path(), outside.path()).await;
     torture.traffic.reach(MESSAGES).await;
-    let filling = disk.path().join("filling");
     let at = now();
-    fill(&filling);
+    let filling = disk.fill();
     eventually(BOUND, "requests to pile up", || async { torture.traffic.piles_up() }).await;
     fs::remove_file(&filling).unwrap();
     // What it could not write once, nats-server does not try again: a stream that met the full disk refuses until a restart.

@@ -114,6 +114,10 @@ async fn tells_which_subjects_have_messages() {
         publisher.publish(&waiting(account, lane), "m".to_owned()).await.unwrap();
     }
     let reader = StreamReader::<Texts>::new(&cell.bus(Service::Carrier).await, "WAITING").unwrap();
-    let found: Vec<_> = reader.subjects().await.unwrap().into_iter().collect();
+    let found = reader.subjects().await.unwrap();
+    assert_eq!(found.most, Some(10_000));
+    let found: Vec<_> = found.messages.into_iter().collect();
     assert_eq!(found, [(waiting("gone", Lane::Promotional), 2), (waiting("mobi", Lane::Otp), 1)]);
+    let acts = StreamReader::<Texts>::new(&cell.bus(Service::Audit).await, "AUDIT").unwrap();
+    assert_eq!(acts.subjects().await.unwrap().most, None);
 }

@@ -9,7 +9,7 @@ use futures::{
 };
 use sotto_bus::{
     Act as BusAct, AuditCategory, AuditTrail, Bus, CARRIED, PublishError, Publisher, PublisherConfig,
-    ReadError, Reading, StreamReader, Subject, topology::is_there,
+    ReadError, Reading, StreamReader, Subject, Subjects, topology::is_there,
 };
 use sotto_core::{
     AccountId, Classified, Facts, Lane, MessageId, Shards, TenantId, Timestamp, delivery::EventKind,
@@ -225,20 +225,20 @@ impl Queues for WaitingQueues {
 
 impl WaitingQueues {
     /// What waits, for all accounts.
-    pub(crate) async fn subjects(&self) -> Result<BTreeMap<Subject, u64>, LogError> {
+    pub(crate) async fn subjects(&self) -> Result<Subjects, LogError> {
         self.0.subjects().await.map_err(failed("what waits"))
     }
 
     /// What of it waits for an account, the most urgent lane first.
     pub(crate) async fn within(
         &self,
-        subjects: &BTreeMap<Subject, u64>,
+        subjects: &Subjects,
         account: &AccountId,
     ) -> Result<Vec<Queue>, LogError> {
         let mut queues = Vec::new();
         for lane in Lane::ALL {
             let subject = Subject::Waiting(account.clone(), lane);
-            let batches = subjects.get(&subject).copied().unwrap_or(0);
+            let batches = subjects.messages.get(&subject).copied().unwrap_or(0);
             let oldest = if batches > 0 { self.oldest(&subject).await? } else { None };
             queues.push(Queue { lane, batches, oldest });
         }

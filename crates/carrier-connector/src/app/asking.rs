@@ -92,7 +92,7 @@ impl Account {
                 tracing::debug!(account = %self.settings.id, status = %answer.status, "the carrier does not tell");
                 self.not_asked(id).await;
             }
-            Answered::Throttled => self.line.throttled(),
+            Answered::Throttled => self.slow_down(),
         }
     }
 

@@ -287,9 +287,9 @@ impl Line {
         let _gone = state.wait_for(|state| state.binds.is_empty()).await;
     }
 
-    /// The carrier asked to slow down.
-    pub(super) fn throttled(&self) {
-        self.pace().throttled(Instant::now());
+    /// The carrier asked to slow down. Returns the pause that begins by that.
+    pub(super) fn throttled(&self) -> Duration {
+        self.pace().throttled(Instant::now())
     }
 
     /// What may be let in now. One-time codes do not count what was let in of others and is not written: they are written

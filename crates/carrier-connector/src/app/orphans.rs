@@ -19,7 +19,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Those that are looked at together.
 const AT_A_TIME: usize = 256;
 
-/// Those that wait at most. Of more, the log tells; each costs a few hundred octets here.
+/// When a parked receipt is looked for the first time: the answer that it overtook, or another replica took, has come by then.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Those that wait at most, of either kind. Of more, the log tells; each costs a few hundred octets here.
 const MOST: usize = 10_000;
 
 /// Records of one account in an hour. Quarantine is bounded and nothing is taken out of it by itself: an account of which no id
@@ -27,26 +30,45 @@ const MOST: usize = 10_000;
 const AN_HOUR: usize = 100;
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// The receipts of one account whose part has not turned up, by the end of their time.
+/// A parked receipt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Orphan {
+    /// The end of its time.
+    until: Instant,
+    id: CarrierId,
+    said: Said,
+}
+
+/// The receipts of one account whose part has not turned up.
 #[derive(Debug, Default)]
 pub(super) struct Orphans {
-    waiting: VecDeque<(Instant, CarrierId, Said)>,
+    /// Those that were not looked for yet, by when they are.
+    early: VecDeque<(Instant, Orphan)>,
+    /// Those that were looked for in vain, by the end of their time.
+    waiting: VecDeque<Orphan>,
     /// When records went to quarantine, in the last hour.
     kept: VecDeque<Instant>,
 }
 
 impl Orphans {
-    fn wait(&mut self, until: Instant, id: CarrierId, said: Said) {
-        if self.waiting.len() >= MOST {
-            self.waiting.pop_front();
-        }
-        self.waiting.push_back((until, id, said));
+    fn park(&mut self, now: Instant, orphan: Orphan) {
+        push(&mut self.early, (orphan.until.min(now + SOON), orphan));
+    }
+
+    fn wait(&mut self, orphan: Orphan) {
+        push(&mut self.waiting, orphan);
+    }
+
+    /// Takes those that are to be looked for the first time.
+    fn early(&mut self, now: Instant) -> Vec<Orphan> {
+        let due = self.early.iter().take_while(|(at, _)| *at <= now).take(AT_A_TIME).count();
+        self.early.drain(..due).map(|(_, orphan)| orphan).collect()
     }
 
     /// Takes those whose time is over.
-    fn due(&mut self, now: Instant) -> Vec<(CarrierId, Said)> {
-        let over = self.waiting.iter().take_while(|(until, ..)| *until <= now).take(AT_A_TIME).count();
-        self.waiting.drain(..over).map(|(_, id, said)| (id, said)).collect()
+    fn due(&mut self, now: Instant) -> Vec<Orphan> {
+        let over = self.waiting.iter().take_while(|orphan| orphan.until <= now).take(AT_A_TIME).count();
+        self.waiting.drain(..over).collect()
     }
 
     /// Whether there is room for one more record.
@@ -60,6 +82,14 @@ impl Orphans {
         }
         room
     }
+}
+
+/// The oldest goes where there is no room.
+fn push<T>(all: &mut VecDeque<T>, one: T) {
+    if all.len() >= MOST {
+        all.pop_front();
+    }
+    all.push_back(one);
 }
 
 /// Keeps orphans of an account aside, for ever.
@@ -76,34 +106,28 @@ impl Account {
         self.orphans.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// How many receipts are parked.
+    /// How many receipts were looked for in vain.
     pub(crate) fn waiting_receipts(&self) -> usize {
         self.orphans().waiting.len()
     }
 
     /// Receipts that are parked: their part may turn up until their time is over.
     pub(super) fn wait_for_parts(&self, parked: Vec<(CarrierId, Said)>) {
-        let until = Instant::now() + self.ledger.parked_for();
+        let now = Instant::now();
+        let until = now + self.ledger.parked_for();
         let mut orphans = self.orphans();
-        parked.into_iter().for_each(|(id, said)| orphans.wait(until, id, said));
+        parked.into_iter().for_each(|(id, said)| orphans.park(now, Orphan { until, id, said }));
     }
 
     async fn look_for_orphans(&self, now: Instant) {
-        let due = self.orphans().due(now);
-        if due.is_empty() {
-            return;
+        let early = self.orphans().early(now);
+        let unknown = self.unknown(early).await;
+        {
+            let mut orphans = self.orphans();
+            unknown.into_iter().for_each(|orphan| orphans.wait(orphan));
         }
-        let ids: Vec<_> = due.iter().map(|(id, _)| id.clone()).collect();
-        let known = match self.ledger.known(&ids).await {
-            Ok(known) => known,
-            Err(error) => {
-                tracing::debug!(account = %self.settings.id, error = chain(&error), "orphans are looked for later");
-                let mut orphans = self.orphans();
-                due.into_iter().for_each(|(id, said)| orphans.wait(now, id, said));
-                return;
-            }
-        };
-        for ((id, said), _) in due.into_iter().zip(known).filter(|(_, known)| !known) {
+        let due = self.orphans().due(now);
+        for Orphan { id, said, .. } in self.unknown(due).await {
             let entry = format!("{}|{}", id.as_str(), said.to_entry());
             let why = format!(
                 "a receipt of an id that stands for no part: {}, {}, error {:?}",
@@ -112,6 +136,26 @@ impl Account {
                 said.error
             );
             self.keep(why, entry.into_bytes()).await;
+        }
+    }
+
+    /// Those of which no part is known. While that cannot be told they go on waiting.
+    async fn unknown(&self, orphans: Vec<Orphan>) -> Vec<Orphan> {
+        if orphans.is_empty() {
+            return orphans;
+        }
+        let ids: Vec<_> = orphans.iter().map(|orphan| orphan.id.clone()).collect();
+        match self.ledger.known(&ids).await {
+            Ok(known) => {
+                let found = orphans.into_iter().zip(known);
+                found.filter(|(_, known)| !known).map(|(orphan, _)| orphan).collect()
+            }
+            Err(error) => {
+                tracing::debug!(account = %self.settings.id, error = chain(&error), "orphans are looked for later");
+                let mut all = self.orphans();
+                orphans.into_iter().for_each(|orphan| all.wait(orphan));
+                Vec::new()
+            }
         }
     }
 
@@ -146,17 +190,23 @@ mod tests {
         CarrierId::canonical(&number.to_string()).unwrap()
     }
 
+    fn orphan(until: Instant, number: usize) -> Orphan {
+        let said = Said { state: ReceiptState::Delivered, error: String::new() };
+        Orphan { until, id: id(number), said }
+    }
+
     #[test]
     fn what_waits_and_what_is_kept_is_bounded() {
         let mut orphans = Orphans::default();
-        let (now, said) = (Instant::now(), Said { state: ReceiptState::Delivered, error: String::new() });
+        let now = Instant::now();
         for number in 0..MOST + 10 {
-            orphans.wait(now, id(number), said.clone());
+            orphans.wait(orphan(now, number));
+            orphans.park(now, orphan(now, number));
         }
-        assert_eq!(orphans.waiting.len(), MOST);
+        assert_eq!((orphans.waiting.len(), orphans.early.len()), (MOST, MOST));
         let due = orphans.due(now);
-        assert_eq!((due.len(), &due[0].0), (AT_A_TIME, &id(10)), "the oldest went");
-        orphans.wait(now + HOUR, id(0), said);
+        assert_eq!((due.len(), &due[0].id), (AT_A_TIME, &id(10)), "the oldest went");
+        orphans.wait(orphan(now + HOUR, 0));
         let kept = |orphans: &mut Orphans, now| (0..2 * AN_HOUR).filter(|_| orphans.may_keep(now)).count();
         assert_eq!(kept(&mut orphans, now), AN_HOUR);
         assert_eq!(kept(&mut orphans, now + HOUR / 2), 0);
@@ -166,11 +216,24 @@ mod tests {
     #[test]
     fn nothing_is_due_before_its_time() {
         let mut orphans = Orphans::default();
-        let (now, said) = (Instant::now(), Said { state: ReceiptState::Delivered, error: String::new() });
-        orphans.wait(now, id(1), said.clone());
-        orphans.wait(now + HOUR, id(2), said.clone());
-        assert_eq!(orphans.due(now), [(id(1), said.clone())]);
+        let now = Instant::now();
+        let [first, second] = [orphan(now, 1), orphan(now + HOUR, 2)];
+        orphans.wait(first.clone());
+        orphans.wait(second.clone());
+        assert_eq!(orphans.due(now), [first]);
         assert!(orphans.due(now).is_empty());
-        assert_eq!(orphans.due(now + HOUR), [(id(2), said)]);
+        assert_eq!(orphans.due(now + HOUR), [second]);
+    }
+
+    #[test]
+    fn what_is_parked_is_looked_for_soon_and_at_the_latest_when_its_time_is_over() {
+        let mut orphans = Orphans::default();
+        let now = Instant::now();
+        let [long, short] = [orphan(now + HOUR, 1), orphan(now + SOON / 2, 2)];
+        orphans.park(now, short.clone());
+        orphans.park(now, long.clone());
+        assert!(orphans.early(now).is_empty());
+        assert_eq!(orphans.early(now + SOON / 2), [short]);
+        assert_eq!(orphans.early(now + SOON), [long]);
     }
 }

@@ -242,7 +242,7 @@ impl Account {
     fn answered(&self, response: &Response) -> PartEnd {
         if !response.status.is_ok() {
             if Refusal::of(response.status) == Refusal::Throttled {
-                self.line.throttled();
+                self.slow_down();
             }
             return PartEnd::Refused { status: response.status.0 };
         }
@@ -252,6 +252,13 @@ impl Account {
             tracing::warn!(account = %self.settings.id, "the carrier gave no usable message id: no receipt will match");
         }
         PartEnd::Submitted { carrier_id: id.map(|id| id.as_str().to_owned()).unwrap_or_default() }
+    }
+
+    /// The carrier asked to slow down.
+    pub(super) fn slow_down(&self) {
+        // Pauses are of whole seconds.
+        let pause = self.line.throttled().as_secs();
+        self.metrics.slowed.add(usize::try_from(pause).unwrap_or(usize::MAX));
     }
 
     /// Takes answers to parts that were given up: they lift the doubt. Nothing is sent again because of them.

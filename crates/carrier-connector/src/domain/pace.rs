@@ -153,11 +153,11 @@ impl Pace {
         self.admitted = self.admitted.saturating_sub(parts);
     }
 
-    /// The carrier asked to slow down.
-    pub(crate) fn throttled(&mut self, now: Instant) {
+    /// The carrier asked to slow down. Returns the pause that begins by that.
+    pub(crate) fn throttled(&mut self, now: Instant) -> Duration {
         // Many parts under way get the same answer: that is one request to slow down.
         if self.paused_until.is_some_and(|until| until > now) {
-            return;
+            return Duration::ZERO;
         }
         let rate = self.rate(now);
         let at_once = self.paused_until.is_some_and(|until| now < until + TRIAL);
@@ -168,6 +168,7 @@ impl Pace {
         }
         let pause = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(5)).min(LONGEST_PAUSE);
         self.paused_until = Some(now + pause);
+        pause
     }
 
     /// The rate at a moment, between the start of the trial and the share.
@@ -237,8 +238,8 @@ mod tests {
     fn a_throttled_account_pauses_and_ramps_up() {
         let mut pace = whole(80);
         let start = Instant::now();
-        pace.throttled(start);
-        pace.throttled(start + Duration::from_millis(10));
+        assert_eq!(pace.throttled(start), FIRST_PAUSE);
+        assert_eq!(pace.throttled(start + Duration::from_millis(10)), Duration::ZERO);
         assert_eq!(pace.room(start + Duration::from_millis(999)), 0);
         let resumed = start + FIRST_PAUSE;
         assert_eq!(pace.next(start), resumed);
@@ -246,7 +247,7 @@ mod tests {
         let rates = [0, 1, 2, 3, 6, 7, 100].map(|second| pace.rate(resumed + Duration::from_secs(second)));
         assert_eq!(rates, [60, 65, 70, 75, 80, 80, 80]);
         // Refused at once: twice the pause, and less. After some time: the first pause again.
-        pace.throttled(resumed + Duration::from_secs(1));
+        assert_eq!(pace.throttled(resumed + Duration::from_secs(1)), 2 * FIRST_PAUSE);
         assert_eq!(pace.next(resumed), resumed + Duration::from_secs(3));
         let rates = [3, 4, 5, 6].map(|second| pace.rate(resumed + Duration::from_secs(second)));
         assert_eq!(rates, [12, 24, 48, 52]);
@@ -256,17 +257,17 @@ mod tests {
     }
 
     /// A carrier that refuses what is above its own limit in any second; the contract was written down too high. Returns how
-    /// many parts it took and how many it refused in two minutes.
-    fn against(limit: usize, tps: u16) -> (usize, usize) {
+    /// many parts it took and how many it refused in two minutes, and how much of these it was left alone.
+    fn against(limit: usize, tps: u16) -> (usize, usize, Duration) {
         let mut pace = whole(tps);
         let start = Instant::now();
         let end = start + Duration::from_secs(120);
         let (mut now, mut taken, mut refused) = (start, VecDeque::new(), 0);
-        let mut count = 0;
+        let (mut count, mut paused) = (0, Duration::ZERO);
         loop {
             now = turn(&pace, now);
             if now >= end {
-                return (count, refused);
+                return (count, refused, paused);
             }
             pace.write(now);
             while taken.front().is_some_and(|at| *at + Duration::from_secs(1) <= now) {
@@ -277,7 +278,7 @@ mod tests {
                 count += 1;
             } else {
                 refused += 1;
-                pace.throttled(now);
+                paused += pace.throttled(now);
             }
         }
     }
@@ -285,14 +286,17 @@ mod tests {
     #[test]
     fn it_settles_near_what_the_carrier_takes() {
         for (limit, tps) in [(50, 100), (10, 100), (95, 100), (5, 50), (1, 20)] {
-            let (taken, refused) = against(limit, tps);
+            let (taken, refused, paused) = against(limit, tps);
             let most = limit * 120;
             assert!(taken * 100 >= most * 65, "{taken} of {most} at a limit of {limit}");
             assert!(refused * 10 <= taken.max(100), "{refused} refused, {taken} taken at a limit of {limit}");
+            // More than the twentieth of the time that the alert SottoCarrierThrottles is about.
+            let told = paused > Duration::from_secs(6);
+            assert!(told || limit > usize::from(tps) / 2, "{paused:?} at a limit of {limit}");
         }
         // One that takes nothing is left alone for half a minute at a time.
-        let (_, refused) = against(0, 100);
-        assert!((5..=12).contains(&refused), "{refused}");
+        let (_, refused, paused) = against(0, 100);
+        assert!((5..=12).contains(&refused) && paused > Duration::from_secs(100), "{refused}, {paused:?}");
     }
 
     #[tokio::test(start_paused = true)]
