@@ -2,6 +2,7 @@
 
 use std::{cell::Cell as Count, fs, time::Duration};
 
+use sotto_bus::topology::Stream;
 use sotto_testkit::{eventually, eventually_ok};
 
 use super::{
@@ -29,7 +30,7 @@ pub(crate) async fn events_do_not_fit(world: &World) {
     stop(world).await;
     Load::start(cell, 0..3).await.finish().await;
     eventually(BOUND, "them to wait", async || cell.ledger().await["waiting"] == 3).await;
-    let lower = |stream: &mut sotto_bus::topology::Stream| {
+    let lower = |stream: &mut Stream| {
         if stream.name == "CARRIED" {
             stream.max_bytes = 100;
         }
@@ -54,7 +55,7 @@ pub(crate) async fn events_do_not_fit(world: &World) {
 /// test's sake.
 pub(crate) async fn a_stop_is_forgotten(world: &World) {
     stop(world).await;
-    let lower = |stream: &mut sotto_bus::topology::Stream| {
+    let lower = |stream: &mut Stream| {
         if stream.name == "WAITING" {
             stream.max_messages_per_subject = Some(10);
         }
