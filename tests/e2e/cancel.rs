@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt as _, stream};
 use serde_json::json;
 use sotto_proto::message::v1::{CancelMessageRequest, MessageState};
-use sotto_testkit::eventually_ok;
+use sotto_testkit::{eventually, eventually_ok};
 use tonic::Code;
 
 use crate::{
@@ -14,6 +14,8 @@ use crate::{
 };
 
 const MESSAGES: u32 = 300;
+/// Parts that are out before the first is cancelled: not all that is cancelled can be.
+const BEGUN: u64 = 10;
 
 /// Cancels until the answer is certain; returns whether it is cancelled.
 async fn cancelled(cell: &Cell, token: &str, id: &str) -> bool {
@@ -36,11 +38,16 @@ async fn cancelled(cell: &Cell, token: &str, id: &str) -> bool {
 async fn what_is_cancelled_never_reaches_the_carrier_and_the_rest_does_once() {
     let mut cell = Cell::start_with(async |root| Some(carrier_with(root, 25, "", &json!({})).await)).await;
     let token = cell.token("shop").await;
+    // Nothing goes out before all are there: however long accepting them takes, there is something left to cancel.
+    cell.run(["stop", "--carrier", "slow"]).await;
+    eventually(BOUND, "the stop", async || cell.json(["carriers"]).await[0]["bound_by"] == "stopped").await;
     let mut messages = BTreeMap::new();
     for n in 0..MESSAGES {
         let sent = cell.messages().send(with_token(otp(n), &token)).await.unwrap().into_inner();
         messages.insert(number(n)[1..].to_owned(), sent.message_id);
     }
+    cell.run(["stop", "--carrier", "slow", "--lift"]).await;
+    eventually(BOUND, "the carrier to be at work", async || cell.count("parts").await >= BEGUN).await;
     // From the front, where the carrier is at work, and from the back, one another's neighbours; with a connector and a
     // Redis that are lost meanwhile.
     let ids: Vec<_> = messages.values().cloned().collect();
