@@ -145,7 +145,9 @@ async fn planted_in_memory_is_found(canary: &Canary, cell: &Cell) {
         open.push(stream);
     }
     // In what the two servers keep.
-    cell.redis(&["SET", "sotto:ingress:{s0}:plant", traffic::CODE]).await;
+    // Digits alone would be kept as a number.
+    let planted = format!("{}-{}", traffic::PLANT, traffic::CODE);
+    cell.redis(&["SET", "sotto:ingress:{s0}:plant", &planted]).await;
     let acts = Subject::Audit(Service::Privacy, AuditCategory::Keys);
     quarantine::publish(cell, Service::Privacy, acts, traffic::CODE).await;
     for process in SERVICES.iter().chain(&["nats-server", "redis-server"]) {
