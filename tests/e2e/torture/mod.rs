@@ -31,6 +31,7 @@ use tokio::time::{Instant, sleep, timeout};
 use self::{
     brokers::Brokers,
     plan::{FAILPOINTS, Fault, Field, Kind, plan},
+    power::fill,
     report::{Report, Struck},
     smsc::{Smsc, WINDOW, repeated},
     traffic::{Sent, Traffic, WORD},
@@ -260,7 +261,7 @@ impl Torture {
                 disk.limit(None);
             }
             Kind::FullDisk => {
-                let filling = self.disk.as_ref().unwrap().fill();
+                let filling = fill(self.disk.as_ref().unwrap()).await;
                 sleep(hold).await;
                 fs::remove_file(&filling).unwrap();
                 signal(self.cell.running("nats-server").await, "TERM");

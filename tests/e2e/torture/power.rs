@@ -4,7 +4,7 @@
 //! Needs root and loop devices: `make power-loss`. That such a cut loses what is not synced is shown by
 //! `crates/bus/tests/it/power.rs`.
 
-use std::fs;
+use std::{fs, path::PathBuf, sync::Arc};
 
 use sotto_testkit::{Disk, eventually};
 use tempfile::TempDir;
@@ -47,14 +47,20 @@ async fn a_cell_whose_power_fails_keeps_what_it_said() {
     }
 }
 
+/// Fills a disk on a thread of its own: the way to the carrier is in this process, and must not stand still meanwhile.
+pub(super) async fn fill(disk: &Arc<Disk>) -> PathBuf {
+    let disk = Arc::clone(disk);
+    tokio::task::spawn_blocking(move || disk.fill()).await.unwrap()
+}
+
 #[tokio::test]
 async fn a_cell_whose_disk_was_full_loses_nothing_and_goes_on_with_a_restarted_broker() {
-    let disk = Disk::new();
+    let disk = Arc::new(Disk::new());
     let outside = TempDir::with_prefix("sotto-carrier-").unwrap();
     let mut torture = Torture::start(&disk.path(), outside.path()).await;
     torture.traffic.reach(MESSAGES).await;
     let at = now();
-    let filling = disk.fill();
+    let filling = fill(&disk).await;
     eventually(BOUND, "requests to pile up", || async { torture.traffic.piles_up() }).await;
     fs::remove_file(&filling).unwrap();
     // What it could not write once, nats-server does not try again: a stream that met the full disk refuses until a restart.
