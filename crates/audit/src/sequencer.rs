@@ -99,39 +99,46 @@ impl<E: Events> Sequencer<E> {
         Ok(sequencer)
     }
 
-    /// Sequences until everyone who tells acts is gone, which a stop brings about.
+    /// Sequences until everyone who tells acts is gone, which a stop brings about, or until `over`: whoever waits for a broker that
+    /// does not come back is not waited for.
     ///
     /// # Errors
     /// [`LogError`] that no repetition mends. What was not answered is told again by the broker.
-    pub async fn run(mut self, stop: Stop) -> Result<(), LogError> {
+    pub async fn run(mut self, stop: Stop, over: Stop) -> Result<(), LogError> {
         loop {
             let deadline = Instant::now() + self.parts.interval;
-            let (told, ended) = self.gather(deadline, &stop).await;
+            let (told, ended) = self.gather(deadline, &stop, &over).await;
             let behind = self.turn(told, &stop).await?;
             if ended {
                 return Ok(());
             }
             // Far behind with events: no reason to wait for the next interval.
             if behind {
-                self.catch_up(&stop).await?;
+                self.catch_up(&stop, &over).await?;
             }
         }
     }
 
     /// Acts until the deadline or a full growth; while stopping, only those that are there. Also whether nobody is
     /// left to tell any. In the order of the stream.
-    async fn gather(&mut self, deadline: Instant, stop: &Stop) -> (Vec<Told>, bool) {
+    async fn gather(&mut self, deadline: Instant, stop: &Stop, over: &Stop) -> (Vec<Told>, bool) {
         let mut told = Vec::new();
-        let mut ended = self.take(&mut told, deadline, MAX_ACTS, stop).await;
+        let mut ended = self.take(&mut told, deadline, MAX_ACTS, (stop, over)).await;
         if !ended && !told.is_empty() {
             // No bound but that of the handlers, each of which waits for its answer.
-            ended = self.take(&mut told, Instant::now() + LINGER, usize::MAX, stop).await;
+            ended = self.take(&mut told, Instant::now() + LINGER, usize::MAX, (stop, over)).await;
         }
         told.sort_by_key(|told| told.at);
         (told, ended)
     }
 
-    async fn take(&mut self, told: &mut Vec<Told>, until: Instant, most: usize, stop: &Stop) -> bool {
+    async fn take(
+        &mut self,
+        told: &mut Vec<Told>,
+        until: Instant,
+        most: usize,
+        (stop, over): (&Stop, &Stop),
+    ) -> bool {
         let mut count = 0;
         while count < most {
             tokio::select! {
@@ -143,6 +150,7 @@ impl<E: Events> Sequencer<E> {
                     }
                     None => return true,
                 },
+                () = over.requested() => return true,
                 () = stop.requested(), if !told.is_empty() => return false,
                 () = sleep_until(until) => return false,
             }
@@ -212,10 +220,10 @@ impl<E: Events> Sequencer<E> {
         }
     }
 
-    async fn catch_up(&mut self, stop: &Stop) -> Result<(), LogError> {
+    async fn catch_up(&mut self, stop: &Stop, over: &Stop) -> Result<(), LogError> {
         // Acts that came meanwhile take part: neither starves the other.
         while !stop.is_requested() {
-            let (told, ended) = self.gather(Instant::now(), stop).await;
+            let (told, ended) = self.gather(Instant::now(), stop, over).await;
             if !self.turn(told, stop).await? || ended {
                 return Ok(());
             }

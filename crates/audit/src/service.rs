@@ -10,7 +10,7 @@ use sotto_crypto::MacKey;
 use sotto_keystore::{Keystore, KeystoreError, MacHome, Pkcs11Keystore, SoftKeystore, Token, UnlockSecret};
 use sotto_proto::{audit::v1::audit_service_server::AuditServiceServer, pipeline::v1::AuditBatch};
 use sotto_runtime::{
-    Context, Readiness,
+    Context, Readiness, Stop,
     grpc::{GrpcServer, ServerLimits},
     telemetry::chain,
     tls::{ClientAuth, Tls},
@@ -92,7 +92,8 @@ impl sotto_runtime::Service for Audit {
             metrics: metrics.clone(),
         };
         let sequencer = Sequencer::open(parts).await.map_err(AuditError::Log)?;
-        context.tasks.spawn_critical("sequencer", sequencer.run(context.stop.clone()));
+        let over = Stop::default();
+        context.tasks.spawn_critical("sequencer", sequencer.run(context.stop.clone(), over.clone()));
         measure(&bus, &view, &context, metrics.clone())?;
         tell_opened(&sender, signer.origin(), &context).await;
 
@@ -114,12 +115,13 @@ impl sotto_runtime::Service for Audit {
         ));
         let served = server.serve(&context.stop, |server| server.add_service(api)).await;
 
-        // The sequencer ends when the last handler is gone; what was not answered comes again.
+        // What was not answered comes again. The broker may be gone for good: the sequencer ends within the grace all the same.
         let grace = config.shutdown.grace.get();
         if let Some(worker) = worker {
-            worker.stop(grace).await;
+            worker.stop(grace / 2).await;
         }
-        bus.close(grace).await;
+        over.request();
+        bus.close(grace / 4).await;
         served.map_err(AuditError::Serve)
     }
 }

@@ -35,6 +35,7 @@ struct Running {
     ready: Readiness,
     acts: mpsc::Sender<Told>,
     stop: Stop,
+    over: Stop,
     task: JoinSet<Result<(), LogError>>,
 }
 
@@ -58,8 +59,9 @@ impl Running {
         };
         let sequencer = Sequencer::open(parts).await.unwrap();
         let mut task = JoinSet::new();
-        task.spawn(sequencer.run(stop.clone()));
-        Self { disk, events, view, ready, acts: sender, stop, task }
+        let over = Stop::default();
+        task.spawn(sequencer.run(stop.clone(), over.clone()));
+        Self { disk, events, view, ready, acts: sender, stop, over, task }
     }
 
     async fn tell(&self, acts: Vec<Act>) -> oneshot::Receiver<()> {
@@ -112,6 +114,19 @@ async fn an_act_is_answered_when_its_checkpoint_stands() {
     let acts = [1, 2, 5].map(|sequence| Entry::Act(act("identity/1", sequence)));
     let [one, two, five] = acts;
     assert_eq!(entries, [one, two, gap, five]);
+}
+
+#[tokio::test]
+async fn what_was_told_is_logged_although_who_told_it_never_goes() {
+    let mut running = Running::start(Arc::default(), events(0)).await;
+    let answer = running.tell(vec![act("identity/1", 1)]).await;
+    // Whoever waits for a broker keeps the way open.
+    let _kept = running.acts.clone();
+    running.stop.request();
+    running.over.request();
+    timeout(BOUND, running.task.join_next()).await.unwrap().unwrap().unwrap().unwrap();
+    answer.await.unwrap();
+    assert_eq!(running.view.published().unwrap().checkpoint.size, 1);
 }
 
 #[tokio::test(start_paused = true)]
