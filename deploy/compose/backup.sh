@@ -75,13 +75,13 @@ put() {
   find_init
   stopped
   ! has /cell/cell.toml || die "there is a cell in the volume cell: remove it first (docker compose down, and docker volume rm of all volumes but privacy's)"
-  for archive in "$folder"/*.tar; do
+  # It is held before it could start: without the keystores, which come last, `init` hands nothing out.
+  docker cp - "$init:/cell" <"$secrets/cell.tar"
+  compose run --rm --no-deps -T init restore --in-place
+  for archive in "$folder"/*.data.tar "$folder"/*.keystore.tar; do
     place=$(basename "$archive")
     docker cp - "$init:/shares/${place%%.*}" <"$archive"
   done
-  # Last what makes it a cell: until then this can be begun again.
-  docker cp - "$init:/cell" <"$secrets/cell.tar"
-  compose run --rm --no-deps -T init restore --in-place
   # Hands out what they were given, with the word that they hold.
   said=$(compose run --rm --no-deps -T init 2>&1) || die "$said"
 }

@@ -100,7 +100,13 @@ fn a_cell_is_put_back_without_the_keys_that_die_on_time_which_no_backup_has() {
     back().unwrap();
     assert_eq!(fs::read(&keys).unwrap(), before);
     fs::remove_dir_all(made.share("privacy")).unwrap();
+    // Nothing is handed out before all of it is back, and by then it is held.
+    let (kept, aside) = (made.share("audit/keystore/audit.sks"), made.share("aside"));
+    fs::rename(&kept, &aside).unwrap();
+    assert!(made.again().is_err());
     back().unwrap();
+    assert!(made.again().unwrap_err().to_string().ends_with("is gone"));
+    fs::rename(&aside, &kept).unwrap();
     made.again().unwrap();
     assert_ne!(fs::read(&keys).unwrap(), before);
     assert_eq!(fs::metadata(&keys).unwrap().permissions().mode() & 0o777, 0o600);
